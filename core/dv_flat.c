@@ -1,0 +1,421 @@
+/*
+ * dv_flat.c: owns no data; reads the caller's arrays in the order of memory and keeps what may still win.
+ *
+ * Why an exact search is exact. Let t be the k-th smallest high end of the intervals seen so far: k rows are surely not
+ * farther than t, so a row whose low end is above t is not among the k best, whatever comes later. All other rows become
+ * candidates. They are then re-ranked in order of (low end, vid); once the k-th best distance so far, with its vid, is not
+ * behind the next candidate's (low end, vid), no later candidate can come before it, ties included. Candidates that a
+ * cheap test throws out (flat_filter) have a low end above t as well, by the same inequalities with more slack.
+ */
+#include "dv_flat.h"
+
+#include <math.h>
+
+DV_FP_STRICT_BEGIN
+
+#define FLAT_INFINITY ((double)__builtin_inff())
+
+/* Rows handled at a time: their sums stay in the first-level cache. */
+enum { FLAT_CHUNK = 1024 };
+
+typedef struct dv_flat_candidate {
+  double low;
+  uint32_t row;
+} dv_flat_candidate;
+
+void dv_flat_scratch_init(dv_flat_scratch *s, const dv_alloc *alloc) {
+  memset(s, 0, sizeof *s);
+  s->alloc = alloc;
+  dv_topk_init(&s->highs, 0, alloc);
+}
+
+void dv_flat_scratch_free(dv_flat_scratch *s) {
+  dv_alloc_free(s->alloc, s->candidates);
+  dv_alloc_free(s->alloc, s->table);
+  dv_topk_free(&s->highs);
+  dv_flat_scratch_init(s, s->alloc);
+}
+
+/* ---- masks ------------------------------------------------------------------------------------------------------ */
+
+static inline unsigned flat_count_ones(uint64_t w) {
+#if defined(__GNUC__) || defined(__clang__)
+  return (unsigned)__builtin_popcountll(w);
+#else
+  unsigned n = 0;
+  for (; w; w &= w - 1) n++;
+  return n;
+#endif
+}
+
+static inline unsigned flat_lowest_one(uint64_t w) {
+#if defined(__GNUC__) || defined(__clang__)
+  return (unsigned)__builtin_ctzll(w);
+#else
+  return flat_count_ones((w & (0 - w)) - 1);
+#endif
+}
+
+/* Word i of the mask, without bits behind the last row. */
+static inline uint64_t flat_mask_word(const dv_flat *f, size_t i) {
+  uint64_t word = f->mask ? f->mask[i] : ~(uint64_t)0;
+  size_t n_left = f->n_rows - 64 * i;
+  return n_left < 64 ? word & (((uint64_t)1 << n_left) - 1) : word;
+}
+
+static size_t flat_count_allowed(const dv_flat *f) {
+  if (!f->mask) return f->n_rows;
+  size_t n = 0;
+  for (size_t i = 0; i < (f->n_rows + 63) / 64; i++) n += flat_count_ones(flat_mask_word(f, i));
+  return n;
+}
+
+/* The allowed rows among first .. first + n - 1 (first a multiple of 64) into rows; returns how many. */
+static size_t flat_list_allowed(const dv_flat *f, size_t first, size_t n, uint32_t *rows) {
+  size_t n_listed = 0;
+  for (size_t i = first / 64; i < (first + n + 63) / 64; i++)
+    for (uint64_t word = flat_mask_word(f, i); word; word &= word - 1)
+      rows[n_listed++] = (uint32_t)(64 * i + flat_lowest_one(word));
+  return n_listed;
+}
+
+/* ---- one search --------------------------------------------------------------------------------------------------- */
+
+typedef struct flat_search {
+  const dv_flat *f;
+  const dv_query *q;
+  const dv_code_query *cq;
+  dv_topk *out;
+  dv_flat_scratch *scratch;
+  double max_distance; /* only rows at less than this, or at it if is_inclusive */
+  bool is_inclusive;
+  bool keeps_highs;    /* whether k high ends say something: not when every row is wanted */
+} flat_search;
+
+static inline uint32_t flat_vid(uint32_t row) { return row + 1; }
+
+/* Fetches a row, measures its distance and keeps it if it is wanted. */
+static dv_status flat_rerank_row(flat_search *s, uint32_t row) {
+  dv_status status = DV_OK;
+  const float *v = s->f->vector(s->f->ctx, row, &status);
+  if (!v) return status == DV_OK ? DV_CORRUPT : status;
+  s->scratch->n_reranked++;
+  double distance = dv_query_distance(s->q, v);
+  if (distance > s->max_distance || (distance == s->max_distance && !s->is_inclusive)) return DV_OK;
+  return dv_topk_push(s->out, distance, flat_vid(row));
+}
+
+/* ---- f32: candidates in order of their low ends --------------------------------------------------------------------- */
+
+static inline bool flat_is_before(dv_flat_candidate a, dv_flat_candidate b) {
+  return a.low < b.low || (a.low == b.low && a.row < b.row);
+}
+
+/* A heap with the first candidate on top: most are never looked at, so sorting them all would be a waste. */
+static void flat_sift_down(dv_flat_candidate *c, size_t n, size_t at) {
+  dv_flat_candidate moved = c[at];
+  for (;;) {
+    size_t child = 2 * at + 1;
+    if (child >= n) break;
+    if (child + 1 < n && flat_is_before(c[child + 1], c[child])) child++;
+    if (!flat_is_before(c[child], moved)) break;
+    c[at] = c[child];
+    at = child;
+  }
+  c[at] = moved;
+}
+
+static dv_status flat_rerank(flat_search *s) {
+  dv_flat_candidate *c = s->scratch->candidates;
+  size_t n = s->scratch->n_candidates;
+  for (size_t at = n / 2; at-- > 0;) flat_sift_down(c, n, at);
+  while (n > 0) {
+    dv_flat_candidate first = c[0];
+    dv_hit best_case = {first.low, flat_vid(first.row)};
+    if (s->out->n == s->out->k && !dv_hit_less(best_case, s->out->hits[0])) break;
+    if (first.low > s->max_distance) break;
+    dv_status status = flat_rerank_row(s, first.row);
+    if (status != DV_OK) return status;
+    c[0] = c[--n];
+    flat_sift_down(c, n, 0);
+  }
+  return DV_OK;
+}
+
+/* ---- int8: which rows become candidates ------------------------------------------------------------------------------ */
+
+/* No row farther than this is wanted. */
+static double flat_limit(const flat_search *s) {
+  double limit = s->max_distance, worst = dv_topk_worst(s->out);
+  if (worst < limit) limit = worst;
+  if (s->keeps_highs && dv_topk_worst(&s->scratch->highs) < limit) limit = dv_topk_worst(&s->scratch->highs);
+  return limit;
+}
+
+static dv_status flat_add_candidate(flat_search *s, uint32_t row, double low, double high) {
+  dv_flat_scratch *scratch = s->scratch;
+  if (scratch->n_candidates == scratch->candidate_capacity) {
+    double limit = flat_limit(s); /* it has come down since most of them were added */
+    size_t n = 0;
+    for (size_t i = 0; i < scratch->n_candidates; i++)
+      if (scratch->candidates[i].low <= limit) scratch->candidates[n++] = scratch->candidates[i];
+    scratch->n_candidates = n;
+    if (n > scratch->candidate_capacity / 2 || n == 0) {
+      size_t capacity = scratch->candidate_capacity ? 2 * scratch->candidate_capacity : 256;
+      void *p = dv_alloc_array(scratch->alloc, scratch->candidates, capacity, sizeof *scratch->candidates);
+      if (!p) return DV_NOMEM;
+      scratch->candidates = p;
+      scratch->candidate_capacity = capacity;
+    }
+  }
+  dv_flat_candidate *c = &scratch->candidates[scratch->n_candidates++];
+  c->low = low;
+  c->row = row;
+  return s->keeps_highs ? dv_topk_push(&scratch->highs, high, flat_vid(row)) : DV_OK;
+}
+
+/*
+ * Positions in rows[0..n) whose row may be within limit, as far as a few operations tell: for l2 and cosine whether
+ * |a-b| <= reach + r, where reach is the limit as a Euclidean distance plus the query's residual; for ip whether
+ * a.b + |a| s + r |q| >= -limit. All in double, with 2^-20 of slack where their own rounding is 2^-50 and norm_sq's 2^-24.
+ */
+static size_t flat_filter(const flat_search *s, double limit, const uint32_t *rows, size_t first, const int32_t *dots,
+                          size_t n, uint32_t *out) {
+  const dv_code_query *cq = s->cq;
+  const dv_code_row *code_rows = s->f->code_rows;
+  double t = (double)cq->scale, residual = (double)cq->residual;
+  size_t n_out = 0;
+  if (cq->metric == DV_IP) {
+    double per_norm = residual + 2.0 * cq->rounding * cq->norm + 0x1p-20 * cq->norm;
+    double per_residual = cq->norm * (1.0 + 2.0 * cq->rounding + 0x1p-20);
+    for (size_t i = 0; i < n; i++) {
+      const dv_code_row *row = &code_rows[rows ? rows[i] : first + i];
+      double product = t * (double)row->scale * (double)dots[i];
+      double best = product + sqrt((double)row->norm_sq + 0x1p-148) * per_norm + (double)row->residual * per_residual;
+      out[n_out] = (uint32_t)i;
+      n_out += !(best < -limit);
+    }
+    return n_out;
+  }
+  double reach = cq->metric == DV_L2 ? limit * (1.0 + 2.0 * cq->rounding) : sqrt(2.0 * (limit + 4.0 * cq->rounding));
+  reach = (reach + residual) * (1.0 + 0x1p-20);
+  double base = cq->code_sq * (1.0 - 0x1p-20) - 0x1p-140;
+  for (size_t i = 0; i < n; i++) {
+    const dv_code_row *row = &code_rows[rows ? rows[i] : first + i];
+    double norm_sq = (double)row->norm_sq, to = reach + (double)row->residual * (1.0 + 0x1p-20);
+    double between = norm_sq * (1.0 - 0x1p-20) + base - 2.0 * t * (double)row->scale * (double)dots[i];
+    out[n_out] = (uint32_t)i;
+    n_out += !(between > to * to) | !(norm_sq < FLAT_INFINITY);
+  }
+  return n_out;
+}
+
+/* Candidates among n rows, listed or consecutive, from their dots. */
+static dv_status flat_consider(flat_search *s, const uint32_t *rows, size_t first, const int32_t *dots, size_t n,
+                               uint32_t *survivors) {
+  size_t stride = dv_code_stride(s->f->n);
+  size_t n_survivors = flat_filter(s, flat_limit(s), rows, first, dots, n, survivors);
+  s->scratch->n_scanned += n;
+  for (size_t i = 0; i < n_survivors; i++) {
+    uint32_t at = survivors[i], row = rows ? rows[at] : (uint32_t)(first + at);
+    double low, high;
+    dv_code_bounds(s->cq, &s->f->code_rows[row], dots[at], &low, &high);
+    if (low > flat_limit(s)) continue; /* the limit has come down since the filter */
+    int32_t dot_low = s->q->kernels->dot_i8(s->f->codes + row * stride, s->cq->code_low, stride);
+    dv_code_bounds_fine(s->cq, &s->f->code_rows[row], dots[at], dot_low, &low, &high);
+    if (low > flat_limit(s)) continue;
+    dv_status status = flat_add_candidate(s, row, low, high);
+    if (status != DV_OK) return status;
+  }
+  return DV_OK;
+}
+
+/* Candidates among a list of at most FLAT_CHUNK rows. */
+static dv_status flat_consider_list(flat_search *s, const uint32_t *rows, size_t n) {
+  int32_t dots[FLAT_CHUNK];
+  uint32_t survivors[FLAT_CHUNK];
+  size_t stride = dv_code_stride(s->f->n);
+  s->q->kernels->gather_i8(s->f->codes, stride, rows, n, s->cq->code, stride, dots);
+  return flat_consider(s, rows, 0, dots, n, survivors);
+}
+
+/* Candidates among the allowed rows from first, a multiple of 64, to first + n - 1, n <= FLAT_CHUNK. */
+static dv_status flat_consider_range(flat_search *s, size_t first, size_t n) {
+  const dv_flat *f = s->f;
+  int32_t dots[FLAT_CHUNK];
+  uint32_t rows[FLAT_CHUNK];
+  size_t stride = dv_code_stride(f->n);
+  size_t n_allowed = f->mask ? flat_list_allowed(f, first, n, rows) : n;
+  if (n_allowed < n) return flat_consider_list(s, rows, n_allowed);
+  s->q->kernels->scan_i8(f->codes + first * stride, stride, n, s->cq->code, stride, dots);
+  return flat_consider(s, NULL, first, dots, n, rows);
+}
+
+/* Chunks are short at first, to have a limit soon. */
+static inline size_t flat_next_chunk(size_t n_chunk) { return n_chunk < FLAT_CHUNK ? 2 * n_chunk : n_chunk; }
+
+static dv_status flat_consider_all(flat_search *s) {
+  size_t n_rows = s->f->n_rows, n_chunk = 64;
+  dv_status status = DV_OK;
+  for (size_t first = 0; first < n_rows && status == DV_OK; first += n_chunk, n_chunk = flat_next_chunk(n_chunk))
+    status = flat_consider_range(s, first, n_rows - first < n_chunk ? n_rows - first : n_chunk);
+  return status;
+}
+
+/* ---- bits: which rows are looked at ------------------------------------------------------------------------------------ */
+
+/*
+ * The error of an estimate is taken to be factor times a number that depends on the query alone, normally distributed: that
+ * is the form it has for random signs. Its standard deviation is measured on sample blocks, spread over the table. A row is
+ * left out when its estimate is FLAT_DEVIATIONS of that beyond the limit. On real and random data of many kinds, 3 keeps
+ * recall above .998 and 3.5 above .999 (docs: tests/bench/bench_flat.c), at little cost: most rows are far away.
+ */
+#define FLAT_DEVIATIONS 3.5f
+enum { FLAT_BITS_MIN_ROWS = 1000, FLAT_SAMPLES = 4, FLAT_SAMPLE_ROWS = 64 };
+
+typedef struct flat_bits {
+  dv_bit_query query;
+  size_t samples[FLAT_SAMPLES]; /* first rows of the sample blocks, each of FLAT_SAMPLE_ROWS rows and as aligned */
+  float margin; /* of an estimate, a unit of factor */
+} flat_bits;
+
+static dv_status flat_bits_init(flat_bits *b, flat_search *s) {
+  size_t n_bytes = 256 * dv_bit_words(s->f->n);
+  dv_flat_scratch *scratch = s->scratch;
+  if (scratch->table_bytes < n_bytes) {
+    uint8_t *p = dv_alloc_resize(scratch->alloc, scratch->table, n_bytes);
+    if (!p) return DV_NOMEM;
+    scratch->table = p;
+    scratch->table_bytes = n_bytes;
+  }
+  dv_bit_query_init(&b->query, s->cq, s->f->center, scratch->table);
+  return DV_OK;
+}
+
+static inline const uint64_t *flat_bits_at(const dv_flat *f, size_t row) { return f->bits + row * dv_bit_words(f->n); }
+
+/* Candidates among the sample rows, and the margin. False (in *is_useful) when bits would leave out too little. */
+static dv_status flat_bits_sample(flat_bits *b, flat_search *s, bool *is_useful) {
+  const dv_flat *f = s->f;
+  size_t stride = dv_code_stride(f->n), n_sampled = 0;
+  double sum_sq = 0.0;
+  for (size_t i = 0; i < FLAT_SAMPLES; i++) {
+    size_t first = f->n_rows / FLAT_SAMPLE_ROWS * (2 * i + 1) / (2 * FLAT_SAMPLES) * FLAT_SAMPLE_ROWS;
+    uint32_t sums[FLAT_SAMPLE_ROWS], rows[FLAT_SAMPLE_ROWS], survivors[FLAT_SAMPLE_ROWS];
+    int32_t dots[FLAT_SAMPLE_ROWS];
+    b->samples[i] = first;
+    s->q->kernels->scan_bits(flat_bits_at(f, first), FLAT_SAMPLE_ROWS / DV_BITS_ROWS, dv_bit_words(f->n), b->query.table,
+                             sums);
+    size_t n = flat_list_allowed(f, first, FLAT_SAMPLE_ROWS, rows);
+    s->q->kernels->gather_i8(f->codes, stride, rows, n, s->cq->code, stride, dots);
+    for (size_t j = 0; j < n; j++) {
+      const dv_bit_row *bit_row = &f->bit_rows[rows[j]];
+      const dv_code_row *code_row = &f->code_rows[rows[j]];
+      if (!(bit_row->factor > 0.0f)) continue;
+      double known = -(double)code_row->scale * (double)s->cq->scale * (double)dots[j];
+      if (s->cq->metric == DV_L2) known = 2.0 * known + (double)code_row->norm_sq + s->cq->code_sq;
+      double error = (double)dv_bits_estimate(&b->query, bit_row, sums[rows[j] - first]) - known;
+      sum_sq += error * error / ((double)bit_row->factor * (double)bit_row->factor);
+      n_sampled++;
+    }
+    dv_status status = flat_consider(s, rows, 0, dots, n, survivors);
+    if (status != DV_OK) return status;
+  }
+  b->margin = FLAT_DEVIATIONS * (float)sqrt(sum_sq / (double)(n_sampled ? n_sampled : 1));
+  *is_useful = n_sampled >= FLAT_SAMPLE_ROWS && dv_is_finite(b->margin);
+  return DV_OK;
+}
+
+static inline bool flat_bits_is_sampled(const flat_bits *b, size_t row) {
+  for (size_t i = 0; i < FLAT_SAMPLES; i++)
+    if (row - b->samples[i] < FLAT_SAMPLE_ROWS) return true;
+  return false;
+}
+
+/* The limit of distances as one of estimates. */
+static float flat_bits_limit(const flat_bits *b, const flat_search *s) {
+  double limit = flat_limit(s);
+  if (s->cq->metric == DV_L2) limit *= limit;
+  if (s->cq->metric == DV_COSINE) limit -= 1.0;
+  return (float)limit - b->query.constant;
+}
+
+static dv_status flat_consider_by_bits(flat_search *s, const flat_bits *b, bool uses_bits) {
+  const dv_flat *f = s->f;
+  size_t n_words = dv_bit_words(f->n), n_chunk = 256;
+  dv_status status = DV_OK;
+  for (size_t first = 0; first < f->n_rows && status == DV_OK; first += n_chunk, n_chunk = flat_next_chunk(n_chunk)) {
+    uint32_t sums[FLAT_CHUNK], rows[FLAT_CHUNK];
+    size_t n = f->n_rows - first < n_chunk ? f->n_rows - first : n_chunk, n_picked = n;
+    if (uses_bits) {
+      s->q->kernels->scan_bits(flat_bits_at(f, first), dv_bit_blocks(n), n_words, b->query.table, sums);
+      n_picked = s->q->kernels->pick_bits(sums, f->bit_rows + first, n, b->query.per_sum, b->query.base - b->margin,
+                                          flat_bits_limit(b, s), rows);
+    } else {
+      for (size_t i = 0; i < n; i++) rows[i] = (uint32_t)i;
+    }
+    size_t n_rows = 0;
+    for (size_t i = 0; i < n_picked; i++) {
+      size_t row = first + rows[i];
+      if (f->mask && !((f->mask[row / 64] >> row % 64) & 1)) continue;
+      if (!flat_bits_is_sampled(b, row)) rows[n_rows++] = (uint32_t)row;
+    }
+    status = flat_consider_list(s, rows, n_rows);
+  }
+  return status;
+}
+
+/* ---- entry points ----------------------------------------------------------------------------------------------------- */
+
+static dv_status flat_brute(flat_search *s) {
+  for (size_t i = 0; i < (s->f->n_rows + 63) / 64; i++)
+    for (uint64_t word = flat_mask_word(s->f, i); word; word &= word - 1) {
+      dv_status status = flat_rerank_row(s, (uint32_t)(64 * i + flat_lowest_one(word)));
+      if (status != DV_OK) return status;
+    }
+  return DV_OK;
+}
+
+static dv_status flat_run(flat_search *s, bool is_exact) {
+  s->scratch->n_candidates = 0;
+  s->scratch->n_scanned = s->scratch->n_reranked = 0;
+  if (s->q->metric == DV_L1) return flat_brute(s);
+
+  size_t n_allowed = flat_count_allowed(s->f), k = s->out->k;
+  s->keeps_highs = k < n_allowed;
+  s->scratch->highs.n = 0;
+  s->scratch->highs.k = k;
+  dv_status status;
+  flat_bits bits;
+  if (!is_exact && s->f->bits && n_allowed >= FLAT_BITS_MIN_ROWS && n_allowed >= s->f->n_rows / 8) {
+    bool is_useful = false;
+    status = flat_bits_init(&bits, s);
+    if (status == DV_OK) status = flat_bits_sample(&bits, s, &is_useful);
+    if (status == DV_OK) status = flat_consider_by_bits(s, &bits, is_useful);
+  } else {
+    status = flat_consider_all(s);
+  }
+  return status == DV_OK ? flat_rerank(s) : status;
+}
+
+dv_status dv_flat_search(const dv_flat *f, const dv_query *q, const dv_code_query *cq, size_t k, bool is_exact, dv_topk *out,
+                         dv_flat_scratch *scratch) {
+  flat_search s = {f, q, cq, out, scratch, FLAT_INFINITY, true, false};
+  DV_ASSERT(out->k == k);
+  return k == 0 ? DV_OK : flat_run(&s, is_exact);
+}
+
+dv_status dv_flat_range(const dv_flat *f, const dv_query *q, const dv_code_query *cq, double max_distance, bool is_inclusive,
+                        dv_topk *out, dv_flat_scratch *scratch) {
+  flat_search s = {f, q, cq, out, scratch, max_distance, is_inclusive, false};
+  return out->k == 0 ? DV_OK : flat_run(&s, true);
+}
+
+dv_status dv_flat_brute(const dv_flat *f, const dv_query *q, dv_topk *out) {
+  dv_flat_scratch none;
+  dv_flat_scratch_init(&none, out->alloc);
+  flat_search s = {f, q, NULL, out, &none, FLAT_INFINITY, true, false};
+  return out->k == 0 ? DV_OK : flat_brute(&s);
+}
+
+DV_FP_STRICT_END

@@ -1,0 +1,262 @@
+/*
+ * avx2.c: kernels for x86-64 with AVX2. Same functions, same order, same bits as scalar.c.
+ *
+ * A lane of the definition is a float of four 8-wide accumulators. FMA is there on every such CPU and not used: it would
+ * round once where the definition rounds twice.
+ */
+#include "dv_simd.h"
+
+#if defined(DV_SIMD_X86)
+DV_FP_STRICT_BEGIN
+
+#include <immintrin.h>
+
+#define AVX2 __attribute__((target("avx2")))
+#define AVX2_INLINE static inline __attribute__((target("avx2"), always_inline))
+
+/* ---- sums of floats ------------------------------------------------------------------------------------------- */
+
+/* Loading at [32 - rest + 8*j] gives the mask of vector j when rest elements are left. */
+#define MINUS_8_AVX2 -1, -1, -1, -1, -1, -1, -1, -1
+static const int32_t float_mask_avx2[64] = {MINUS_8_AVX2, MINUS_8_AVX2, MINUS_8_AVX2, MINUS_8_AVX2};
+
+AVX2_INLINE __m256 load_rest_avx2(const float *p, size_t rest, size_t j) {
+  if (rest <= 8 * j) return _mm256_setzero_ps();
+  __m256i mask = _mm256_loadu_si256((const __m256i *)(const void *)(float_mask_avx2 + 32 - rest + 8 * j));
+  return _mm256_maskload_ps(p + 8 * j, mask);
+}
+
+AVX2_INLINE __m256 term_avx2(int term, __m256 a, __m256 b) {
+  if (term == DV_TERM_DOT) return _mm256_mul_ps(a, b);
+  __m256 d = _mm256_sub_ps(a, b);
+  return term == DV_TERM_L2SQ ? _mm256_mul_ps(d, d) : _mm256_andnot_ps(_mm256_set1_ps(-0.0f), d);
+}
+
+AVX2_INLINE float fold_avx2(__m256 s0, __m256 s1, __m256 s2, __m256 s3) {
+  s0 = _mm256_add_ps(_mm256_add_ps(s0, s2), _mm256_add_ps(s1, s3)); /* +16, +8 */
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(s0), _mm256_extractf128_ps(s0, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+AVX2_INLINE float sum_avx2(int term, const float *a, const float *b, size_t n) {
+  __m256 s0 = _mm256_setzero_ps(), s1 = s0, s2 = s0, s3 = s0;
+  size_t i = 0;
+  for (; n - i >= 32; i += 32) {
+    s0 = _mm256_add_ps(s0, term_avx2(term, _mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i)));
+    s1 = _mm256_add_ps(s1, term_avx2(term, _mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8)));
+    s2 = _mm256_add_ps(s2, term_avx2(term, _mm256_loadu_ps(a + i + 16), _mm256_loadu_ps(b + i + 16)));
+    s3 = _mm256_add_ps(s3, term_avx2(term, _mm256_loadu_ps(a + i + 24), _mm256_loadu_ps(b + i + 24)));
+  }
+  size_t rest = n - i;
+  if (rest > 0) {
+    s0 = _mm256_add_ps(s0, term_avx2(term, load_rest_avx2(a + i, rest, 0), load_rest_avx2(b + i, rest, 0)));
+    s1 = _mm256_add_ps(s1, term_avx2(term, load_rest_avx2(a + i, rest, 1), load_rest_avx2(b + i, rest, 1)));
+    s2 = _mm256_add_ps(s2, term_avx2(term, load_rest_avx2(a + i, rest, 2), load_rest_avx2(b + i, rest, 2)));
+    s3 = _mm256_add_ps(s3, term_avx2(term, load_rest_avx2(a + i, rest, 3), load_rest_avx2(b + i, rest, 3)));
+  }
+  return fold_avx2(s0, s1, s2, s3);
+}
+
+AVX2 static float dot_f32_avx2(const float *a, const float *b, size_t n) { return sum_avx2(DV_TERM_DOT, a, b, n); }
+
+AVX2 static float l2sq_f32_avx2(const float *a, const float *b, size_t n) { return sum_avx2(DV_TERM_L2SQ, a, b, n); }
+
+AVX2 static float l1_f32_avx2(const float *a, const float *b, size_t n) { return sum_avx2(DV_TERM_L1, a, b, n); }
+
+AVX2 static void dot_norm_f32_avx2(const float *a, const float *b, size_t n, float out[2]) {
+  __m256 d[4], s[4];
+  for (size_t j = 0; j < 4; j++) d[j] = s[j] = _mm256_setzero_ps();
+  size_t i = 0;
+  for (; n - i >= 32; i += 32)
+    for (size_t j = 0; j < 4; j++) {
+      __m256 x = _mm256_loadu_ps(b + i + 8 * j);
+      d[j] = _mm256_add_ps(d[j], _mm256_mul_ps(_mm256_loadu_ps(a + i + 8 * j), x));
+      s[j] = _mm256_add_ps(s[j], _mm256_mul_ps(x, x));
+    }
+  size_t rest = n - i;
+  if (rest > 0)
+    for (size_t j = 0; j < 4; j++) {
+      __m256 x = load_rest_avx2(b + i, rest, j);
+      d[j] = _mm256_add_ps(d[j], _mm256_mul_ps(load_rest_avx2(a + i, rest, j), x));
+      s[j] = _mm256_add_ps(s[j], _mm256_mul_ps(x, x));
+    }
+  out[0] = fold_avx2(d[0], d[1], d[2], d[3]);
+  out[1] = fold_avx2(s[0], s[1], s[2], s[3]);
+}
+
+/* ---- sums of bytes -------------------------------------------------------------------------------------------- */
+
+static const int8_t byte_mask_avx2[64] = {0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
+                                          0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,
+                                          MINUS_8_AVX2, MINUS_8_AVX2, MINUS_8_AVX2, MINUS_8_AVX2};
+
+/* The last n % 32 bytes of p in the upper part of a vector, zeros below. */
+AVX2_INLINE __m256i load_last_avx2(const int8_t *p, size_t n) {
+  size_t rest = n % 32;
+  if (n >= 32)
+    return _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(const void *)(p + n - 32)),
+                            _mm256_loadu_si256((const __m256i *)(const void *)(byte_mask_avx2 + rest)));
+  int8_t copy[32] = {0};
+  memcpy(copy + 32 - rest, p, rest);
+  return _mm256_loadu_si256((const __m256i *)(const void *)copy);
+}
+
+AVX2_INLINE __m256i load_avx2(const int8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+
+/* acc + products: |q| times c with q's sign. Two products fit 16 bits, 2*127*127 < 32768, because no code is -128. */
+AVX2_INLINE __m256i add_products_avx2(__m256i acc, __m256i q_abs, __m256i q, __m256i c) {
+  __m256i pairs = _mm256_maddubs_epi16(q_abs, _mm256_sign_epi8(c, q));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+AVX2_INLINE int32_t fold_i32_avx2(__m256i v) {
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+  return _mm_cvtsi128_si32(s);
+}
+
+AVX2 static int32_t dot_i8_avx2(const int8_t *a, const int8_t *b, size_t n) {
+  __m256i s0 = _mm256_setzero_si256(), s1 = s0;
+  size_t i = 0;
+  for (; n - i >= 64; i += 64) {
+    __m256i q0 = load_avx2(b + i), q1 = load_avx2(b + i + 32);
+    s0 = add_products_avx2(s0, _mm256_abs_epi8(q0), q0, load_avx2(a + i));
+    s1 = add_products_avx2(s1, _mm256_abs_epi8(q1), q1, load_avx2(a + i + 32));
+  }
+  if (n - i >= 32) {
+    __m256i q = load_avx2(b + i);
+    s0 = add_products_avx2(s0, _mm256_abs_epi8(q), q, load_avx2(a + i));
+    i += 32;
+  }
+  if (i < n) {
+    __m256i q = load_last_avx2(b, n);
+    s1 = add_products_avx2(s1, _mm256_abs_epi8(q), q, load_last_avx2(a, n));
+  }
+  return fold_i32_avx2(_mm256_add_epi32(s0, s1));
+}
+
+/* Four rows share the loads of the query. */
+AVX2_INLINE void dot_four_avx2(const int8_t *c0, const int8_t *c1, const int8_t *c2, const int8_t *c3,
+                               const int8_t *query, size_t n, int32_t *out) {
+  __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0;
+  size_t i = 0;
+  for (; n - i >= 32; i += 32) {
+    __m256i q = load_avx2(query + i), q_abs = _mm256_abs_epi8(q);
+    s0 = add_products_avx2(s0, q_abs, q, load_avx2(c0 + i));
+    s1 = add_products_avx2(s1, q_abs, q, load_avx2(c1 + i));
+    s2 = add_products_avx2(s2, q_abs, q, load_avx2(c2 + i));
+    s3 = add_products_avx2(s3, q_abs, q, load_avx2(c3 + i));
+  }
+  if (i < n) {
+    __m256i q = load_last_avx2(query, n), q_abs = _mm256_abs_epi8(q);
+    s0 = add_products_avx2(s0, q_abs, q, load_last_avx2(c0, n));
+    s1 = add_products_avx2(s1, q_abs, q, load_last_avx2(c1, n));
+    s2 = add_products_avx2(s2, q_abs, q, load_last_avx2(c2, n));
+    s3 = add_products_avx2(s3, q_abs, q, load_last_avx2(c3, n));
+  }
+  s0 = _mm256_hadd_epi32(_mm256_hadd_epi32(s0, s1), _mm256_hadd_epi32(s2, s3));
+  _mm_storeu_si128((__m128i *)(void *)out,
+                   _mm_add_epi32(_mm256_castsi256_si128(s0), _mm256_extracti128_si256(s0, 1)));
+}
+
+AVX2 static void scan_i8_avx2(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n,
+                              int32_t *out) {
+  size_t r = 0;
+  for (; n_rows - r >= 4; r += 4, codes += 4 * stride)
+    dot_four_avx2(codes, codes + stride, codes + 2 * stride, codes + 3 * stride, query, n, out + r);
+  for (; r < n_rows; r++, codes += stride) out[r] = dot_i8_avx2(codes, query, n);
+}
+
+AVX2_INLINE void prefetch_avx2(const int8_t *p, size_t n) {
+  if (n > DV_GATHER_BYTES) n = DV_GATHER_BYTES;
+  for (size_t i = 0; i < n; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T0);
+}
+
+AVX2 static void gather_i8_avx2(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                                const int8_t *query, size_t n, int32_t *out) {
+  size_t i = 0, ahead = 0;
+  for (; n_rows - i >= 4; i += 4) {
+    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_avx2(codes + rows[ahead] * stride, n);
+    dot_four_avx2(codes + rows[i] * stride, codes + rows[i + 1] * stride, codes + rows[i + 2] * stride,
+                  codes + rows[i + 3] * stride, query, n, out + i);
+  }
+  for (; i < n_rows; i++) out[i] = dot_i8_avx2(codes + rows[i] * stride, query, n);
+}
+
+/* ---- sums over bits ------------------------------------------------------------------------------------------- */
+
+/* Sums of 16 rows from the even and odd bytes' sums in both halves of a vector. */
+AVX2_INLINE void store_rows_avx2(__m256i even, __m256i odd, bool is_first, uint32_t *out) {
+  __m128i e = _mm_add_epi16(_mm256_castsi256_si128(even), _mm256_extracti128_si256(even, 1));
+  __m128i o = _mm_add_epi16(_mm256_castsi256_si128(odd), _mm256_extracti128_si256(odd, 1));
+  __m256i low = _mm256_cvtepu16_epi32(_mm_unpacklo_epi16(e, o)), high = _mm256_cvtepu16_epi32(_mm_unpackhi_epi16(e, o));
+  __m256i *to = (__m256i *)(void *)out;
+  if (!is_first) {
+    low = _mm256_add_epi32(low, _mm256_loadu_si256(to));
+    high = _mm256_add_epi32(high, _mm256_loadu_si256(to + 1));
+  }
+  _mm256_storeu_si256(to, low);
+  _mm256_storeu_si256(to + 1, high);
+}
+
+AVX2 static void scan_bits_avx2(const uint64_t *blocks, size_t n_blocks, size_t n_words, const uint8_t *table,
+                                uint32_t *out) {
+  const __m256i nibble = _mm256_set1_epi8(15), byte = _mm256_set1_epi16(255), zero = _mm256_setzero_si256();
+  const uint8_t *group = (const uint8_t *)blocks;
+  if (n_words == 0) memset(out, 0, n_blocks * DV_BITS_ROWS * sizeof *out);
+  for (size_t b = 0; b < n_blocks; b++, out += DV_BITS_ROWS) {
+    const uint8_t *entry = table;
+    for (size_t word = 0; word < n_words; word += DV_BITS_SPAN) {
+      size_t n_half_words = 2 * (n_words - word < DV_BITS_SPAN ? n_words - word : DV_BITS_SPAN);
+      __m256i even0 = zero, odd0 = zero, even1 = zero, odd1 = zero;
+      for (; n_half_words > 0; n_half_words--, group += 128, entry += 128) {
+        __m256i s0 = zero, s1 = zero; /* four entries of at most 63 fit a byte */
+        for (size_t i = 0; i < 128; i += 32) {
+          __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)(group + i));
+          __m256i t = _mm256_loadu_si256((const __m256i *)(const void *)(entry + i));
+          s0 = _mm256_add_epi8(s0, _mm256_shuffle_epi8(t, _mm256_and_si256(x, nibble)));
+          s1 = _mm256_add_epi8(s1, _mm256_shuffle_epi8(t, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble)));
+        }
+        even0 = _mm256_add_epi16(even0, _mm256_and_si256(s0, byte));
+        odd0 = _mm256_add_epi16(odd0, _mm256_srli_epi16(s0, 8));
+        even1 = _mm256_add_epi16(even1, _mm256_and_si256(s1, byte));
+        odd1 = _mm256_add_epi16(odd1, _mm256_srli_epi16(s1, 8));
+      }
+      store_rows_avx2(even0, odd0, word == 0, out);
+      store_rows_avx2(even1, odd1, word == 0, out + 16);
+    }
+  }
+}
+
+AVX2 static size_t pick_bits_avx2(const uint32_t *sums, const dv_bit_row *rows, size_t n, float per_sum, float base,
+                                  float limit, uint32_t *out) {
+  const __m256 step = _mm256_set1_ps(per_sum), start = _mm256_set1_ps(base), most = _mm256_set1_ps(limit);
+  size_t n_out = 0, r = 0;
+  for (; n - r >= 8; r += 8) {
+    const float *pairs = (const float *)(const void *)(rows + r);
+    __m256 p0 = _mm256_loadu_ps(pairs), p1 = _mm256_loadu_ps(pairs + 8);
+    /* The shuffles leave rows in the order 0 1 4 5 2 3 6 7; so do the sums, until the answer is put right. */
+    __m256 factor = _mm256_shuffle_ps(p0, p1, 0x88), offset = _mm256_shuffle_ps(p0, p1, 0xdd);
+    __m256i sum = _mm256_permute4x64_epi64(_mm256_loadu_si256((const __m256i *)(const void *)(sums + r)), 0xd8);
+    __m256 e = _mm256_add_ps(_mm256_mul_ps(step, _mm256_cvtepi32_ps(sum)), start);
+    e = _mm256_add_ps(offset, _mm256_mul_ps(factor, e));
+    unsigned m = (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(e, most, _CMP_NGT_UQ));
+    for (m = (m & 0xc3u) | (m & 0x0cu) << 2 | (m & 0x30u) >> 2; m; m &= m - 1)
+      out[n_out++] = (uint32_t)r + (uint32_t)__builtin_ctz(m);
+  }
+  for (; r < n; r++)
+    if (dv_pick_one(sums[r], &rows[r], per_sum, base, limit)) out[n_out++] = (uint32_t)r;
+  return n_out;
+}
+
+const dv_kernels dv_kernels_avx2 = {
+    "avx2",      dot_f32_avx2, l2sq_f32_avx2,  l1_f32_avx2,    dot_norm_f32_avx2,
+    dot_i8_avx2, scan_i8_avx2, gather_i8_avx2, scan_bits_avx2, pick_bits_avx2,
+};
+
+DV_FP_STRICT_END
+#else
+typedef int dv_avx2_is_not_here; /* ISO C wants a translation unit to declare something */
+#endif

@@ -1,0 +1,124 @@
+/*
+ * dv_simd.h: the table of kernels, one implementation per instruction set.
+ *
+ * scalar.c is the definition: every other file gives the same bits for every input. Float sums are therefore defined
+ * over 32 lanes: lane j starts at +0.0 and adds up the products of elements j, j+32, j+64, ... in order, each product
+ * and each sum rounded to f32 by itself (no FMA); the lanes are then added pairwise, l[j] += l[j+16], then +8, +4, +2,
+ * +1. A lane never holds -0.0, so adding +0.0 to it changes no bit: kernels may treat elements past the end as zeros.
+ * So results never depend on the CPU, only speed does. (When a result is NaN, its payload is not defined.)
+ *
+ * Pointers need no alignment at all: kernels use unaligned loads. No kernel reads a byte outside what it is told of.
+ */
+#ifndef DV_SIMD_H
+#define DV_SIMD_H
+
+#include "../dv_base.h"
+
+/* Rows of one bit block, see scan_bits. */
+#define DV_BITS_ROWS 32u
+
+#if defined(__FAST_MATH__)
+#error "delta_vectors: -ffast-math breaks the promise that distances are the same on every machine; compile without it"
+#endif
+
+/*
+ * A product and a sum contracted into an FMA would round once instead of twice and so change bits. The build says
+ * -ffp-contract=off; these say it again around every file that must not depend on how its embedder compiles it.
+ * (Clang with an explicit -ffp-contract=fast cannot be told otherwise; its default can.)
+ */
+#if defined(__clang__)
+#define DV_FP_STRICT_BEGIN _Pragma("STDC FP_CONTRACT OFF")
+#define DV_FP_STRICT_END
+#elif defined(__GNUC__)
+#define DV_FP_STRICT_BEGIN _Pragma("GCC push_options") _Pragma("GCC optimize(\"fp-contract=off\")")
+#define DV_FP_STRICT_END _Pragma("GCC pop_options")
+#else
+#define DV_FP_STRICT_BEGIN
+#define DV_FP_STRICT_END
+#endif
+
+/* How a row's sum of bits becomes an estimate of its distance, see pick_bits and dv_quant.h. */
+typedef struct dv_bit_row {
+  float factor;
+  float offset;
+} dv_bit_row;
+
+typedef struct dv_kernels {
+  const char *name; /* "scalar", "avx2", "avx512", "avx512vnni", "neon", "wasm128" */
+
+  /* Sum of a[i]*b[i]; of (a[i]-b[i])^2; of |a[i]-b[i]|; lanes as above. n may be 0. */
+  float (*dot_f32)(const float *a, const float *b, size_t n);
+  float (*l2sq_f32)(const float *a, const float *b, size_t n);
+  float (*l1_f32)(const float *a, const float *b, size_t n);
+
+  /* out[0] = dot_f32(a, b, n), out[1] = dot_f32(b, b, n): the two sums a cosine needs, in one pass over b. */
+  void (*dot_norm_f32)(const float *a, const float *b, size_t n, float out[2]);
+
+  /* Sum of a[i]*b[i] over signed bytes, exact. n <= DV_MAX_DIMENSIONS so an i32 cannot overflow (65536*127*127 < 2^31);
+   * a and b never hold -128. */
+  int32_t (*dot_i8)(const int8_t *a, const int8_t *b, size_t n);
+
+  /* out[r] = dot_i8(codes + r*stride, query, n) for r in 0..n_rows-1, with prefetch: the flat scan. */
+  void (*scan_i8)(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n, int32_t *out);
+
+  /* out[i] = dot_i8(codes + rows[i]*stride, query, n): the same over a list of rows, with prefetch. */
+  void (*gather_i8)(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query, size_t n,
+                    int32_t *out);
+
+  /* The 1-bit scan, by table look-up: every SIMD set has a shuffle that looks up 16 nibbles at once, few can count bits.
+   *
+   * A block holds 32 rows of n_words*64 sign bits, in groups of four dimensions: group g is the 16 bytes at 16*g of the
+   * block; byte i of it holds the four bits of row i in its low nibble (dimension 4g in bit 0) and those of row 16+i in
+   * its high nibble. table holds 16 bytes a group: entry v of group g, at most 63, is what a row whose four bits are v
+   * adds to its sum. out[r] = sum over g of table[16*g + nibble of row r], for all 32*n_blocks rows.
+   * n_words <= DV_MAX_DIMENSIONS/64. */
+  void (*scan_bits)(const uint64_t *blocks, size_t n_blocks, size_t n_words, const uint8_t *table, uint32_t *out);
+
+  /* What to do with the sums: the positions r < n, in order, where rows[r].offset + rows[r].factor * (per_sum * sums[r] +
+   * base), each operation rounded to f32, is not above limit (NaN is not). Returns how many. Most rows fail. */
+  size_t (*pick_bits)(const uint32_t *sums, const dv_bit_row *rows, size_t n, float per_sum, float base, float limit,
+                      uint32_t *out);
+} dv_kernels;
+
+/* The fastest table this CPU can run; the same object for the life of the process. */
+const dv_kernels *dv_kernels_get(void);
+
+/* A table by name, or NULL if this build or CPU has none of that name: for tests and benchmarks. */
+const dv_kernels *dv_kernels_named(const char *name);
+
+/* The names of dv_kernels_named that exist here, "scalar" first; NULL behind the last. */
+const char *dv_kernels_name_at(size_t i);
+
+extern const dv_kernels dv_kernels_scalar;
+
+/* For the files of this directory: which term a sum over lanes adds up. */
+enum { DV_TERM_DOT, DV_TERM_L2SQ, DV_TERM_L1 };
+
+/* ... how many rows ahead gather_i8 asks for, and how much of each: the rest of a longer row comes by itself. */
+enum { DV_GATHER_AHEAD = 8, DV_GATHER_BYTES = 1536 };
+
+/* ... and how many words of a bit block fit sums of 16 bits: 64 words * 16 groups * 63 < 2^16. */
+#define DV_BITS_SPAN 64u
+
+/* ... and what pick_bits asks of one row. Sums are below 2^20, and converting signed integers is one instruction. */
+DV_FP_STRICT_BEGIN
+static inline bool dv_pick_one(uint32_t sum, const dv_bit_row *row, float per_sum, float base, float limit) {
+  return !(row->offset + row->factor * (per_sum * (float)(int32_t)sum + base) > limit);
+}
+DV_FP_STRICT_END
+
+/* Which of the other files compile to something; dispatch.c asks the CPU before it hands one out. */
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define DV_SIMD_X86 1
+extern const dv_kernels dv_kernels_avx2;
+extern const dv_kernels dv_kernels_avx512;
+extern const dv_kernels dv_kernels_avx512vnni;
+#elif defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__)
+#define DV_SIMD_NEON 1
+extern const dv_kernels dv_kernels_neon;
+#elif defined(__wasm_simd128__)
+#define DV_SIMD_WASM128 1
+extern const dv_kernels dv_kernels_wasm128;
+#endif
+
+#endif

@@ -1,0 +1,230 @@
+/*
+ * neon.c: kernels for AArch64, which always has NEON. Same functions, same order, same bits as scalar.c.
+ *
+ * A lane of the definition is a float of eight 4-wide accumulators. SDOT is used where the compiler may assume it (all
+ * of Apple's machines; -march=armv8.2-a+dotprod elsewhere). Ends of arrays go through a zero-padded copy.
+ */
+#include "dv_simd.h"
+
+#if defined(DV_SIMD_NEON)
+DV_FP_STRICT_BEGIN
+
+#include <arm_neon.h>
+
+#define NEON_INLINE static inline __attribute__((always_inline))
+
+/* ---- sums of floats ------------------------------------------------------------------------------------------- */
+
+/* Loads as bytes, because a float pointer may be odd. */
+NEON_INLINE float32x4_t load_f32_neon(const float *p) {
+  return vreinterpretq_f32_u8(vld1q_u8((const uint8_t *)(const void *)p));
+}
+
+NEON_INLINE float32x4_t term_neon(int term, float32x4_t a, float32x4_t b) {
+  if (term == DV_TERM_DOT) return vmulq_f32(a, b);
+  float32x4_t d = vsubq_f32(a, b);
+  return term == DV_TERM_L2SQ ? vmulq_f32(d, d) : vabsq_f32(d);
+}
+
+NEON_INLINE void add_lanes_neon(int term, float32x4_t s[8], const float *a, const float *b) {
+  for (size_t j = 0; j < 8; j++)
+    s[j] = vaddq_f32(s[j], term_neon(term, load_f32_neon(a + 4 * j), load_f32_neon(b + 4 * j)));
+}
+
+NEON_INLINE float fold_neon(float32x4_t s[8]) {
+  for (size_t half = 4; half > 0; half /= 2)
+    for (size_t j = 0; j < half; j++) s[j] = vaddq_f32(s[j], s[j + half]);
+  float32x2_t h = vadd_f32(vget_low_f32(s[0]), vget_high_f32(s[0]));
+  return vget_lane_f32(h, 0) + vget_lane_f32(h, 1);
+}
+
+NEON_INLINE float sum_neon(int term, const float *a, const float *b, size_t n) {
+  float32x4_t s[8];
+  for (size_t j = 0; j < 8; j++) s[j] = vdupq_n_f32(0);
+  size_t i = 0;
+  for (; n - i >= 32; i += 32) add_lanes_neon(term, s, a + i, b + i);
+  if (i < n) {
+    float a_rest[32] = {0}, b_rest[32] = {0};
+    memcpy(a_rest, (const char *)a + 4 * i, 4 * (n - i));
+    memcpy(b_rest, (const char *)b + 4 * i, 4 * (n - i));
+    add_lanes_neon(term, s, a_rest, b_rest);
+  }
+  return fold_neon(s);
+}
+
+static float dot_f32_neon(const float *a, const float *b, size_t n) { return sum_neon(DV_TERM_DOT, a, b, n); }
+
+static float l2sq_f32_neon(const float *a, const float *b, size_t n) { return sum_neon(DV_TERM_L2SQ, a, b, n); }
+
+static float l1_f32_neon(const float *a, const float *b, size_t n) { return sum_neon(DV_TERM_L1, a, b, n); }
+
+NEON_INLINE void add_both_lanes_neon(float32x4_t d[8], float32x4_t s[8], const float *a, const float *b) {
+  for (size_t j = 0; j < 8; j++) {
+    float32x4_t x = load_f32_neon(b + 4 * j);
+    d[j] = vaddq_f32(d[j], vmulq_f32(load_f32_neon(a + 4 * j), x));
+    s[j] = vaddq_f32(s[j], vmulq_f32(x, x));
+  }
+}
+
+static void dot_norm_f32_neon(const float *a, const float *b, size_t n, float out[2]) {
+  float32x4_t d[8], s[8];
+  for (size_t j = 0; j < 8; j++) d[j] = s[j] = vdupq_n_f32(0);
+  size_t i = 0;
+  for (; n - i >= 32; i += 32) add_both_lanes_neon(d, s, a + i, b + i);
+  if (i < n) {
+    float a_rest[32] = {0}, b_rest[32] = {0};
+    memcpy(a_rest, (const char *)a + 4 * i, 4 * (n - i));
+    memcpy(b_rest, (const char *)b + 4 * i, 4 * (n - i));
+    add_both_lanes_neon(d, s, a_rest, b_rest);
+  }
+  out[0] = fold_neon(d);
+  out[1] = fold_neon(s);
+}
+
+/* ---- sums of bytes -------------------------------------------------------------------------------------------- */
+
+/* acc + products. Two products fit 16 bits, 2*127*127 < 32768, because no code is -128. */
+NEON_INLINE int32x4_t add_products_neon(int32x4_t acc, int8x16_t q, int8x16_t c) {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return vdotq_s32(acc, q, c);
+#else
+  int16x8_t pairs = vmull_s8(vget_low_s8(q), vget_low_s8(c));
+  return vpadalq_s16(acc, vmlal_high_s8(pairs, q, c));
+#endif
+}
+
+/* The n % 16 bytes at p and zeros. */
+NEON_INLINE int8x16_t load_rest_neon(const int8_t *p, size_t rest) {
+  int8_t copy[16] = {0};
+  memcpy(copy, p, rest);
+  return vld1q_s8(copy);
+}
+
+static int32_t dot_i8_neon(const int8_t *a, const int8_t *b, size_t n) {
+  int32x4_t s0 = vdupq_n_s32(0), s1 = s0;
+  size_t i = 0;
+  for (; n - i >= 32; i += 32) {
+    s0 = add_products_neon(s0, vld1q_s8(b + i), vld1q_s8(a + i));
+    s1 = add_products_neon(s1, vld1q_s8(b + i + 16), vld1q_s8(a + i + 16));
+  }
+  if (n - i >= 16) {
+    s0 = add_products_neon(s0, vld1q_s8(b + i), vld1q_s8(a + i));
+    i += 16;
+  }
+  if (i < n) s1 = add_products_neon(s1, load_rest_neon(b + i, n - i), load_rest_neon(a + i, n - i));
+  return vaddvq_s32(vaddq_s32(s0, s1));
+}
+
+/* Four rows share the loads of the query. */
+NEON_INLINE void dot_four_neon(const int8_t *c0, const int8_t *c1, const int8_t *c2, const int8_t *c3,
+                               const int8_t *query, size_t n, int32_t *out) {
+  int32x4_t s0 = vdupq_n_s32(0), s1 = s0, s2 = s0, s3 = s0;
+  size_t i = 0;
+  for (; n - i >= 16; i += 16) {
+    int8x16_t q = vld1q_s8(query + i);
+    s0 = add_products_neon(s0, q, vld1q_s8(c0 + i));
+    s1 = add_products_neon(s1, q, vld1q_s8(c1 + i));
+    s2 = add_products_neon(s2, q, vld1q_s8(c2 + i));
+    s3 = add_products_neon(s3, q, vld1q_s8(c3 + i));
+  }
+  if (i < n) {
+    int8x16_t q = load_rest_neon(query + i, n - i);
+    s0 = add_products_neon(s0, q, load_rest_neon(c0 + i, n - i));
+    s1 = add_products_neon(s1, q, load_rest_neon(c1 + i, n - i));
+    s2 = add_products_neon(s2, q, load_rest_neon(c2 + i, n - i));
+    s3 = add_products_neon(s3, q, load_rest_neon(c3 + i, n - i));
+  }
+  vst1q_s32(out, vpaddq_s32(vpaddq_s32(s0, s1), vpaddq_s32(s2, s3)));
+}
+
+static void scan_i8_neon(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n,
+                         int32_t *out) {
+  size_t r = 0;
+  for (; n_rows - r >= 4; r += 4, codes += 4 * stride)
+    dot_four_neon(codes, codes + stride, codes + 2 * stride, codes + 3 * stride, query, n, out + r);
+  for (; r < n_rows; r++, codes += stride) out[r] = dot_i8_neon(codes, query, n);
+}
+
+NEON_INLINE void prefetch_neon(const int8_t *p, size_t n) {
+  if (n > DV_GATHER_BYTES) n = DV_GATHER_BYTES;
+  for (size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i);
+}
+
+static void gather_i8_neon(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                           const int8_t *query, size_t n, int32_t *out) {
+  size_t i = 0, ahead = 0;
+  for (; n_rows - i >= 4; i += 4) {
+    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_neon(codes + rows[ahead] * stride, n);
+    dot_four_neon(codes + rows[i] * stride, codes + rows[i + 1] * stride, codes + rows[i + 2] * stride,
+                  codes + rows[i + 3] * stride, query, n, out + i);
+  }
+  for (; i < n_rows; i++) out[i] = dot_i8_neon(codes + rows[i] * stride, query, n);
+}
+
+/* ---- sums over bits ------------------------------------------------------------------------------------------- */
+
+NEON_INLINE void store_rows_neon(uint16x8_t sums, bool is_first, uint32_t *out) {
+  uint32x4_t low = vmovl_u16(vget_low_u16(sums)), high = vmovl_high_u16(sums);
+  if (!is_first) {
+    low = vaddq_u32(low, vld1q_u32(out));
+    high = vaddq_u32(high, vld1q_u32(out + 4));
+  }
+  vst1q_u32(out, low);
+  vst1q_u32(out + 4, high);
+}
+
+static void scan_bits_neon(const uint64_t *blocks, size_t n_blocks, size_t n_words, const uint8_t *table,
+                           uint32_t *out) {
+  const uint8_t *group = (const uint8_t *)blocks;
+  if (n_words == 0) memset(out, 0, n_blocks * DV_BITS_ROWS * sizeof *out);
+  for (size_t b = 0; b < n_blocks; b++, out += DV_BITS_ROWS) {
+    const uint8_t *entry = table;
+    for (size_t word = 0; word < n_words; word += DV_BITS_SPAN) {
+      size_t n_quarters = 4 * (n_words - word < DV_BITS_SPAN ? n_words - word : DV_BITS_SPAN);
+      uint16x8_t r0 = vdupq_n_u16(0), r8 = r0, r16 = r0, r24 = r0;
+      for (; n_quarters > 0; n_quarters--, group += 64, entry += 64) {
+        uint8x16_t s0 = vdupq_n_u8(0), s1 = s0; /* four entries of at most 63 fit a byte */
+        for (size_t i = 0; i < 64; i += 16) {
+          uint8x16_t x = vld1q_u8(group + i), t = vld1q_u8(entry + i);
+          s0 = vaddq_u8(s0, vqtbl1q_u8(t, vandq_u8(x, vdupq_n_u8(15))));
+          s1 = vaddq_u8(s1, vqtbl1q_u8(t, vshrq_n_u8(x, 4)));
+        }
+        r0 = vaddw_u8(r0, vget_low_u8(s0));
+        r8 = vaddw_high_u8(r8, s0);
+        r16 = vaddw_u8(r16, vget_low_u8(s1));
+        r24 = vaddw_high_u8(r24, s1);
+      }
+      store_rows_neon(r0, word == 0, out);
+      store_rows_neon(r8, word == 0, out + 8);
+      store_rows_neon(r16, word == 0, out + 16);
+      store_rows_neon(r24, word == 0, out + 24);
+    }
+  }
+}
+
+static size_t pick_bits_neon(const uint32_t *sums, const dv_bit_row *rows, size_t n, float per_sum, float base,
+                             float limit, uint32_t *out) {
+  size_t n_out = 0, r = 0;
+  for (; n - r >= 4; r += 4) {
+    float32x4x2_t pairs = vld2q_f32((const float *)(const void *)(rows + r));
+    float32x4_t e = vcvtq_f32_s32(vreinterpretq_s32_u32(vld1q_u32(sums + r)));
+    e = vaddq_f32(vmulq_f32(vdupq_n_f32(per_sum), e), vdupq_n_f32(base));
+    e = vaddq_f32(pairs.val[1], vmulq_f32(pairs.val[0], e));
+    uint16x4_t is_above = vmovn_u32(vcgtq_f32(e, vdupq_n_f32(limit)));
+    uint64_t m = ~vget_lane_u64(vreinterpret_u64_u16(is_above), 0); /* 16 bits a row */
+    for (m &= 0x0001000100010001u; m; m &= m - 1) out[n_out++] = (uint32_t)r + (uint32_t)(__builtin_ctzll(m) / 16);
+  }
+  for (; r < n; r++)
+    if (dv_pick_one(sums[r], &rows[r], per_sum, base, limit)) out[n_out++] = (uint32_t)r;
+  return n_out;
+}
+
+const dv_kernels dv_kernels_neon = {
+    "neon",      dot_f32_neon, l2sq_f32_neon,  l1_f32_neon,    dot_norm_f32_neon,
+    dot_i8_neon, scan_i8_neon, gather_i8_neon, scan_bits_neon, pick_bits_neon,
+};
+
+DV_FP_STRICT_END
+#else
+typedef int dv_neon_is_not_here; /* ISO C wants a translation unit to declare something */
+#endif

@@ -1,0 +1,108 @@
+/*
+ * scalar.c: the definition of every kernel, in plain C. The other files of this directory hold the same functions in
+ * the same order and must return the same bits. Written over whole groups of lanes, so that compilers vectorise it:
+ * on a CPU without a file of its own this is not slow.
+ */
+#include "dv_simd.h"
+
+DV_FP_STRICT_BEGIN
+
+#define LANES_SCALAR 32u
+
+/* Pointers may be odd, so floats are read through memcpy. */
+static inline float at_scalar(const float *p, size_t i) {
+  float f;
+  memcpy(&f, (const char *)p + i * sizeof f, sizeof f);
+  return f;
+}
+
+static inline float fold_scalar(float lane[LANES_SCALAR]) {
+  for (size_t half = LANES_SCALAR / 2; half > 0; half /= 2)
+    for (size_t j = 0; j < half; j++) lane[j] += lane[j + half];
+  return lane[0];
+}
+
+static float dot_f32_scalar(const float *a, const float *b, size_t n) {
+  float lane[LANES_SCALAR] = {0};
+  size_t i = 0;
+  for (; n - i >= LANES_SCALAR; i += LANES_SCALAR)
+    for (size_t j = 0; j < LANES_SCALAR; j++) lane[j] += at_scalar(a, i + j) * at_scalar(b, i + j);
+  for (size_t j = 0; i + j < n; j++) lane[j] += at_scalar(a, i + j) * at_scalar(b, i + j);
+  return fold_scalar(lane);
+}
+
+static float l2sq_f32_scalar(const float *a, const float *b, size_t n) {
+  float lane[LANES_SCALAR] = {0};
+  size_t i = 0;
+  for (; n - i >= LANES_SCALAR; i += LANES_SCALAR)
+    for (size_t j = 0; j < LANES_SCALAR; j++) {
+      float d = at_scalar(a, i + j) - at_scalar(b, i + j);
+      lane[j] += d * d;
+    }
+  for (size_t j = 0; i + j < n; j++) {
+    float d = at_scalar(a, i + j) - at_scalar(b, i + j);
+    lane[j] += d * d;
+  }
+  return fold_scalar(lane);
+}
+
+/* |f| by clearing the sign bit: fabsf, without asking which libm. */
+static inline float abs_scalar(float f) { return dv_bits_float(dv_float_bits(f) & 0x7fffffffu); }
+
+static float l1_f32_scalar(const float *a, const float *b, size_t n) {
+  float lane[LANES_SCALAR] = {0};
+  size_t i = 0;
+  for (; n - i >= LANES_SCALAR; i += LANES_SCALAR)
+    for (size_t j = 0; j < LANES_SCALAR; j++) lane[j] += abs_scalar(at_scalar(a, i + j) - at_scalar(b, i + j));
+  for (size_t j = 0; i + j < n; j++) lane[j] += abs_scalar(at_scalar(a, i + j) - at_scalar(b, i + j));
+  return fold_scalar(lane);
+}
+
+static void dot_norm_f32_scalar(const float *a, const float *b, size_t n, float out[2]) {
+  out[0] = dot_f32_scalar(a, b, n);
+  out[1] = dot_f32_scalar(b, b, n);
+}
+
+static int32_t dot_i8_scalar(const int8_t *a, const int8_t *b, size_t n) {
+  int32_t sum = 0;
+  for (size_t i = 0; i < n; i++) sum += (int32_t)a[i] * b[i];
+  return sum;
+}
+
+static void scan_i8_scalar(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n,
+                           int32_t *out) {
+  for (size_t r = 0; r < n_rows; r++) out[r] = dot_i8_scalar(codes + r * stride, query, n);
+}
+
+static void gather_i8_scalar(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                             const int8_t *query, size_t n, int32_t *out) {
+  for (size_t i = 0; i < n_rows; i++) out[i] = dot_i8_scalar(codes + rows[i] * stride, query, n);
+}
+
+static void scan_bits_scalar(const uint64_t *blocks, size_t n_blocks, size_t n_words, const uint8_t *table,
+                             uint32_t *out) {
+  const uint8_t *group = (const uint8_t *)blocks;
+  for (size_t b = 0; b < n_blocks; b++, out += DV_BITS_ROWS) {
+    memset(out, 0, DV_BITS_ROWS * sizeof *out);
+    for (size_t g = 0; g < n_words * 16; g++, group += 16)
+      for (size_t i = 0; i < 16; i++) {
+        out[i] += table[16 * g + (group[i] & 15u)];
+        out[16 + i] += table[16 * g + (group[i] >> 4)];
+      }
+  }
+}
+
+static size_t pick_bits_scalar(const uint32_t *sums, const dv_bit_row *rows, size_t n, float per_sum, float base,
+                               float limit, uint32_t *out) {
+  size_t n_out = 0;
+  for (size_t r = 0; r < n; r++)
+    if (dv_pick_one(sums[r], &rows[r], per_sum, base, limit)) out[n_out++] = (uint32_t)r;
+  return n_out;
+}
+
+const dv_kernels dv_kernels_scalar = {
+    "scalar",      dot_f32_scalar, l2sq_f32_scalar,  l1_f32_scalar,    dot_norm_f32_scalar,
+    dot_i8_scalar, scan_i8_scalar, gather_i8_scalar, scan_bits_scalar, pick_bits_scalar,
+};
+
+DV_FP_STRICT_END

@@ -1,0 +1,785 @@
+/*
+ * ext_int.h: the private header of the extension, one section a .c file, in order of dependency.
+ *
+ * Conventions: functions return an SQLite result code unless said otherwise, out-parameters come last and are written
+ * only on SQLITE_OK. A function that fails with anything but SQLITE_NOMEM has left a message with dvx_fail(); the edge
+ * that SQLite called hands it over (dvx_give_*). dvx_<file>_<verb>() are shared here, statics are bare words that are
+ * unique across the library, since all files also compile as one.
+ */
+#ifndef DVX_INT_H
+#define DVX_INT_H
+
+#include "compat.h"
+
+#include "../core/dv_checksum.h"
+#include "../core/dv_delta.h"
+#include "../core/dv_flat.h"
+#include "../core/dv_frame.h"
+#include "../core/dv_metric.h"
+#include "../core/dv_quant.h"
+#include "../core/dv_topk.h"
+#include "../core/dv_vector.h"
+#include "delta_vectors.h"
+
+#ifndef SQLITE_CORE
+extern const sqlite3_api_routines *sqlite3_api;
+#endif
+
+typedef struct dvx_conn dvx_conn;
+typedef struct dvx_table dvx_table;
+typedef struct dvx_config dvx_config;
+
+/* ================================================================================================================
+ * text.c: strings, messages, values
+ */
+
+/* A growing string; sticky: after a failed allocation every call is a no-op. */
+typedef struct dvx_str {
+  char *z;
+  size_t n;
+  size_t capacity;
+  bool is_oom;
+} dvx_str;
+
+void dvx_str_add(dvx_str *s, const char *z, size_t n);
+
+/* Formats: %s text (NULL prints nothing), %d int, %i int64_t, %u uint64_t, %g double (short form), %w identifier inside
+ * double quotes ("" doubled; the quotes are yours), %q text inside single quotes (doubled; the quotes are yours),
+ * %v sqlite3_value* as SQL text cut to 40 characters, %I dv_value* the same, %S a user's text (const char *, size_t) cut to
+ * 40 characters, %% a percent sign. */
+void dvx_str_addf(dvx_str *s, const char *format, ...);
+
+/* The terminated string, to be freed with sqlite3_free(); NULL when memory ran out. *s is empty afterwards. */
+char *dvx_str_take(dvx_str *s);
+void dvx_str_free(dvx_str *s);
+
+/* The same in one call. */
+char *dvx_format(const char *format, ...);
+
+/* SQLite's allocator as core wants it. */
+extern const dv_alloc dvx_alloc;
+
+/* Remembers the message as the connection's error and returns rc. The first message of a failure wins: one that is
+ * already there (not yet given away) is kept. `t` may be NULL; otherwise "delta_vectors: table schema.name: " is put in
+ * front, else "delta_vectors: ". */
+int dvx_fail(dvx_conn *conn, const dvx_table *t, int rc, const char *format, ...);
+
+/* The SQLite code and message for a dv_status about something the message names. */
+int dvx_fail_status(dvx_conn *conn, const dvx_table *t, dv_status status, const char *what);
+
+/* The error of the connection's last failed internal statement, with its message. */
+int dvx_fail_sqlite(dvx_conn *conn, const dvx_table *t, int rc);
+
+/* Hands the connection's error to SQLite; both clear it. dvx_give_vtab returns rc. */
+int dvx_give_vtab(dvx_conn *conn, sqlite3_vtab *vtab, int rc);
+void dvx_give_context(dvx_conn *conn, sqlite3_context *ctx, int rc);
+
+/* A vector argument: JSON text or little-endian f32 blob, finite, n_expected floats (0: any number from 1 on).
+ * Appended to *out as floats in host order (out->data is aligned: it comes from malloc); *n is its length. `what` names
+ * it in messages ("row 'a'", "query"). */
+int dvx_value_vector(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, size_t n_expected, const char *what,
+                     dv_buf *out, size_t *n);
+
+/* sqlite3_value <-> dv_value; text and blob are borrowed from the sqlite3_value. */
+int dvx_value_of(dvx_conn *conn, sqlite3_value *v, dv_value *out);
+void dvx_result_value(sqlite3_context *ctx, const dv_value *v);
+int dvx_bind_value(sqlite3_stmt *stmt, int i, const dv_value *v);
+int dvx_bind_sqlite_value(sqlite3_stmt *stmt, int i, sqlite3_value *v);
+void dvx_column_value(sqlite3_stmt *stmt, int i, dv_value *out);
+void dvx_result_blob(sqlite3_context *ctx, const void *bytes, size_t n_bytes);
+/* Takes b's bytes as the result without a copy (b is empty afterwards); NOMEM if b failed. */
+void dvx_result_buf(sqlite3_context *ctx, dv_buf *b);
+/* The same for a string. */
+void dvx_result_text(sqlite3_context *ctx, dvx_str *s);
+
+/* A minimal reader of flat JSON objects for options: calls SQLite's JSON functions through one nested statement:
+ * each (key, value) of the object text. Unknown keys are the callback's business (return a result code). */
+int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,
+                  int (*visit)(void *ctx, const char *key, sqlite3_value *value), void *ctx);
+
+/* ================================================================================================================
+ * time.c
+ */
+
+#define DVX_TIME_UNKNOWN INT64_MIN
+#define DVX_TIME_MAX ((int64_t)1 << 53)
+
+/* Milliseconds since 1970 UTC from the VFS clock. */
+int64_t dvx_time_now(dvx_conn *conn);
+
+/* A time given by a user: INTEGER milliseconds, REAL without fraction, or text that SQLite's date functions read. */
+int dvx_time_parse(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, int64_t *out);
+
+/* ================================================================================================================
+ * config.c: what CREATE VIRTUAL TABLE said
+ */
+
+typedef enum dvx_index { DVX_INDEX_AUTO, DVX_INDEX_FLAT, DVX_INDEX_HNSW } dvx_index;
+typedef enum dvx_id_type { DVX_ID_TEXT, DVX_ID_INTEGER, DVX_ID_ROWID /* no id column: the rowid is the id */ } dvx_id_type;
+typedef enum dvx_column_type {
+  DVX_COLUMN_INTEGER,
+  DVX_COLUMN_REAL,
+  DVX_COLUMN_TEXT,
+  DVX_COLUMN_BOOLEAN,
+  DVX_COLUMN_BLOB,
+  DVX_COLUMN_JSON /* metadata of the short form: a JSON object */
+} dvx_column_type;
+
+typedef struct dvx_column {
+  char *name;
+  dvx_column_type type;
+  bool is_partition_key;
+  bool is_auxiliary; /* stored, not filterable inside the search */
+} dvx_column;
+
+typedef enum dvx_keep_unit { DVX_KEEP_FOREVER, DVX_KEEP_MILLISECONDS, DVX_KEEP_VERSIONS, DVX_KEEP_NONE } dvx_keep_unit;
+
+/* A retention: what compaction may not merge away. */
+typedef struct dvx_keep {
+  dvx_keep_unit unit;
+  int64_t amount; /* milliseconds or versions */
+} dvx_keep;
+
+struct dvx_config {
+  bool is_short_form;
+  size_t dimensions;
+  dv_metric metric;
+  dvx_index index;
+  int hnsw_m, hnsw_ef_construction, hnsw_ef_search;
+  double recall_target; /* 0: none */
+  int64_t max_vectors;  /* 0: no limit */
+  int checkpoint_interval;
+  dv_compression compression;
+  dvx_keep retention;
+  dvx_id_type id_type;
+  char *id_name;     /* NULL for DVX_ID_ROWID */
+  char *vector_name;
+  dvx_column *columns; /* metadata and auxiliary, in declared order; field number of columns[i] is i + 1 */
+  int n_columns;
+  /* Column numbers of the declared table. -1: not there. Metadata column i is at column_base[i]. */
+  int id_column, vector_column, command_column, k_column, distance_column, as_of_column, delta_column;
+  int *meta_column;
+  int n_declared;
+  char *declaration; /* for sqlite3_declare_vtab */
+};
+
+/* argv as xCreate gets it. On failure *message is a sqlite3_malloc'ed text. */
+int dvx_config_parse(int argc, const char *const *argv, dvx_config **out, char **message);
+void dvx_config_free(dvx_config *c);
+
+/* '90 days', '100 versions', 'forever', 'none'. */
+bool dvx_keep_parse(const char *text, size_t n, dvx_keep *out);
+
+/* ================================================================================================================
+ * shadow.c: every SQL statement on the shadow tables but those on %_log
+ */
+
+typedef enum dvx_sql {
+  DVX_SQL_STAMP,       /* generation, key of the tail pack, tail pack: what decides whether memory is current */
+  DVX_SQL_LOG_AT,      /* seq, pack of the pack with the largest key <= ?1 */
+  DVX_SQL_LOG_NEXT,    /* seq, pack of the pack with the smallest key > ?1 */
+  DVX_SQL_LOG_INSERT,  /* ?1 key, ?2 pack */
+  DVX_SQL_LOG_UPDATE,  /* ?1 key, ?2 pack */
+  DVX_SQL_LOG_DROP_OLD, /* deletes the packs with key > 0 (end of a rewrite) */
+  DVX_SQL_LOG_FLIP,    /* key = -key for every pack with key < 0 */
+  DVX_SQL_LOG_SIZE,    /* number of packs, their bytes */
+  DVX_SQL_ROW_BY_ID,   /* ?1 id: vid */
+  DVX_SQL_ROW_BY_VID,  /* ?1 vid: id, c1 .. cn */
+  DVX_SQL_ROW_INSERT,  /* ?1 vid, ?2 id, ?3 .. columns */
+  DVX_SQL_ROW_UPDATE,  /* ?1 vid, ?2 .. columns */
+  DVX_SQL_ROW_DELETE,  /* ?1 vid */
+  DVX_SQL_ROW_MAX_ID,  /* largest id (integer ids) */
+  DVX_SQL_ROW_ALL,     /* vid, id of every line, in vid order */
+  DVX_SQL_HEAD_ALL,    /* block, heads, in block order */
+  DVX_SQL_HEAD_GET,    /* ?1 block: heads */
+  DVX_SQL_HEAD_PUT,    /* ?1 block, ?2 heads */
+  DVX_SQL_CODE_ALL,
+  DVX_SQL_CODE_GET,
+  DVX_SQL_CODE_PUT,
+  DVX_SQL_META_GET,    /* ?1 key: value */
+  DVX_SQL_META_PUT,    /* ?1 key, ?2 value */
+  DVX_SQL_DROP_DERIVED_HEAD, /* empties %_head; likewise %_code */
+  DVX_SQL_DROP_DERIVED_CODE,
+  DVX_SQL_CALL,        /* INSERT INTO the virtual table itself, with a pointer: see dvx_table_write */
+  DVX_SQL_N
+} dvx_sql;
+
+/* The prepared statement, reset and unbound, owned by the table. Reset it after use: an open one blocks DROP. */
+int dvx_shadow_stmt(dvx_table *t, dvx_sql which, sqlite3_stmt **out);
+
+/* Steps a statement that returns no row, and resets it. */
+int dvx_shadow_run(dvx_table *t, sqlite3_stmt *stmt);
+
+/* Creates the shadow tables of a new table and writes its %_meta. */
+int dvx_shadow_create(dvx_table *t);
+int dvx_shadow_drop(dvx_table *t);
+int dvx_shadow_rename(dvx_table *t, const char *new_name);
+bool dvx_shadow_is_suffix(const char *suffix);
+/* Finalizes every prepared statement of the table (they come back by themselves). */
+void dvx_shadow_finalize(dvx_table *t);
+
+/* Integers of %_meta. A missing key gives `fallback`. */
+int dvx_meta_get(dvx_table *t, const char *key, int64_t fallback, int64_t *out);
+int dvx_meta_put(dvx_table *t, const char *key, int64_t value);
+/* Blobs of %_meta: reads exactly n bytes; *is_there is false if the key is missing or has another size. */
+int dvx_meta_get_blob(dvx_table *t, const char *key, void *out, size_t n, bool *is_there);
+int dvx_meta_put_blob(dvx_table *t, const char *key, const void *bytes, size_t n);
+
+/* Largest blob that fills n_pages pages of this size exactly, as the only cell of a table leaf. */
+size_t dvx_shadow_blob_size(size_t page_size, size_t n_pages);
+
+/* Geometry of the stored form, chosen at creation from page size and dimensions and kept in %_meta, so that a later
+ * VACUUM with another page size changes nothing. */
+typedef struct dvx_geometry {
+  size_t page_bytes;
+  size_t pack_bytes;  /* an ordinary pack of the log */
+  size_t head_rows;   /* rows a block of %_head, 8 bytes each */
+  size_t head_bytes;  /* blob size of a block */
+  size_t code_rows;   /* rows a block of %_code, 4 + dimensions bytes each */
+  size_t code_bytes;
+} dvx_geometry;
+
+/* ================================================================================================================
+ * log.c: owner of %_log: packs, positions, appending and reading records
+ */
+
+/* Where a log ends (or how far something has read it). */
+typedef struct dvx_position {
+  int64_t pack;      /* key of the pack; 0: the log is empty */
+  uint32_t end;      /* offset behind the last seal in that pack */
+  uint32_t crc;      /* that seal's CRC */
+  uint64_t seq;      /* last seq */
+  int64_t time;      /* of that record */
+  int64_t max_time;  /* of all records so far */
+} dvx_position;
+
+typedef struct dvx_pack_entry {
+  uint64_t seq;
+  int64_t time;
+  uint32_t offset;
+} dvx_pack_entry;
+
+typedef struct dvx_pack {
+  int64_t key; /* 0: slot unused */
+  uint8_t *bytes;
+  size_t n_bytes;
+  size_t capacity;
+  dvx_pack_entry *entries; /* of the records that begin here, rising */
+  size_t n_entries;
+  size_t entry_capacity;
+  uint64_t used; /* for least recently used */
+} dvx_pack;
+
+#define DVX_PACK_SLOTS 16
+
+typedef struct dvx_log {
+  dvx_pack slots[DVX_PACK_SLOTS];
+  uint64_t clock;
+  uint8_t *assembled; /* a record that straddles packs, put together */
+  size_t assembled_capacity;
+} dvx_log;
+
+/* The record with this seq, committed or pending. *rec borrows memory valid until the next dvx_log_ call on this table.
+ * SQLITE_CORRUPT_VTAB when it is not there. */
+int dvx_log_record(dvx_table *t, uint64_t seq, dv_record *rec);
+
+/* Reads forward: calls visit for every record behind `from` up to the stored end (not the pending ones), in order, checking
+ * every seal; ends early at the first seal behind max_records records. *from advances to behind the last seal reached.
+ * visit may stop the scan with SQLITE_DONE (gives OK). SQLITE_NOTFOUND, without a message: the stored log does not have
+ * `from` in its history. A zeroed position is the beginning. */
+int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records,
+                 int (*visit)(void *ctx, const dv_record *rec), void *ctx);
+
+/* Seq of the first record whose time, or that of any record before it, exceeds `time`: rows whose head is older did not
+ * change after `time`. */
+int dvx_log_first_after(dvx_table *t, int64_t time, uint64_t *seq);
+
+/* Appends bytes of whole records to the stored log and seals them; *position advances. sizes[i] are the records' sizes,
+ * seqs/times as they will be after each. */
+int dvx_log_append(dvx_table *t, dvx_position *position, const uint8_t *bytes, const size_t *sizes, const uint64_t *seqs,
+                   const int64_t *times, size_t n_records, bool is_rewrite);
+
+/* Position of the stored end, by reading the tail pack. */
+int dvx_log_end(dvx_table *t, dvx_position *out);
+
+void dvx_log_forget(dvx_table *t); /* drops cached packs */
+void dvx_log_free(dvx_table *t);
+
+/* ================================================================================================================
+ * ids.c: ids to vids and back, in memory, filled by use
+ */
+
+typedef struct dvx_id_entry {
+  uint64_t hash;
+  uint32_t vid; /* 0: free */
+  uint32_t n_text;
+  union {
+    int64_t integer;
+    size_t text; /* offset in the arena */
+  } key;
+} dvx_id_entry;
+
+typedef struct dvx_ids {
+  dvx_id_entry *slots; /* open addressing, power of two */
+  size_t n_slots;
+  size_t n_used;
+  uint32_t *by_vid; /* slot + 1 of a vid, 0 if not cached */
+  size_t n_by_vid;
+  dv_buf texts;
+  bool is_complete; /* every id of the table is here: a miss needs no look-up in %_row */
+  unsigned n_misses;
+} dvx_ids;
+
+uint32_t dvx_ids_find(const dvx_ids *ids, const dv_value *id);
+bool dvx_ids_value(const dvx_ids *ids, uint32_t vid, dv_value *id);
+/* SQLITE_OK or SQLITE_NOMEM; the id must not be there. */
+int dvx_ids_add(dvx_ids *ids, const dv_value *id, uint32_t vid);
+void dvx_ids_remove(dvx_ids *ids, uint32_t vid);
+void dvx_ids_clear(dvx_ids *ids);
+
+/* ================================================================================================================
+ * table.c: state per (connection, schema, table): rows, pending deltas, folding
+ */
+
+/* One uncommitted delta. Its record's bytes are arena[offset - arena_base ..]; its seq is first_seq + its index. */
+typedef struct dvx_pending {
+  uint64_t word;   /* the row's head word after it */
+  int64_t time;
+  int64_t max_time; /* of the log up to and with it */
+  size_t offset;   /* in the stream of pending record bytes */
+  uint32_t n_bytes;
+  uint32_t vid;
+  uint32_t previous; /* 1 + index of the row's pending delta before it; 0: its state before the transaction */
+  bool is_new_row;
+  bool has_fields;
+} dvx_pending;
+
+/* A row with pending deltas. */
+typedef struct dvx_touched {
+  uint32_t vid;    /* 0: free slot */
+  uint32_t last;   /* 1 + index of its last pending delta; 0: none any more (cut away) */
+  uint32_t vector_for; /* `last` for which vector is right; 0: none */
+  float *vector;
+} dvx_touched;
+
+/* What a savepoint must bring back. */
+typedef struct dvx_level {
+  size_t n_pending;
+  size_t n_written;
+  dvx_position written; /* end of the stored log */
+  uint32_t stored_vid;
+  unsigned rewrites;
+  bool is_poisoned;
+} dvx_level;
+
+/* The open transaction's changes: an ordered list, cut back by savepoints. See txn.c for the essay. */
+typedef struct dvx_overlay {
+  dvx_pending *pending;
+  size_t n_pending;
+  size_t pending_capacity;
+  dv_buf arena;         /* record bytes of pending[n_released ..] */
+  size_t arena_base;    /* stream offset of arena.data[0] */
+  size_t n_released;    /* pendings whose bytes were given back after they were written (large transactions) */
+  size_t n_written;     /* pendings that are in the file (in this open transaction) */
+  dvx_position written; /* end of the stored log, pendings included */
+  uint64_t first_seq;
+  dvx_touched *touched; /* hash by vid, power of two */
+  size_t n_touched_slots;
+  size_t n_touched;
+  dvx_level *levels;
+  size_t n_levels;
+  size_t level_capacity;
+  uint32_t last_vid;
+  size_t n_synced;      /* what the last xSync saw: all that xCommit may fold */
+  int64_t live_change;  /* rows more (or less) than committed */
+  uint32_t stored_vid;  /* rows up to here have their line in %_row */
+  unsigned rewrites;    /* of the stored log in this transaction */
+  bool is_settled_touched;
+  bool is_poisoned;     /* the commit is vetoed, with the text in poison */
+  bool is_open;         /* between xBegin and xCommit/xRollback */
+  char *poison;
+} dvx_overlay;
+
+/* Committed rows in memory: arrays by vid (index 0 unused). A pure function of the log up to `position`. */
+typedef struct dvx_rows {
+  uint32_t limit; /* no vid in the log may exceed this: the largest in %_row when last looked at */
+  uint64_t *words;
+  int64_t *times;  /* DVX_TIME_UNKNOWN until asked for */
+  uint32_t n;      /* largest committed vid */
+  size_t capacity;
+  uint64_t n_live;
+} dvx_rows;
+
+#define DVX_CHUNK_ROWS 64u
+/* Cache of current committed vectors, filled as they are asked for. */
+typedef struct dvx_vectors {
+  float **chunks;
+  uint64_t *valid; /* one word of bits a chunk */
+  size_t n_chunks;
+  size_t n_bytes;
+  size_t limit_bytes;
+  size_t hand; /* next chunk to give back */
+} dvx_vectors;
+
+/* Search state over committed rows; see mirror.c. Row index = vid - 1. */
+typedef struct dvx_mirror {
+  bool is_loaded;
+  size_t n;          /* rows covered */
+  size_t capacity;
+  int8_t *codes;
+  dv_code_row *code_rows;
+  uint64_t *bits;
+  dv_bit_row *bit_rows;
+  float *center;     /* the bits are signs around it: the mean of the rows when there were center_rows of them */
+  size_t center_rows;
+  uint64_t *live;    /* bitmap: committed row exists */
+  uint64_t *stale;   /* bitmap: the row changed since its codes were made */
+  uint32_t *stale_list;
+  size_t n_stale;
+  size_t stale_capacity;
+  dv_flat_scratch scratch;
+} dvx_mirror;
+
+/* What %_meta 'settled' says: how far %_head and %_code are right. */
+typedef struct dvx_settled {
+  dvx_position position;
+  uint32_t n_rows;   /* rows in %_head */
+  uint64_t checksum; /* of their words: finds a missing or changed block */
+} dvx_settled;
+
+/* Vectors of the past, kept for the next search of the same time; see search.c. */
+typedef struct dvx_past dvx_past;
+
+struct dvx_table {
+  dvx_conn *conn;
+  dvx_table *next;
+  int n_refs;          /* vtab objects and cursors */
+  bool is_registered;  /* still in conn->tables */
+  char *schema;
+  char *name;
+  dvx_config *config;
+  dvx_geometry geometry;
+  int hnsw_ef_search;  /* option, or what the command set */
+  sqlite3_stmt *stmts[DVX_SQL_N];
+
+  /* What memory reflects. */
+  bool is_loaded;
+  int64_t generation;
+  dvx_position position; /* committed log folded into rows */
+  uint64_t floor_seq;    /* seqs up to here were used before a rewrite of the log */
+  uint32_t data_version; /* SQLITE_FCNTL_DATA_VERSION when position was last compared with the file */
+  bool is_version_known; /* ... and that was outside of a write transaction, so the comparison can be trusted */
+  unsigned n_reads;      /* nesting of begin_read */
+  bool holds_stamp;      /* the stamp statement is left open to pin the snapshot */
+  dvx_settled settled;   /* as stored, or as this transaction will store it */
+  bool is_settled_known;
+  bool is_settle_wrong;  /* %_head did not fit the log: settle anew from the beginning */
+
+  dvx_log log;
+  dvx_ids ids;
+  dvx_rows rows;
+  dvx_vectors vectors;
+  dvx_overlay overlay;
+  dvx_mirror mirror;
+  dvx_past *past;
+  float *fold_vector;   /* scratch: dimensions floats each */
+  float *next_vector;
+  float *apply_vector;
+  dv_buf fold_bytes;    /* scratch: deltas of a chain */
+  dv_buf field_bytes;   /* scratch: metadata values */
+  double recall;        /* last measured; NaN before */
+};
+
+/* A row's head: seq<<16 | deleted<<15 | records since the last key. 0: no such row. */
+#define DVX_WORD_DELETED 0x8000u
+#define DVX_WORD_CHAIN 0x7fffu
+static inline uint64_t dvx_word_seq(uint64_t w) { return w >> 16; }
+static inline bool dvx_word_exists(uint64_t w) { return w != 0 && (w & DVX_WORD_DELETED) == 0; }
+static inline unsigned dvx_word_chain(uint64_t w) { return (unsigned)(w & DVX_WORD_CHAIN); }
+
+/* For xCreate and xConnect: the state of this table, with a reference taken; takes config (frees it on failure too). */
+int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_config *config, bool is_new, dvx_table **out);
+void dvx_table_release(dvx_table *t);
+/* No longer found by name: dropped, renamed or replaced. */
+void dvx_table_unregister(dvx_table *t);
+
+#define DVX_MAX_VID 0x7fffffff
+#define DVX_MAX_SEQ ((int64_t)1 << 47)
+
+/* table.c, row.c and txn.c among themselves */
+int dvx_rows_reserve(dvx_table *t, uint32_t n);
+void dvx_rows_set(dvx_table *t, uint32_t vid, uint64_t word, int64_t time);
+uint64_t dvx_word_mix(uint32_t vid, uint64_t word);
+int dvx_settled_read(dvx_table *t, dvx_settled *s);
+int dvx_settled_write(dvx_table *t, const dvx_settled *s);
+int dvx_table_refresh_for_write(dvx_table *t);
+void dvx_table_committed(dvx_table *t);
+/* Applies a committed record to the row's cached vector, if there is one. */
+void dvx_vectors_apply(dvx_table *t, uint32_t vid, uint64_t before, const dv_record *rec);
+void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v);
+/* The committed vector of a row, whatever the open transaction did to it. */
+int dvx_row_committed_vector(dvx_table *t, uint32_t vid, const float **out);
+dvx_touched *dvx_txn_touched(const dvx_table *t, uint32_t vid);
+void dvx_txn_init(dvx_table *t);
+void dvx_txn_free(dvx_table *t);
+void dvx_txn_rebase(dvx_table *t);
+/* The stored log was rewritten: nothing is pending any more. */
+void dvx_txn_rewritten(dvx_table *t);
+/* Would ROLLBACK TO some savepoint need deltas that are not in the file? Then DROP and rewrites must be refused. */
+bool dvx_txn_savepoint_needs_memory(const dvx_table *t);
+int dvx_txn_run_call(dvx_table *t, sqlite3_value *command, bool *is_call);
+int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records);
+
+/* Finds the table, connecting it if need be. `name` is 'table' or 'schema.table' (an exact table name wins). */
+int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out);
+
+/* Opens a read of the table as of the current snapshot: brings memory up to date with the file. Must be paired with
+ * dvx_table_end_read, which lets go of the snapshot if this call had to open it. Nests. */
+int dvx_table_begin_read(dvx_table *t);
+void dvx_table_end_read(dvx_table *t);
+
+/* Runs fn(t, arg) inside a write on the table, as SQLite does for an INSERT: transaction opened, xBegin called, memory
+ * current. Everything that changes a table from a scalar function goes through here. */
+int dvx_table_write(dvx_table *t, int (*fn)(dvx_table *t, void *arg), void *arg);
+
+/* Everything below is called between begin_read and end_read, or inside a write. Uncommitted changes are seen. */
+
+/* Largest vid in use. */
+uint32_t dvx_table_last_vid(const dvx_table *t);
+/* Head word of a row, pending ones first. */
+uint64_t dvx_row_word(const dvx_table *t, uint32_t vid);
+/* Time of the row's last delta. */
+int dvx_row_time(dvx_table *t, uint32_t vid, int64_t *out);
+/* vid of an id, 0 if there never was such a row (it may be deleted: see dvx_row_word). */
+int dvx_row_find(dvx_table *t, const dv_value *id, uint32_t *vid);
+/* The row's id; borrowed until the next dvx_row_ call. */
+int dvx_row_id(dvx_table *t, uint32_t vid, dv_value *id);
+/* Current vector, config->dimensions floats, borrowed until the next dvx_row_vector or write; the row must exist. */
+int dvx_row_vector(dvx_table *t, uint32_t vid, const float **out);
+/* Current metadata: n_columns values, borrowed until the next dvx_row_ call or step of a shadow statement. */
+int dvx_row_fields(dvx_table *t, uint32_t vid, dv_value *values);
+
+/* Seq of the row's last record with time <= `time`; 0 if there is none. */
+int dvx_row_seq_at(dvx_table *t, uint32_t vid, int64_t time, uint64_t *seq);
+/* The state the record `seq` of this row left: *exists and, if it does, the vector into out (dimensions floats). */
+int dvx_row_vector_at(dvx_table *t, uint32_t vid, uint64_t seq, float *out, bool *exists);
+/* Its metadata; values' bytes live in *hold, which the caller frees with dv_buf_free. */
+int dvx_row_fields_at(dvx_table *t, uint32_t vid, uint64_t seq, dv_buf *hold, dv_value *values);
+
+/* One change to append. */
+typedef struct dvx_change {
+  uint32_t vid;          /* 0: a new row with this id */
+  dv_value id;           /* when vid is 0 */
+  dv_delta delta;        /* checked by dvx_append: payload, dimensions, finiteness of the result */
+  bool has_time;
+  int64_t time;          /* else now, or the row's last time if that is later */
+  const dv_value *fields; /* NULL: metadata unchanged; else n_columns values ... */
+  const bool *is_set;    /* ... of which these are set; NULL: all (a full replacement) */
+  bool is_merged;        /* state of a compacted row */
+} dvx_change;
+
+/* Validates and appends to the open transaction's pending deltas: the one door through which every write goes. Names
+ * the row in errors. Nothing is changed on failure. */
+int dvx_append(dvx_table *t, const dvx_change *change, uint64_t *seq);
+
+/* Writes the pending deltas that are not in the file yet. */
+int dvx_table_flush(dvx_table *t);
+
+/* Settles: brings %_head and %_code up to date for at most max_records log records. */
+int dvx_table_settle(dvx_table *t, size_t max_records);
+
+/* Forget everything read from the file: the next read loads it anew (after a rewrite of the stored state). */
+void dvx_table_forget(dvx_table *t);
+
+/* A step after the first write of a multi-step rewrite failed: the commit will be refused with this text. */
+void dvx_table_poison(dvx_table *t, const char *message);
+
+/* Bytes of memory this table holds. */
+size_t dvx_table_memory(const dvx_table *t);
+
+/* Rewriting the log (compaction). begin; then one append per record, in rising seq (rec->link and seq say what the record
+ * shall be; times may be anything); then finish, which replaces the old packs, gives the log a new generation, empties
+ * the derived tables and forgets memory. Between begin and finish the old log stays readable through dvx_log_record and
+ * dvx_row_*. Inside a write, after dvx_table_flush. */
+typedef struct dvx_rewrite {
+  dvx_table *t;
+  dvx_position position;
+  dv_buf bytes;     /* records not yet appended */
+  size_t sizes[64];
+  uint64_t seqs[64];
+  int64_t times[64];
+  size_t n;
+  dv_log_state state;
+} dvx_rewrite;
+int dvx_log_rewrite_begin(dvx_table *t, dvx_rewrite *w);
+int dvx_log_rewrite_append(dvx_rewrite *w, const dv_record *rec);
+int dvx_log_rewrite_finish(dvx_rewrite *w);
+void dvx_log_rewrite_free(dvx_rewrite *w); /* after finish or failure */
+
+/* txn.c */
+int dvx_txn_begin(dvx_table *t);
+int dvx_txn_sync(dvx_table *t);
+void dvx_txn_commit(dvx_table *t);
+void dvx_txn_rollback(dvx_table *t);
+void dvx_txn_savepoint(dvx_table *t, int level, int *rc);
+void dvx_txn_release(dvx_table *t, int level);
+int dvx_txn_rollback_to(dvx_table *t, int level);
+
+/* mirror.c: brings codes up to the committed rows. Inside begin_read. */
+int dvx_mirror_ready(dvx_table *t);
+void dvx_mirror_row_changed(dvx_table *t, uint32_t vid); /* cannot fail: room is made by dvx_mirror_reserve */
+int dvx_mirror_reserve(dvx_table *t, size_t n_rows);
+void dvx_mirror_free(dvx_table *t);
+
+/* integrity.c: *report is NULL if all is well, else lines of text to be freed with sqlite3_free. */
+int dvx_integrity_check(dvx_table *t, bool is_quick, char **report);
+
+/* Wanted from the lead by history.c, exchange.c and compact.c (log.c, table.c, txn.c):
+ * - dvx_log_next(): the first record with a seq > `seq`, committed or pending; SQLITE_DONE behind the last one. *rec lives
+ *   as long as dvx_log_record's. The feed, exports and compaction walk with it, because between two of its calls anything
+ *   may happen: the transaction ends, a row is folded through dvx_row_vector_at, the statement is kept open for hours.
+ * - dvx_table_begin_read() keeps the dvx_table alive until dvx_table_end_read(): cursors of table-valued functions hold it.
+ * - dvx_table_write(): when fn fails, the pending deltas fn appended are cut away again (delta_import is all or nothing).
+ * - dvx_log_rewrite_finish(): 'last_seq' must not fall: max(t->floor_seq, end.seq). A second compaction behind one that
+ *   removed the last record would otherwise give seqs away again. */
+int dvx_log_next(dvx_table *t, uint64_t seq, dv_record *rec);
+
+/* history.c: what feeds and exports share */
+
+/* Makes deltas self-contained: a DIFF becomes a DENSE of the vector after it. Remembers vectors of the rows it met, within
+ * a few MiB, so that a walk in seq order folds each record once instead of each chain from its key. */
+typedef struct dvx_expander {
+  dvx_table *t;
+  float *vectors;  /* n_slots * dimensions; NULL until the first DIFF */
+  uint64_t *seqs;  /* what a slot's vector is the state after; 0: free */
+  uint32_t *vids;
+  size_t n_slots;
+  int64_t generation; /* of the log the vectors come from */
+  dv_value *values;   /* scratch, n_columns each */
+  bool *is_set;
+  dv_buf names;       /* scratch: a frame's fields, its payload */
+  dv_buf payload;
+} dvx_expander;
+void dvx_expander_init(dvx_expander *x, dvx_table *t);
+void dvx_expander_free(dvx_expander *x);
+/* Appends a frame to out for the record: a self-contained delta, and what of SEQ, ID, TIME, FIELDS and MERGED `flags` asks
+ * for. May read the log: rec is invalid afterwards. */
+int dvx_expander_frame(dvx_expander *x, const dv_record *rec, unsigned flags, dv_buf *out);
+
+/* The fields a record set, by column: is_set and value of n_columns columns, borrowed from rec. With ALL_FIELDS every
+ * column is set, unlisted ones to NULL. SQLITE_CORRUPT_VTAB. */
+int dvx_history_fields(dvx_table *t, const dv_record *rec, dv_value *values, bool *is_set);
+
+/* Appends text as a JSON string, quotes included. */
+void dvx_history_json_text(dvx_str *s, const uint8_t *z, size_t n);
+
+/* Last seq given out: of a record, committed or pending, or of one that compaction has removed. */
+uint64_t dvx_history_last_seq(const dvx_table *t);
+
+/* An id given by a user, in the type the table's ids have. *is_id is false when no row can have it (NULL, a BLOB, text that
+ * is no number for integer ids). Borrowed from v. */
+int dvx_history_id(dvx_table *t, sqlite3_value *v, dv_value *id, bool *is_id);
+
+/* exchange.c: walking the frames of a batch or export, for delta_import and delta_apply_batch */
+
+/* A frame's named fields, by column; is_set false where a column is not named. Fails naming an unknown column or a value
+ * of an impossible type. */
+int dvx_exchange_fields(dvx_table *t, const dv_frame *f, dv_value *values, bool *is_set);
+
+/* compact.c: has sqlite3_interrupt() been called? Always false on SQLite before 3.41, which does not tell. */
+bool dvx_is_interrupted(const dvx_conn *conn);
+
+/* filter.c: conditions on metadata columns and ids, pushed into the search */
+typedef struct dvx_condition {
+  int column;            /* metadata column, or -1: the id */
+  int op;                /* SQLITE_INDEX_CONSTRAINT_... ; EQ with is_in: one of values */
+  bool is_in;
+  const char *collation; /* NULL: binary */
+  dv_value *values;      /* borrowed bytes; one, or those of the IN list, or none (IS NULL) */
+  size_t n_values;
+} dvx_condition;
+
+/* Bitmap by vid - 1 of the rows (dvx_table_last_vid many) that pass every condition; deleted rows may be among them. With
+ * has_as_of the rows' metadata of that time count. *out is to be freed with sqlite3_free. */
+int dvx_filter_rows(dvx_table *t, const dvx_condition *conditions, int n_conditions, bool has_as_of, int64_t as_of,
+                    uint64_t **out);
+
+/* search.c */
+/* Rows whose last change is later than `time`: only these can differ from their state at that time. Appended to *vids
+ * (an array from sqlite3_malloc that grows). Committed rows only; those with pending deltas are the caller's. */
+int dvx_search_changed(dvx_table *t, int64_t time, uint32_t **vids, size_t *n);
+
+typedef struct dvx_search_options {
+  size_t k;             /* rows wanted */
+  bool has_max_distance;
+  bool is_max_inclusive;
+  double max_distance;
+  bool has_as_of;
+  int64_t as_of;
+  bool is_exact;
+  int ef;               /* 0: the table's */
+  double recall_target; /* 0: the table's */
+  const uint64_t *allowed; /* bitmap by vid - 1 of n_allowed rows that may be returned; NULL: all */
+  size_t n_allowed;
+} dvx_search_options;
+/* Appends the nearest rows to *out, sorted (dv_topk_sort is done). query has config->dimensions floats. Inside begin_read. */
+int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o, dv_topk *out);
+void dvx_search_forget(dvx_table *t); /* drops cached past states */
+
+/* Options given as a JSON object: k, as_of, ef, exact, recall_target, max_distance. Unknown ones are an error. */
+int dvx_search_options_parse(dvx_table *t, const char *json, int n_json, dvx_search_options *o);
+/* k given as a value: a non-negative integer. */
+int dvx_search_k(dvx_table *t, sqlite3_value *v, size_t *k);
+
+/* write.c: xUpdate's body, and the commands of the hidden column */
+int dvx_write_update(dvx_table *t, int argc, sqlite3_value **argv, sqlite3_int64 *rowid);
+/* A user's value in a metadata column's type; the error names row and column. */
+int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value *id, dv_value *out);
+
+/* ================================================================================================================
+ * functions.c ... each of these registers its SQL functions or modules on conn->db
+ */
+int dvx_functions_register(dvx_conn *conn); /* functions.c: vector and delta constructors, pure */
+/* A delta BLOB argument: exactly one frame without id, time or seq, its payload well formed (but not yet known to fit the
+ * table's dimensions). Borrowed from v. */
+int dvx_value_delta(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, const char *what, dv_delta *out);
+int dvx_vtab_register(dvx_conn *conn);      /* vtab.c: the delta_vectors module */
+int dvx_search_register(dvx_conn *conn);    /* search.c: vector_search */
+int dvx_history_register(dvx_conn *conn);   /* history.c: delta_chain, delta_log, vector_at, delta_rollback */
+int dvx_apply_register(dvx_conn *conn);     /* apply.c: delta_apply, delta_apply_batch */
+int dvx_compact_register(dvx_conn *conn);   /* compact.c: delta_compact */
+int dvx_exchange_register(dvx_conn *conn);  /* exchange.c: delta_export, delta_import */
+int dvx_status_register(dvx_conn *conn);    /* status.c: delta_status, delta_recall */
+
+/* One per connection; owned by the module's client data and by every function registered with it. */
+struct dvx_conn {
+  sqlite3 *db;
+  int n_refs;
+  dvx_table *tables;
+  char *error; /* message of the failure in progress */
+  const dv_kernels *kernels;
+  sqlite3_stmt *time_stmt;
+  sqlite3_stmt *json_stmt;
+  bool has_sentinel;    /* see dvx_conn_watch_close */
+  dvx_table *last_found; /* by dvx_table_find: the next call mostly asks for the same */
+};
+
+/* To be called before the first statement is cached on the connection, or on the virtual table itself: sqlite3_close()
+ * refuses to close while there is an unfinalized statement, and nothing tells an extension that a close begins, except that
+ * SQLite disconnects eponymous virtual tables first. So one of ours is instantiated, and finalizes them when it goes. */
+int dvx_conn_watch_close(dvx_conn *conn);
+/* What the sentinel's xDisconnect calls: finalizes the statements of the connection and of all its tables. */
+void dvx_conn_finalize(dvx_conn *conn);
+void dvx_conn_ref(dvx_conn *conn);
+void dvx_conn_unref(void *conn); /* the xDestroy of everything registered */
+
+/* sqlite3_create_function_v2 with the connection as user data and a reference taken. */
+int dvx_conn_function(dvx_conn *conn, const char *name, int n_args, int flags,
+                      void (*fn)(sqlite3_context *, int, sqlite3_value **));
+int dvx_conn_module(dvx_conn *conn, const char *name, const sqlite3_module *module);
+/* Keeps a statement of the connection for the next use: puts it into *slot, or finalizes it when the slot is taken or the
+ * close of the connection cannot be watched. */
+void dvx_conn_keep(dvx_conn *conn, sqlite3_stmt **slot, sqlite3_stmt *stmt);
+static inline dvx_conn *dvx_context_conn(sqlite3_context *ctx) { return (dvx_conn *)sqlite3_user_data(ctx); }
+
+#endif

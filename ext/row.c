@@ -1,0 +1,414 @@
+/*
+ * row.c: one row: its id, head, vector and metadata, now and at any past record; the fold.
+ *
+ * A row's state after a record is found by walking its chain back through `link` to the nearest record that holds a full
+ * vector (a key, a create, a dense update stored whole), and applying the deltas on the way forward again. Seqs fall
+ * strictly along a chain, so the walk ends whatever the file says.
+ *
+ * Current committed vectors are cached in chunks of 64 rows, allocated when a row is first asked for and given back in
+ * turn when the budget is used up; commits of this and other connections are applied to cached vectors in place.
+ */
+#include "ext_int.h"
+
+/* ---- heads, times, ids ------------------------------------------------------------------------------------------------ */
+
+uint32_t dvx_table_last_vid(const dvx_table *t) { return t->overlay.is_open ? t->overlay.last_vid : t->rows.n; }
+
+uint64_t dvx_row_word(const dvx_table *t, uint32_t vid) {
+  const dvx_touched *p = dvx_txn_touched(t, vid);
+  if (p && p->last) return t->overlay.pending[p->last - 1].word;
+  return vid <= t->rows.n && t->rows.words ? t->rows.words[vid] : 0;
+}
+
+int dvx_row_time(dvx_table *t, uint32_t vid, int64_t *out) {
+  const dvx_touched *p = dvx_txn_touched(t, vid);
+  if (p && p->last) {
+    *out = t->overlay.pending[p->last - 1].time;
+    return SQLITE_OK;
+  }
+  if (t->rows.times[vid] == DVX_TIME_UNKNOWN) {
+    dv_record rec;
+    int rc = dvx_log_record(t, dvx_word_seq(t->rows.words[vid]), &rec);
+    if (rc != SQLITE_OK) return rc;
+    t->rows.times[vid] = rec.time;
+  }
+  *out = t->rows.times[vid];
+  return SQLITE_OK;
+}
+
+/* Brings the whole of %_row's ids into memory, once misses have shown that somebody looks up many. */
+static int row_load_ids(dvx_table *t) {
+  sqlite3_stmt *stmt;
+  int rc = dvx_shadow_stmt(t, DVX_SQL_ROW_ALL, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  while (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) {
+    int64_t vid = sqlite3_column_int64(stmt, 0);
+    dv_value id, known;
+    dvx_column_value(stmt, 1, &id);
+    if (vid < 1 || vid > DVX_MAX_VID || (id.type != DV_TEXT && id.type != DV_INTEGER)) continue;
+    if (dvx_ids_value(&t->ids, (uint32_t)vid, &known)) continue;
+    rc = dvx_ids_add(&t->ids, &id, (uint32_t)vid);
+  }
+  int reset = sqlite3_reset(stmt);
+  if (rc == SQLITE_OK && reset != SQLITE_OK) rc = dvx_fail_sqlite(t->conn, t, reset);
+  if (rc == SQLITE_OK) t->ids.is_complete = true;
+  return rc;
+}
+
+#define ROW_MISSES_BEFORE_LOAD 32u
+#define ROW_MAX_IDS_LOADED 4000000u
+
+int dvx_row_find(dvx_table *t, const dv_value *id, uint32_t *vid) {
+  *vid = dvx_ids_find(&t->ids, id);
+  if (*vid || t->ids.is_complete) return SQLITE_OK;
+  if (++t->ids.n_misses > ROW_MISSES_BEFORE_LOAD && t->rows.n <= ROW_MAX_IDS_LOADED) {
+    int rc = row_load_ids(t);
+    if (rc == SQLITE_OK) *vid = dvx_ids_find(&t->ids, id);
+    return rc;
+  }
+  sqlite3_stmt *stmt;
+  int rc = dvx_shadow_stmt(t, DVX_SQL_ROW_BY_ID, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  rc = dvx_bind_value(stmt, 1, id);
+  if (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) {
+    int64_t found = sqlite3_column_int64(stmt, 0);
+    if (found >= 1 && found <= (int64_t)t->rows.n) *vid = (uint32_t)found;
+  }
+  int reset = sqlite3_reset(stmt);
+  sqlite3_clear_bindings(stmt);
+  if (reset != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, reset);
+  dv_value known;
+  if (*vid && !dvx_ids_value(&t->ids, *vid, &known)) return dvx_ids_add(&t->ids, id, *vid);
+  return rc;
+}
+
+int dvx_row_id(dvx_table *t, uint32_t vid, dv_value *id) {
+  if (dvx_ids_value(&t->ids, vid, id)) return SQLITE_OK;
+  sqlite3_stmt *stmt;
+  int rc = dvx_shadow_stmt(t, DVX_SQL_ROW_BY_VID, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  sqlite3_bind_int64(stmt, 1, vid);
+  bool is_there = false;
+  if (sqlite3_step(stmt) == SQLITE_ROW) {
+    dvx_column_value(stmt, 0, id);
+    is_there = id->type == DV_TEXT || id->type == DV_INTEGER;
+    if (is_there && dvx_ids_find(&t->ids, id)) is_there = false; /* two rows with one id: the index of %_row is broken */
+    if (is_there) rc = dvx_ids_add(&t->ids, id, vid);
+  }
+  int reset = sqlite3_reset(stmt);
+  if (reset != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, reset);
+  if (rc != SQLITE_OK) return rc;
+  if (!is_there || !dvx_ids_value(&t->ids, vid, id)) {
+    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "%s_row has no id for row number %u", t->name, (uint64_t)vid);
+  }
+  return SQLITE_OK;
+}
+
+/* ---- folding ------------------------------------------------------------------------------------------------------------ */
+
+/* One delta of a chain, kept in fold_bytes while the walk goes on: records borrow memory from the pack cache. */
+typedef struct row_step {
+  uint32_t n_payload;
+  uint8_t op;
+  uint8_t encoding;
+} row_step;
+
+static int row_fold_failed(dvx_table *t, uint32_t vid, uint64_t seq) {
+  return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "the log is damaged: the chain of row number %u does not fold at record %u",
+                  (uint64_t)vid, seq);
+}
+
+/* The state the record `seq` left. `base` (may be NULL) is the vector after record base_seq, where the walk may end. */
+static int row_fold(dvx_table *t, uint32_t vid, uint64_t seq, uint64_t base_seq, const float *base, float *out,
+                    bool *exists) {
+  const size_t n = t->config->dimensions;
+  dv_buf *b = &t->fold_bytes;
+  b->n = 0;
+  b->status = DV_OK;
+  *exists = true;
+  uint64_t at = seq;
+  dv_delta full = {DV_OP_CREATE, DV_ENC_DENSE, NULL, 0};
+  for (;;) {
+    if (base && at == base_seq) {
+      memcpy(out, base, n * sizeof *out);
+      break;
+    }
+    dv_record rec;
+    int rc = dvx_log_record(t, at, &rec);
+    if (rc != SQLITE_OK) return rc;
+    if (rec.vid != vid) return row_fold_failed(t, vid, at);
+    if (rec.delta.op == DV_OP_DELETE) {
+      if (at != seq) return row_fold_failed(t, vid, at); /* nothing but a create may follow a delete */
+      *exists = false;
+      return SQLITE_OK;
+    }
+    bool is_base = false;
+    if (dv_encoding_is_full(rec.delta.encoding)) {
+      full = rec.delta;
+      is_base = true;
+    } else if (rec.is_key) {
+      full.encoding = rec.full_encoding;
+      full.payload = rec.full;
+      full.n_payload = rec.n_full;
+      is_base = true;
+    }
+    if (is_base) {
+      if (dv_delta_apply(&full, out, n, NULL) != DV_OK) return row_fold_failed(t, vid, at);
+      break;
+    }
+    row_step step = {(uint32_t)rec.delta.n_payload, (uint8_t)rec.delta.op, (uint8_t)rec.delta.encoding};
+    dv_buf_bytes(b, rec.delta.payload, rec.delta.n_payload);
+    dv_buf_bytes(b, &step, sizeof step);
+    if (b->status != DV_OK) return SQLITE_NOMEM;
+    if (rec.link == 0 || rec.link >= at) return row_fold_failed(t, vid, at);
+    at -= rec.link;
+  }
+  for (size_t end = b->n; end > 0;) {
+    row_step step;
+    memcpy(&step, b->data + end - sizeof step, sizeof step);
+    end -= sizeof step + step.n_payload;
+    dv_delta d = {(dv_op)step.op, (dv_encoding)step.encoding, b->data + end, step.n_payload};
+    if (dv_delta_apply(&d, out, n, NULL) != DV_OK) return row_fold_failed(t, vid, seq);
+  }
+  return SQLITE_OK;
+}
+
+int dvx_row_vector_at(dvx_table *t, uint32_t vid, uint64_t seq, float *out, bool *exists) {
+  return row_fold(t, vid, seq, 0, NULL, out, exists);
+}
+
+int dvx_row_seq_at(dvx_table *t, uint32_t vid, int64_t time, uint64_t *seq) {
+  uint64_t at = dvx_word_seq(dvx_row_word(t, vid));
+  *seq = 0;
+  if (at == 0) return SQLITE_OK;
+  int64_t last;
+  int rc = dvx_row_time(t, vid, &last);
+  if (rc != SQLITE_OK) return rc;
+  if (last <= time) {
+    *seq = at;
+    return SQLITE_OK;
+  }
+  for (;;) {
+    dv_record rec;
+    rc = dvx_log_record(t, at, &rec);
+    if (rc != SQLITE_OK) return rc;
+    if (rec.vid != vid) return row_fold_failed(t, vid, at);
+    if (rec.time <= time) {
+      *seq = at;
+      return SQLITE_OK;
+    }
+    if (rec.link == 0) return SQLITE_OK;
+    if (rec.link >= at) return row_fold_failed(t, vid, at);
+    at -= rec.link;
+  }
+}
+
+/* ---- current vectors ------------------------------------------------------------------------------------------------------ */
+
+/* The place of a committed row in the cache, allocated if need be; NULL when there is no memory for it. */
+static float *row_cache_slot(dvx_table *t, uint32_t vid) {
+  dvx_vectors *v = &t->vectors;
+  size_t chunk = vid / DVX_CHUNK_ROWS;
+  size_t n = t->config->dimensions;
+  size_t chunk_bytes = DVX_CHUNK_ROWS * n * sizeof(float);
+  if (chunk >= v->n_chunks) {
+    size_t n_chunks = v->n_chunks ? v->n_chunks : 16;
+    while (n_chunks <= chunk) n_chunks *= 2;
+    float **chunks = sqlite3_realloc64(v->chunks, n_chunks * sizeof *chunks);
+    if (!chunks) return NULL;
+    v->chunks = chunks;
+    uint64_t *valid = sqlite3_realloc64(v->valid, n_chunks * sizeof *valid);
+    if (!valid) return NULL;
+    v->valid = valid;
+    memset(chunks + v->n_chunks, 0, (n_chunks - v->n_chunks) * sizeof *chunks);
+    memset(valid + v->n_chunks, 0, (n_chunks - v->n_chunks) * sizeof *valid);
+    v->n_chunks = n_chunks;
+  }
+  if (v->chunks[chunk] == NULL) {
+    while (v->n_bytes && v->n_bytes + chunk_bytes > v->limit_bytes) {
+      size_t victim = v->hand;
+      v->hand = (v->hand + 1) % v->n_chunks;
+      if (v->chunks[victim] == NULL) continue;
+      sqlite3_free(v->chunks[victim]);
+      v->chunks[victim] = NULL;
+      v->valid[victim] = 0;
+      v->n_bytes -= chunk_bytes;
+    }
+    v->chunks[chunk] = sqlite3_malloc64(chunk_bytes);
+    if (!v->chunks[chunk]) return NULL;
+    v->n_bytes += chunk_bytes;
+  }
+  return v->chunks[chunk] + (vid % DVX_CHUNK_ROWS) * n;
+}
+
+static float *row_cached(const dvx_table *t, uint32_t vid) {
+  const dvx_vectors *v = &t->vectors;
+  size_t chunk = vid / DVX_CHUNK_ROWS;
+  if (chunk >= v->n_chunks || (v->valid[chunk] >> (vid % DVX_CHUNK_ROWS) & 1) == 0) return NULL;
+  return v->chunks[chunk] + (vid % DVX_CHUNK_ROWS) * t->config->dimensions;
+}
+
+static void row_cache_valid(dvx_table *t, uint32_t vid, bool is_valid) {
+  dvx_vectors *v = &t->vectors;
+  size_t chunk = vid / DVX_CHUNK_ROWS;
+  uint64_t bit = (uint64_t)1 << (vid % DVX_CHUNK_ROWS);
+  if (chunk >= v->n_chunks) return;
+  if (is_valid) {
+    v->valid[chunk] |= bit;
+  } else {
+    v->valid[chunk] &= ~bit;
+  }
+}
+
+void dvx_vectors_apply(dvx_table *t, uint32_t vid, uint64_t before, const dv_record *rec) {
+  float *v = row_cached(t, vid);
+  if (!v) return;
+  if (rec->delta.op == DV_OP_DELETE || dvx_word_seq(before) != rec->seq - rec->link ||
+      dv_delta_apply(&rec->delta, v, t->config->dimensions, NULL) != DV_OK) {
+    row_cache_valid(t, vid, false);
+  }
+}
+
+void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v) {
+  float *slot = v ? row_cache_slot(t, vid) : NULL;
+  if (slot) memcpy(slot, v, t->config->dimensions * sizeof *v);
+  row_cache_valid(t, vid, slot != NULL);
+}
+
+/* The committed vector of a row that exists, from the cache or folded into it. */
+int dvx_row_committed_vector(dvx_table *t, uint32_t vid, const float **out) {
+  float *v = row_cached(t, vid);
+  if (v) {
+    *out = v;
+    return SQLITE_OK;
+  }
+  float *slot = row_cache_slot(t, vid);
+  float *to = slot ? slot : t->fold_vector;
+  bool exists;
+  int rc = row_fold(t, vid, dvx_word_seq(t->rows.words[vid]), 0, NULL, to, &exists);
+  if (rc == SQLITE_OK && !exists) rc = row_fold_failed(t, vid, dvx_word_seq(t->rows.words[vid]));
+  if (rc != SQLITE_OK) return rc;
+  if (slot) row_cache_valid(t, vid, true);
+  *out = to;
+  return SQLITE_OK;
+}
+
+int dvx_row_vector(dvx_table *t, uint32_t vid, const float **out) {
+  dvx_touched *p = dvx_txn_touched(t, vid);
+  if (p == NULL || p->last == 0) return dvx_row_committed_vector(t, vid, out);
+  if (p->vector_for == p->last) {
+    *out = p->vector;
+    return SQLITE_OK;
+  }
+  size_t n = t->config->dimensions;
+  if (p->vector == NULL) {
+    p->vector = sqlite3_malloc64(n * sizeof(float));
+    if (!p->vector) return SQLITE_NOMEM;
+  }
+  p->vector_for = 0;
+  /* The walk back may end at the committed vector instead of going into the log for it, if that one is at hand. */
+  uint64_t committed = vid <= t->rows.n ? t->rows.words[vid] : 0;
+  const float *base = dvx_word_exists(committed) ? row_cached(t, vid) : NULL;
+  bool exists;
+  int rc = row_fold(t, vid, dvx_word_seq(t->overlay.pending[p->last - 1].word), dvx_word_seq(committed), base, p->vector,
+                    &exists);
+  if (rc == SQLITE_OK && !exists) rc = row_fold_failed(t, vid, dvx_word_seq(t->overlay.pending[p->last - 1].word));
+  if (rc != SQLITE_OK) return rc;
+  p->vector_for = p->last;
+  *out = p->vector;
+  return SQLITE_OK;
+}
+
+/* ---- metadata ------------------------------------------------------------------------------------------------------------- */
+
+/* Values point into `hold` by offset while it grows; this makes them pointers. */
+static void row_values_settle(const dv_buf *hold, dv_value *values, int n) {
+  for (int i = 0; i < n; i++) {
+    if (values[i].type == DV_TEXT || values[i].type == DV_BLOB) {
+      values[i].bytes = hold->data ? hold->data + (size_t)(uintptr_t)values[i].bytes : (const uint8_t *)"";
+    }
+  }
+}
+
+static void row_value_keep(dv_buf *hold, const dv_value *from, dv_value *to) {
+  *to = *from;
+  if (from->type == DV_TEXT || from->type == DV_BLOB) {
+    to->bytes = (const uint8_t *)(uintptr_t)hold->n; /* an offset until row_values_settle */
+    dv_buf_bytes(hold, from->bytes, from->n_bytes);
+  }
+}
+
+/* Walks the chain back from `seq` (down to, not including, stop_seq) and takes each field from the newest record that sets
+ * it. *is_whole: a record that sets all fields was reached. */
+static int row_fields_walk(dvx_table *t, uint32_t vid, uint64_t seq, uint64_t stop_seq, dv_buf *hold, dv_value *values,
+                           bool *is_set, bool *is_whole) {
+  int n = t->config->n_columns;
+  *is_whole = false;
+  while (seq > stop_seq && !*is_whole) {
+    dv_record rec;
+    int rc = dvx_log_record(t, seq, &rec);
+    if (rc != SQLITE_OK) return rc;
+    if (rec.vid != vid) return row_fold_failed(t, vid, seq);
+    dv_reader r = dv_reader_of(rec.fields, rec.n_fields);
+    uint32_t number;
+    dv_value v;
+    while (dv_numbered_next(&r, &number, &v)) {
+      if (number == 0 || number > (uint32_t)n || is_set[number - 1]) continue;
+      is_set[number - 1] = true;
+      row_value_keep(hold, &v, &values[number - 1]);
+    }
+    if (r.is_bad) return row_fold_failed(t, vid, seq);
+    if (hold->status != DV_OK) return SQLITE_NOMEM;
+    *is_whole = (rec.extra & DV_RECORD_ALL_FIELDS) != 0;
+    if (rec.link == 0 || rec.link >= seq) break;
+    seq -= rec.link;
+  }
+  return SQLITE_OK;
+}
+
+#define ROW_MAX_COLUMNS 64
+
+int dvx_row_fields_at(dvx_table *t, uint32_t vid, uint64_t seq, dv_buf *hold, dv_value *values) {
+  bool is_set[ROW_MAX_COLUMNS] = {false};
+  bool is_whole;
+  int n = t->config->n_columns;
+  dv_buf_init(hold, &dvx_alloc);
+  memset(values, 0, (size_t)n * sizeof *values);
+  int rc = n ? row_fields_walk(t, vid, seq, 0, hold, values, is_set, &is_whole) : SQLITE_OK;
+  if (rc == SQLITE_OK) row_values_settle(hold, values, n);
+  return rc;
+}
+
+int dvx_row_fields(dvx_table *t, uint32_t vid, dv_value *values) {
+  bool is_set[ROW_MAX_COLUMNS] = {false};
+  bool is_whole = false;
+  int n = t->config->n_columns, rc = SQLITE_OK;
+  dv_buf *hold = &t->field_bytes;
+  hold->n = 0;
+  hold->status = DV_OK;
+  memset(values, 0, (size_t)n * sizeof *values);
+  if (n == 0) return SQLITE_OK;
+  dvx_overlay *o = &t->overlay;
+  uint64_t stored = o->is_open ? o->first_seq + o->n_written : UINT64_MAX; /* %_row is right for records before this */
+  uint64_t seq = dvx_word_seq(dvx_row_word(t, vid));
+  if (o->is_open && seq >= stored) rc = row_fields_walk(t, vid, seq, stored - 1, hold, values, is_set, &is_whole);
+  if (rc == SQLITE_OK && !is_whole) {
+    sqlite3_stmt *stmt;
+    rc = dvx_shadow_stmt(t, DVX_SQL_ROW_BY_VID, &stmt);
+    if (rc != SQLITE_OK) return rc;
+    sqlite3_bind_int64(stmt, 1, vid);
+    if (sqlite3_step(stmt) == SQLITE_ROW) {
+      for (int i = 0; i < n; i++) {
+        dv_value v;
+        if (is_set[i]) continue;
+        dvx_column_value(stmt, i + 1, &v);
+        row_value_keep(hold, &v, &values[i]);
+      }
+    }
+    int reset = sqlite3_reset(stmt);
+    if (reset != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, reset);
+    if (hold->status != DV_OK) return SQLITE_NOMEM;
+  }
+  if (rc == SQLITE_OK) row_values_settle(hold, values, n);
+  return rc;
+}

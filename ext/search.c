@@ -1,0 +1,526 @@
+/*
+ * search.c: the nearest rows, now and at a past time, and the table-valued function vector_search.
+ *
+ * One search = a scan of codes with an exact re-rank over the committed rows that nothing is pending for
+ *            ∪ an exact scan of the rows with uncommitted deltas (their vector inside the transaction)
+ *            ∪ for a past time T, an exact scan of the rows that changed after T, with their vector of that time.
+ *
+ * A row is in exactly one of the three. So a search sees what a SELECT in the same transaction sees, and time travel needs no
+ * second index: rows that did not change since T have today's codes.
+ *
+ * The vectors of past states are kept for the next search of the same moment, until the table changes.
+ */
+#include "ext_int.h"
+
+#define SEARCH_PAST_BYTES ((size_t)256 << 20)
+
+/* What the rows that changed after `as_of` were then. Right for every time in as_of .. until-1. */
+struct dvx_past {
+  int64_t as_of;
+  int64_t until;
+  size_t n;
+  uint32_t *vids;   /* all that changed */
+  bool *exists;
+  float *vectors;   /* n * dimensions; NULL: too many to keep */
+};
+
+static void past_free(dvx_past *p) {
+  if (!p) return;
+  sqlite3_free(p->vids);
+  sqlite3_free(p->exists);
+  sqlite3_free(p->vectors);
+  sqlite3_free(p);
+}
+
+void dvx_search_forget(dvx_table *t) {
+  past_free(t->past);
+  t->past = NULL;
+}
+
+int dvx_search_changed(dvx_table *t, int64_t time, uint32_t **vids, size_t *n) {
+  const dvx_rows *r = &t->rows;
+  uint64_t first;
+  size_t capacity = *n;
+  if (r->n == 0) return SQLITE_OK;
+  int rc = dvx_log_first_after(t, time, &first);
+  if (rc != SQLITE_OK) return rc;
+  uint64_t low = first << 16; /* heads below this are of records before */
+  for (uint32_t vid = 1; vid <= r->n; vid++) {
+    if (r->words[vid] < low || r->words[vid] == 0) continue;
+    const dvx_touched *p = dvx_txn_touched(t, vid);
+    if (p && p->last) continue;
+    int64_t last;
+    rc = dvx_row_time(t, vid, &last);
+    if (rc != SQLITE_OK) return rc;
+    if (last <= time) continue;
+    if (*n == capacity) {
+      capacity = capacity ? capacity * 2 : 64;
+      uint32_t *grown = sqlite3_realloc64(*vids, capacity * sizeof *grown);
+      if (!grown) return SQLITE_NOMEM;
+      *vids = grown;
+    }
+    (*vids)[(*n)++] = vid;
+  }
+  return SQLITE_OK;
+}
+
+/* The row's last record with time <= as_of (0: none), and the time of the one after it. */
+static int past_walk(dvx_table *t, uint32_t vid, int64_t as_of, uint64_t *seq, int64_t *next_time) {
+  uint64_t at = dvx_word_seq(dvx_row_word(t, vid));
+  *seq = 0;
+  *next_time = INT64_MAX;
+  while (at) {
+    dv_record rec;
+    int rc = dvx_log_record(t, at, &rec);
+    if (rc != SQLITE_OK) return rc;
+    if (rec.time <= as_of) {
+      *seq = at;
+      return SQLITE_OK;
+    }
+    *next_time = rec.time;
+    if (rec.link == 0 || rec.link >= at) return SQLITE_OK;
+    at -= rec.link;
+  }
+  return SQLITE_OK;
+}
+
+static int past_vector(dvx_table *t, uint32_t vid, int64_t as_of, float *out, bool *exists, int64_t *next_time) {
+  uint64_t seq;
+  int rc = past_walk(t, vid, as_of, &seq, next_time);
+  *exists = false;
+  if (rc != SQLITE_OK || seq == 0) return rc;
+  return dvx_row_vector_at(t, vid, seq, out, exists);
+}
+
+static int past_ready(dvx_table *t, int64_t as_of) {
+  if (t->past && t->past->as_of <= as_of && as_of < t->past->until) return SQLITE_OK;
+  dvx_search_forget(t);
+  size_t n = t->config->dimensions;
+  dvx_past *p = sqlite3_malloc64(sizeof *p);
+  if (!p) return SQLITE_NOMEM;
+  memset(p, 0, sizeof *p);
+  p->as_of = as_of;
+  p->until = INT64_MAX;
+  int rc = dvx_search_changed(t, as_of, &p->vids, &p->n);
+  if (rc == SQLITE_OK) {
+    p->exists = sqlite3_malloc64(p->n + 1);
+    if (!p->exists) rc = SQLITE_NOMEM;
+  }
+  if (rc == SQLITE_OK && p->n * n * sizeof(float) <= SEARCH_PAST_BYTES) {
+    p->vectors = sqlite3_malloc64(p->n * n * sizeof(float) + 1);
+    if (!p->vectors) rc = SQLITE_NOMEM;
+  }
+  for (size_t i = 0; rc == SQLITE_OK && i < p->n; i++) {
+    int64_t next_time;
+    if (p->vectors) {
+      rc = past_vector(t, p->vids[i], as_of, p->vectors + i * n, &p->exists[i], &next_time);
+    } else {
+      uint64_t seq;
+      rc = past_walk(t, p->vids[i], as_of, &seq, &next_time);
+    }
+    if (next_time < p->until) p->until = next_time;
+  }
+  if (rc != SQLITE_OK) {
+    past_free(p);
+    return rc;
+  }
+  t->past = p;
+  return SQLITE_OK;
+}
+
+/* ---- one search ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct search_run {
+  dvx_table *t;
+  const dvx_search_options *o;
+  dv_query query;
+  dv_topk *out;
+} search_run;
+
+static bool search_allows(const dvx_search_options *o, uint32_t vid) {
+  size_t i = vid - 1;
+  return o->allowed == NULL || (i < o->n_allowed && (o->allowed[i >> 6] >> (i & 63) & 1));
+}
+
+static int search_offer(search_run *s, uint32_t vid, const float *v) {
+  double d = dv_query_distance(&s->query, v);
+  const dvx_search_options *o = s->o;
+  if (o->has_max_distance && !(o->is_max_inclusive ? d <= o->max_distance : d < o->max_distance)) return SQLITE_OK;
+  return dv_topk_push(s->out, d, vid) == DV_OK ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+/* Rows with pending deltas: their vector inside the transaction, or of the time asked for. */
+static int search_touched(search_run *s) {
+  dvx_table *t = s->t;
+  const dvx_overlay *o = &t->overlay;
+  for (size_t i = 0; o->n_touched && i < o->n_touched_slots; i++) {
+    uint32_t vid = o->touched[i].vid;
+    if (vid == 0 || o->touched[i].last == 0 || !search_allows(s->o, vid)) continue;
+    const float *v = t->next_vector;
+    bool exists;
+    int rc = SQLITE_OK;
+    if (s->o->has_as_of) {
+      int64_t next_time;
+      rc = past_vector(t, vid, s->o->as_of, t->next_vector, &exists, &next_time);
+    } else {
+      exists = dvx_word_exists(dvx_row_word(t, vid));
+      if (exists) rc = dvx_row_vector(t, vid, &v);
+    }
+    if (rc == SQLITE_OK && exists) rc = search_offer(s, vid, v);
+    if (rc != SQLITE_OK) return rc;
+  }
+  return SQLITE_OK;
+}
+
+static int search_past(search_run *s) {
+  dvx_table *t = s->t;
+  const dvx_past *p = t->past;
+  size_t n = t->config->dimensions;
+  for (size_t i = 0; i < p->n; i++) {
+    const dvx_touched *touched = dvx_txn_touched(t, p->vids[i]);
+    if ((touched && touched->last) || !search_allows(s->o, p->vids[i])) continue;
+    const float *v = p->vectors ? p->vectors + i * n : t->next_vector;
+    bool exists = p->exists[i];
+    int rc = SQLITE_OK;
+    if (!p->vectors) {
+      int64_t next_time;
+      rc = past_vector(t, p->vids[i], s->o->as_of, t->next_vector, &exists, &next_time);
+    }
+    if (rc == SQLITE_OK && exists) rc = search_offer(s, p->vids[i], v);
+    if (rc != SQLITE_OK) return rc;
+  }
+  return SQLITE_OK;
+}
+
+/* The committed rows that the scan of codes answers for: live, allowed, untouched, not changed since as_of. Points to the
+ * mirror's own bitmap when nothing is to be taken away. */
+static int search_mask(search_run *s, const uint64_t **mask, uint64_t **owned) {
+  dvx_table *t = s->t;
+  const dvx_search_options *o = s->o;
+  const dvx_mirror *m = &t->mirror;
+  *owned = NULL;
+  *mask = m->live;
+  if (o->allowed == NULL && t->overlay.n_touched == 0 && !(o->has_as_of && t->past->n)) {
+    /* No row was ever deleted: nothing to test row by row. */
+    if (t->rows.n_live == m->n) *mask = NULL;
+    return SQLITE_OK;
+  }
+  size_t n_words = (m->n + 63) / 64;
+  uint64_t *bits = sqlite3_malloc64((n_words + 1) * sizeof *bits);
+  if (!bits) return SQLITE_NOMEM;
+  memcpy(bits, m->live, n_words * sizeof *bits);
+  if (o->allowed) {
+    size_t n_allowed = (o->n_allowed + 63) / 64;
+    for (size_t w = 0; w < n_words; w++) bits[w] &= w < n_allowed ? o->allowed[w] : 0;
+  }
+  const dvx_overlay *v = &t->overlay;
+  for (size_t i = 0; v->n_touched && i < v->n_touched_slots; i++) {
+    if (v->touched[i].vid && v->touched[i].last && v->touched[i].vid <= m->n) {
+      bits[(v->touched[i].vid - 1) >> 6] &= ~((uint64_t)1 << ((v->touched[i].vid - 1) & 63));
+    }
+  }
+  for (size_t i = 0; o->has_as_of && i < t->past->n; i++) {
+    bits[(t->past->vids[i] - 1) >> 6] &= ~((uint64_t)1 << ((t->past->vids[i] - 1) & 63));
+  }
+  *mask = *owned = bits;
+  return SQLITE_OK;
+}
+
+typedef struct search_vectors {
+  dvx_table *t;
+  int rc;
+} search_vectors;
+
+static const float *search_vector(void *ctx, uint32_t row, dv_status *status) {
+  search_vectors *s = ctx;
+  const float *v = NULL;
+  s->rc = dvx_row_committed_vector(s->t, row + 1, &v);
+  *status = s->rc == SQLITE_OK ? DV_OK : DV_CORRUPT;
+  return v;
+}
+
+static int search_settled(search_run *s) {
+  dvx_table *t = s->t;
+  dvx_mirror *m = &t->mirror;
+  const dvx_search_options *o = s->o;
+  size_t n = t->config->dimensions;
+  const uint64_t *mask;
+  uint64_t *owned;
+  if (m->n == 0 || t->rows.n_live == 0) return SQLITE_OK;
+  int rc = search_mask(s, &mask, &owned);
+  if (rc != SQLITE_OK) return rc;
+  search_vectors vectors = {t, SQLITE_OK};
+  dv_flat f = {.n_rows = m->n,
+               .n = n,
+               .codes = m->codes,
+               .code_rows = m->code_rows,
+               .bits = m->bits,
+               .bit_rows = m->bit_rows,
+               .center = m->center,
+               .mask = mask,
+               .vector = search_vector,
+               .ctx = &vectors};
+  dv_code_query cq;
+  dv_status status = dv_code_query_init(&cq, t->config->metric, s->query.v, n, &dvx_alloc);
+  if (status == DV_OK) {
+    status = o->has_max_distance
+                 ? dv_flat_range(&f, &s->query, &cq, o->max_distance, o->is_max_inclusive, s->out, &m->scratch)
+                 : dv_flat_search(&f, &s->query, &cq, s->out->k, o->is_exact, s->out, &m->scratch);
+    dv_code_query_free(&cq);
+  }
+  sqlite3_free(owned);
+  if (status == DV_OK) return SQLITE_OK;
+  if (vectors.rc != SQLITE_OK) return vectors.rc;
+  return status == DV_NOMEM ? SQLITE_NOMEM : dvx_fail_status(t->conn, t, status, "the search");
+}
+
+int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o, dv_topk *out) {
+  search_run s = {.t = t, .o = o, .out = out};
+  dv_query_init(&s.query, t->conn->kernels, t->config->metric, query, t->config->dimensions);
+  dv_topk_init(out, o->k, &dvx_alloc);
+  if (o->k == 0) return SQLITE_OK;
+  int rc = dvx_mirror_ready(t);
+  if (rc == SQLITE_OK && o->has_as_of) rc = past_ready(t, o->as_of);
+  if (rc == SQLITE_OK) rc = search_settled(&s);
+  if (rc == SQLITE_OK) rc = search_touched(&s);
+  if (rc == SQLITE_OK && o->has_as_of) rc = search_past(&s);
+  if (rc != SQLITE_OK) {
+    dv_topk_free(out);
+    return rc;
+  }
+  dv_topk_sort(out);
+  return SQLITE_OK;
+}
+
+/* ---- options ----------------------------------------------------------------------------------------------------------------- */
+
+int dvx_search_k(dvx_table *t, sqlite3_value *v, size_t *k) {
+  sqlite3_int64 n = -1;
+  int type = sqlite3_value_type(v);
+  bool is_whole = type == SQLITE_INTEGER;
+  if (type == SQLITE_FLOAT) {
+    double d = sqlite3_value_double(v);
+    is_whole = d >= 0 && d < 9e15 && d == (double)(sqlite3_int64)d;
+  }
+  if (is_whole) n = sqlite3_value_int64(v);
+  if (n < 0) return dvx_fail(t->conn, t, SQLITE_ERROR, "k is %v: expected a whole number, 0 or more", v);
+  *k = (size_t)n;
+  return SQLITE_OK;
+}
+
+typedef struct search_option_parser {
+  dvx_table *t;
+  dvx_search_options *o;
+} search_option_parser;
+
+static int search_option(void *ctx, const char *key, sqlite3_value *v) {
+  search_option_parser *p = ctx;
+  dvx_table *t = p->t;
+  dvx_search_options *o = p->o;
+  if (strcmp(key, "k") == 0) return dvx_search_k(t, v, &o->k);
+  if (strcmp(key, "as_of") == 0) {
+    o->has_as_of = true;
+    return dvx_time_parse(t->conn, t, v, &o->as_of);
+  }
+  if (strcmp(key, "exact") == 0) {
+    if (sqlite3_value_type(v) != SQLITE_INTEGER) {
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "search option exact is %v: expected true or false", v);
+    }
+    o->is_exact = sqlite3_value_int(v) != 0;
+    return SQLITE_OK;
+  }
+  if (strcmp(key, "ef") == 0) {
+    sqlite3_int64 ef = sqlite3_value_int64(v);
+    if (sqlite3_value_type(v) != SQLITE_INTEGER || ef < 1 || ef > 100000) {
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "search option ef is %v: expected 1 to 100000", v);
+    }
+    o->ef = (int)ef;
+    return SQLITE_OK;
+  }
+  if (strcmp(key, "recall_target") == 0) {
+    double r = sqlite3_value_double(v);
+    if (sqlite3_value_numeric_type(v) == SQLITE_TEXT || !(r > 0 && r <= 1)) {
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "search option recall_target is %v: expected a number above 0, at most 1", v);
+    }
+    o->recall_target = r;
+    if (r > 0.999) o->is_exact = true;
+    return SQLITE_OK;
+  }
+  if (strcmp(key, "max_distance") == 0) {
+    int type = sqlite3_value_type(v);
+    if (type != SQLITE_INTEGER && type != SQLITE_FLOAT) {
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "search option max_distance is %v: expected a number", v);
+    }
+    o->has_max_distance = o->is_max_inclusive = true;
+    o->max_distance = sqlite3_value_double(v);
+    return SQLITE_OK;
+  }
+  return dvx_fail(t->conn, t, SQLITE_ERROR,
+                  "unknown search option %s: expected k, as_of, ef, exact, recall_target or max_distance", key);
+}
+
+int dvx_search_options_parse(dvx_table *t, const char *json, int n_json, dvx_search_options *o) {
+  search_option_parser p = {t, o};
+  return dvx_json_each(t->conn, t, "the search options", json, n_json, search_option, &p);
+}
+
+/* ---- vector_search(table, query, k, options) --------------------------------------------------------------------------------- */
+
+enum { TVF_ID, TVF_DISTANCE, TVF_SCORE, TVF_TABLE, TVF_QUERY, TVF_K, TVF_OPTIONS };
+
+typedef struct search_vtab {
+  sqlite3_vtab base;
+  dvx_conn *conn;
+} search_vtab;
+
+typedef struct search_cursor {
+  sqlite3_vtab_cursor base;
+  dvx_table *t; /* being read, NULL before xFilter */
+  dv_topk hits;
+  size_t at;
+} search_cursor;
+
+static int search_connect(sqlite3 *db, void *aux, int argc, const char *const *argv, sqlite3_vtab **out, char **message) {
+  (void)argc, (void)argv, (void)message;
+  int rc = sqlite3_declare_vtab(db,
+                                "CREATE TABLE x(id, distance REAL, score REAL, table_name HIDDEN, query HIDDEN, k HIDDEN,"
+                                " options HIDDEN)");
+  if (rc != SQLITE_OK) return rc;
+  (void)dvx_vtab_config(db, SQLITE_VTAB_USES_ALL_SCHEMAS, 1);
+  search_vtab *v = sqlite3_malloc64(sizeof *v);
+  if (!v) return SQLITE_NOMEM;
+  memset(v, 0, sizeof *v);
+  v->conn = aux;
+  *out = &v->base;
+  return SQLITE_OK;
+}
+
+static int search_disconnect(sqlite3_vtab *vtab) {
+  sqlite3_free(vtab);
+  return SQLITE_OK;
+}
+
+static int search_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
+  int given[4] = {-1, -1, -1, -1};
+  int mask = 0, n = 0;
+  for (int i = 0; i < info->nConstraint; i++) {
+    int column = info->aConstraint[i].iColumn;
+    if (column < TVF_TABLE || info->aConstraint[i].op != SQLITE_INDEX_CONSTRAINT_EQ) continue;
+    if (!info->aConstraint[i].usable) return SQLITE_CONSTRAINT; /* an argument that comes from a later table of the join */
+    given[column - TVF_TABLE] = i;
+  }
+  for (int a = 0; a < 4; a++) {
+    if (given[a] < 0) continue;
+    info->aConstraintUsage[given[a]].argvIndex = ++n;
+    info->aConstraintUsage[given[a]].omit = 1;
+    mask |= 1 << a;
+  }
+  if ((mask & 3) != 3) {
+    search_vtab *v = (search_vtab *)vtab;
+    return dvx_give_vtab(v->conn, vtab,
+                         dvx_fail(v->conn, NULL, SQLITE_ERROR,
+                                  "vector_search needs a table and a query: vector_search('docs', :query, 10)"));
+  }
+  info->idxNum = mask;
+  info->estimatedCost = 1000;
+  info->estimatedRows = 10;
+  if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == TVF_DISTANCE && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
+  return SQLITE_OK;
+}
+
+static int search_open(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
+  (void)vtab;
+  search_cursor *c = sqlite3_malloc64(sizeof *c);
+  if (!c) return SQLITE_NOMEM;
+  memset(c, 0, sizeof *c);
+  c->hits.alloc = &dvx_alloc;
+  *out = &c->base;
+  return SQLITE_OK;
+}
+
+static void search_reset(search_cursor *c) {
+  dv_topk_free(&c->hits);
+  c->at = 0;
+  if (c->t) dvx_table_end_read(c->t);
+  c->t = NULL;
+}
+
+static int search_close(sqlite3_vtab_cursor *cursor) {
+  search_reset((search_cursor *)cursor);
+  sqlite3_free(cursor);
+  return SQLITE_OK;
+}
+
+static int search_filter(sqlite3_vtab_cursor *cursor, int mask, const char *plan, int argc, sqlite3_value **argv) {
+  search_cursor *c = (search_cursor *)cursor;
+  dvx_conn *conn = ((search_vtab *)cursor->pVtab)->conn;
+  (void)plan, (void)argc;
+  search_reset(c);
+  dvx_table *t;
+  int rc = dvx_table_find(conn, (const char *)sqlite3_value_text(argv[0]), &t);
+  if (rc == SQLITE_OK) rc = dvx_table_begin_read(t);
+  if (rc != SQLITE_OK) return dvx_give_vtab(conn, cursor->pVtab, rc);
+  c->t = t;
+  dvx_search_options o = {.k = 10};
+  dv_buf query;
+  size_t n;
+  dv_buf_init(&query, &dvx_alloc);
+  rc = dvx_value_vector(conn, t, argv[1], t->config->dimensions, "the query", &query, &n);
+  int next = 2;
+  bool has_k = (mask & 4) != 0;
+  if (rc == SQLITE_OK && has_k) rc = dvx_search_k(t, argv[next++], &o.k);
+  if (rc == SQLITE_OK && (mask & 8) && sqlite3_value_type(argv[next]) != SQLITE_NULL) {
+    const char *json = (const char *)sqlite3_value_text(argv[next]);
+    rc = json ? dvx_search_options_parse(t, json, sqlite3_value_bytes(argv[next]), &o) : SQLITE_NOMEM;
+  }
+  if (rc == SQLITE_OK) rc = dvx_search_run(t, (const float *)(const void *)query.data, &o, &c->hits);
+  dv_buf_free(&query);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(conn, cursor->pVtab, rc);
+}
+
+static int search_next(sqlite3_vtab_cursor *cursor) {
+  ((search_cursor *)cursor)->at++;
+  return SQLITE_OK;
+}
+
+static int search_eof(sqlite3_vtab_cursor *cursor) {
+  search_cursor *c = (search_cursor *)cursor;
+  return c->at >= c->hits.n;
+}
+
+static int search_column(sqlite3_vtab_cursor *cursor, sqlite3_context *ctx, int column) {
+  search_cursor *c = (search_cursor *)cursor;
+  const dv_hit *hit = &c->hits.hits[c->at];
+  if (column == TVF_ID) {
+    dv_value id;
+    int rc = dvx_row_id(c->t, hit->vid, &id);
+    if (rc != SQLITE_OK) return dvx_give_vtab(c->t->conn, cursor->pVtab, rc);
+    dvx_result_value(ctx, &id);
+  } else if (column == TVF_DISTANCE) {
+    sqlite3_result_double(ctx, hit->distance);
+  } else if (column == TVF_SCORE) {
+    sqlite3_result_double(ctx, dv_score(c->t->config->metric, hit->distance));
+  }
+  return SQLITE_OK;
+}
+
+static int search_rowid(sqlite3_vtab_cursor *cursor, sqlite3_int64 *rowid) {
+  *rowid = (sqlite3_int64)((search_cursor *)cursor)->at + 1;
+  return SQLITE_OK;
+}
+
+static const sqlite3_module search_module = {
+    .iVersion = 0,
+    .xConnect = search_connect,
+    .xBestIndex = search_best_index,
+    .xDisconnect = search_disconnect,
+    .xOpen = search_open,
+    .xClose = search_close,
+    .xFilter = search_filter,
+    .xNext = search_next,
+    .xEof = search_eof,
+    .xColumn = search_column,
+    .xRowid = search_rowid,
+};
+
+int dvx_search_register(dvx_conn *conn) { return dvx_conn_module(conn, "vector_search", &search_module); }

@@ -1,0 +1,173 @@
+/*
+ * settle.c: bringing %_head and %_code up to the log, in bulk and in vid order.
+ *
+ * Derived data is written lazily: a delta by itself costs one page of the log; thousands of deltas later their rows' heads
+ * and codes share page writes. `settled` in %_meta says up to which record both tables are right; the log from there on
+ * is scanned when a table is opened, so it is kept short: a commit that finds it longer than a limit settles a bounded
+ * number of records, more than it added itself.
+ *
+ * Every row with a record in the range is written as it is now, not as it was at the end of the range: its head may be ahead
+ * of `settled`, which a scan notices and skips.
+ */
+#include "ext_int.h"
+
+typedef struct settle_list {
+  uint32_t *vids;
+  size_t n;
+  size_t capacity;
+} settle_list;
+
+static int settle_note(void *ctx, const dv_record *rec) {
+  settle_list *l = ctx;
+  if (l->n == l->capacity) {
+    size_t capacity = l->capacity ? l->capacity * 2 : 1024;
+    uint32_t *grown = sqlite3_realloc64(l->vids, capacity * sizeof *grown);
+    if (!grown) return SQLITE_NOMEM;
+    l->vids = grown;
+    l->capacity = capacity;
+  }
+  l->vids[l->n++] = rec->vid;
+  return SQLITE_OK;
+}
+
+/* Sorts by bytes (radix), then drops repeats. */
+static int settle_sort(settle_list *l) {
+  if (l->n < 2) return SQLITE_OK;
+  uint32_t *other = sqlite3_malloc64(l->n * sizeof *other);
+  if (!other) return SQLITE_NOMEM;
+  uint32_t *from = l->vids, *to = other;
+  for (unsigned shift = 0; shift < 32; shift += 8) {
+    size_t count[257] = {0};
+    for (size_t i = 0; i < l->n; i++) count[(from[i] >> shift & 255) + 1]++;
+    for (size_t i = 0; i < 256; i++) count[i + 1] += count[i];
+    for (size_t i = 0; i < l->n; i++) to[count[from[i] >> shift & 255]++] = from[i];
+    uint32_t *swap = from;
+    from = to;
+    to = swap;
+  }
+  sqlite3_free(other); /* four passes: the result is back in l->vids */
+  size_t n = 1;
+  for (size_t i = 1; i < l->n; i++) {
+    if (l->vids[i] != l->vids[n - 1]) l->vids[n++] = l->vids[i];
+  }
+  l->n = n;
+  return SQLITE_OK;
+}
+
+/* The stored block, copied into out (n bytes), or zeros if it is not there or not of this size. */
+static int settle_block_get(dvx_table *t, dvx_sql which, int64_t block, uint8_t *out, size_t n) {
+  sqlite3_stmt *stmt;
+  int rc = dvx_shadow_stmt(t, which, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  memset(out, 0, n);
+  sqlite3_bind_int64(stmt, 1, block);
+  if (sqlite3_step(stmt) == SQLITE_ROW && (size_t)sqlite3_column_bytes(stmt, 0) == n) {
+    const void *bytes = sqlite3_column_blob(stmt, 0);
+    if (bytes) memcpy(out, bytes, n);
+  }
+  rc = sqlite3_reset(stmt);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
+}
+
+static int settle_block_put(dvx_table *t, dvx_sql which, int64_t block, const uint8_t *bytes, size_t n) {
+  sqlite3_stmt *stmt;
+  int rc = dvx_shadow_stmt(t, which, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  sqlite3_bind_int64(stmt, 1, block);
+  sqlite3_bind_blob(stmt, 2, bytes, (int)n, SQLITE_STATIC);
+  rc = dvx_shadow_run(t, stmt);
+  sqlite3_clear_bindings(stmt);
+  return rc;
+}
+
+static int settle_heads(dvx_table *t, const settle_list *l, dvx_settled *s, uint8_t *block) {
+  const dvx_geometry *g = &t->geometry;
+  int rc = SQLITE_OK;
+  for (size_t i = 0; rc == SQLITE_OK && i < l->n;) {
+    int64_t number = (l->vids[i] - 1) / (int64_t)g->head_rows;
+    rc = settle_block_get(t, DVX_SQL_HEAD_GET, number, block, g->head_bytes);
+    for (; rc == SQLITE_OK && i < l->n && (l->vids[i] - 1) / (int64_t)g->head_rows == number; i++) {
+      uint8_t *at = block + 8 * ((l->vids[i] - 1) % g->head_rows);
+      uint64_t word = dvx_row_word(t, l->vids[i]);
+      s->checksum += dvx_word_mix(l->vids[i], word) - dvx_word_mix(l->vids[i], dv_load_u64(at));
+      dv_store_u64(at, word);
+      if (l->vids[i] > s->n_rows) s->n_rows = l->vids[i];
+    }
+    if (rc == SQLITE_OK) rc = settle_block_put(t, DVX_SQL_HEAD_PUT, number, block, g->head_bytes);
+  }
+  return rc;
+}
+
+static int settle_codes(dvx_table *t, const settle_list *l, uint8_t *block) {
+  const dvx_geometry *g = &t->geometry;
+  const size_t n = t->config->dimensions;
+  int rc = SQLITE_OK;
+  for (size_t i = 0; rc == SQLITE_OK && i < l->n;) {
+    int64_t number = (l->vids[i] - 1) / (int64_t)g->code_rows;
+    rc = settle_block_get(t, DVX_SQL_CODE_GET, number, block, g->code_bytes);
+    for (; rc == SQLITE_OK && i < l->n && (l->vids[i] - 1) / (int64_t)g->code_rows == number; i++) {
+      uint8_t *at = block + (4 + n) * ((l->vids[i] - 1) % g->code_rows);
+      if (!dvx_word_exists(dvx_row_word(t, l->vids[i]))) {
+        memset(at, 0, 4 + n);
+        continue;
+      }
+      const float *v;
+      rc = dvx_row_vector(t, l->vids[i], &v);
+      if (rc == SQLITE_OK) dv_store_u32(at, dv_code_encode(t->config->metric, v, n, (int8_t *)(at + 4)));
+    }
+    if (rc == SQLITE_OK) rc = settle_block_put(t, DVX_SQL_CODE_PUT, number, block, g->code_bytes);
+  }
+  return rc;
+}
+
+int dvx_table_settle(dvx_table *t, size_t max_records) {
+  const dvx_geometry *g = &t->geometry;
+  settle_list list = {0};
+  int rc = SQLITE_OK;
+  if (!t->is_settled_known) {
+    rc = dvx_settled_read(t, &t->settled);
+    if (rc != SQLITE_OK) return rc;
+    t->is_settled_known = true;
+  }
+  dvx_settled s = t->settled;
+  if (!t->is_settle_wrong) rc = dvx_log_scan(t, &s.position, max_records, settle_note, &list);
+  if (rc == SQLITE_NOTFOUND || (rc == SQLITE_OK && t->is_settle_wrong)) {
+    /* What %_meta says does not fit the log: settle from the beginning, over whatever the tables hold. */
+    memset(&s, 0, sizeof s);
+    s.position.max_time = INT64_MIN;
+    list.n = 0;
+    sqlite3_stmt *stmt;
+    rc = dvx_shadow_stmt(t, DVX_SQL_DROP_DERIVED_HEAD, &stmt);
+    if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
+    if (rc == SQLITE_OK) rc = dvx_shadow_stmt(t, DVX_SQL_DROP_DERIVED_CODE, &stmt);
+    if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
+    if (rc == SQLITE_OK) rc = dvx_log_scan(t, &s.position, SIZE_MAX, settle_note, &list);
+  }
+  if (rc == SQLITE_OK) rc = settle_sort(&list);
+  uint8_t *block = NULL;
+  if (rc == SQLITE_OK && list.n) {
+    block = sqlite3_malloc64(g->head_bytes > g->code_bytes ? g->head_bytes : g->code_bytes);
+    if (!block) rc = SQLITE_NOMEM;
+    t->overlay.is_settled_touched = true;
+    if (rc == SQLITE_OK) rc = settle_heads(t, &list, &s, block);
+    if (rc == SQLITE_OK) rc = settle_codes(t, &list, block);
+    if (rc == SQLITE_OK) rc = dvx_settled_write(t, &s);
+    if (rc == SQLITE_OK) t->is_settle_wrong = false;
+    if (rc != SQLITE_OK) dvx_table_poison(t, "writing derived data failed half-way");
+  }
+  sqlite3_free(block);
+  sqlite3_free(list.vids);
+  if (rc == SQLITE_OK) t->settled = s;
+  return rc;
+}
+
+/* At commit: only when more than `limit` records wait. */
+int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records) {
+  if (!t->is_settled_known) {
+    int rc = dvx_settled_read(t, &t->settled);
+    if (rc != SQLITE_OK) return rc;
+    t->is_settled_known = true;
+  }
+  if (t->overlay.written.seq - t->settled.position.seq <= limit && !t->is_settle_wrong) return SQLITE_OK;
+  return dvx_table_settle(t, max_records);
+}

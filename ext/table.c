@@ -1,0 +1,565 @@
+/*
+ * table.c: the state of one table in one connection: finding it, and keeping what is in memory equal to the file.
+ *
+ * State belongs to (connection, schema, table), not to the sqlite3_vtab object: within one transaction SQLite makes and
+ * drops such objects (a foreign CREATE TABLE, ROLLBACK TO over DDL), and all of them must see the same pending deltas. So
+ * objects hold references to a dvx_table, and it is freed with the last.
+ *
+ * What is in memory is a function of the log up to `position`. When a read begins:
+ *
+ *   1. If SQLITE_FCNTL_DATA_VERSION has not moved since the last comparison, and a read transaction is open (so that the
+ *      number is that of our snapshot), nothing has changed. 50 ns.
+ *   2. Otherwise the stamp is read: generation, and where the log ends. Equal: nothing has changed for this table.
+ *   3. The log has grown: the new records are applied (what other connections committed).
+ *   4. Anything else (another generation, another history, an older snapshot): everything is forgotten and loaded anew.
+ *
+ * No order of stamps is assumed, so backup, restore, ATTACH of another file under the same name, snapshots and VACUUM
+ * need no case of their own. A comparison made inside a write transaction is not trusted later, since a ROLLBACK takes
+ * the file back without moving the data version.
+ */
+#include "ext_int.h"
+
+#define TABLE_VECTOR_LIMIT ((size_t)(sizeof(void *) == 4 ? 256 : 1024) << 20)
+
+/* ---- registry ------------------------------------------------------------------------------------------------------ */
+
+static void table_free_memory(dvx_table *t) {
+  dvx_search_forget(t);
+  dvx_mirror_free(t);
+  dvx_log_free(t);
+  dvx_ids_clear(&t->ids);
+  sqlite3_free(t->rows.words);
+  sqlite3_free(t->rows.times);
+  memset(&t->rows, 0, sizeof t->rows);
+  for (size_t i = 0; i < t->vectors.n_chunks; i++) sqlite3_free(t->vectors.chunks[i]);
+  sqlite3_free(t->vectors.chunks);
+  sqlite3_free(t->vectors.valid);
+  memset(&t->vectors, 0, sizeof t->vectors);
+  t->vectors.limit_bytes = TABLE_VECTOR_LIMIT;
+}
+
+static void table_free(dvx_table *t) {
+  dvx_shadow_finalize(t);
+  dvx_txn_free(t);
+  table_free_memory(t);
+  sqlite3_free(t->fold_vector);
+  sqlite3_free(t->next_vector);
+  sqlite3_free(t->apply_vector);
+  dv_buf_free(&t->fold_bytes);
+  dv_buf_free(&t->field_bytes);
+  dvx_config_free(t->config);
+  sqlite3_free(t->schema);
+  sqlite3_free(t->name);
+  sqlite3_free(t);
+}
+
+void dvx_table_unregister(dvx_table *t) {
+  if (!t->is_registered) return;
+  dvx_table **at = &t->conn->tables;
+  while (*at != t) at = &(*at)->next;
+  *at = t->next;
+  t->is_registered = false;
+  if (t->conn->last_found == t) t->conn->last_found = NULL;
+}
+
+void dvx_table_release(dvx_table *t) {
+  if (--t->n_refs > 0) return;
+  dvx_table_unregister(t);
+  table_free(t);
+}
+
+static dvx_table *table_lookup(dvx_conn *conn, const char *schema, const char *name) {
+  for (dvx_table *t = conn->tables; t; t = t->next) {
+    if (sqlite3_stricmp(t->name, name) == 0 && sqlite3_stricmp(t->schema, schema) == 0) return t;
+  }
+  return NULL;
+}
+
+/* The same CREATE statement? Another process may have dropped the table and made another one under the same name. */
+static bool table_same_config(const dvx_config *a, const dvx_config *b) {
+  return a->dimensions == b->dimensions && a->metric == b->metric && a->id_type == b->id_type &&
+         a->n_columns == b->n_columns && a->checkpoint_interval == b->checkpoint_interval &&
+         a->max_vectors == b->max_vectors && a->compression == b->compression && a->index == b->index &&
+         a->retention.unit == b->retention.unit && a->retention.amount == b->retention.amount &&
+         strcmp(a->declaration, b->declaration) == 0;
+}
+
+static char *table_strdup(const char *z) {
+  size_t n = strlen(z) + 1;
+  char *p = sqlite3_malloc64(n);
+  if (p) memcpy(p, z, n);
+  return p;
+}
+
+int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_config *config, bool is_new,
+                      dvx_table **out) {
+  dvx_table *t = table_lookup(conn, schema, name);
+  if (t && (is_new || !table_same_config(t->config, config))) {
+    dvx_table_unregister(t); /* objects that still hold it keep it alive */
+    t = NULL;
+  }
+  if (t) {
+    dvx_config_free(config);
+    t->n_refs++;
+    *out = t;
+    return SQLITE_OK;
+  }
+  t = sqlite3_malloc64(sizeof *t);
+  if (!t) {
+    dvx_config_free(config);
+    return SQLITE_NOMEM;
+  }
+  memset(t, 0, sizeof *t);
+  t->conn = conn;
+  t->config = config;
+  t->n_refs = 1;
+  t->recall = -1;
+  t->hnsw_ef_search = config->hnsw_ef_search;
+  t->vectors.limit_bytes = TABLE_VECTOR_LIMIT;
+  dv_buf_init(&t->fold_bytes, &dvx_alloc);
+  dv_buf_init(&t->field_bytes, &dvx_alloc);
+  dvx_txn_init(t);
+  t->schema = table_strdup(schema);
+  t->name = table_strdup(name);
+  t->fold_vector = sqlite3_malloc64(config->dimensions * sizeof(float));
+  t->next_vector = sqlite3_malloc64(config->dimensions * sizeof(float));
+  t->apply_vector = sqlite3_malloc64(config->dimensions * sizeof(float));
+  if (!t->schema || !t->name || !t->fold_vector || !t->next_vector || !t->apply_vector) {
+    table_free(t);
+    return SQLITE_NOMEM;
+  }
+  t->next = conn->tables;
+  conn->tables = t;
+  t->is_registered = true;
+  *out = t;
+  return SQLITE_OK;
+}
+
+/* ---- finding by name ------------------------------------------------------------------------------------------------- */
+
+static dvx_table *table_lookup_dotted(dvx_conn *conn, const char *name) {
+  dvx_table *in_main = NULL, *other = NULL;
+  for (dvx_table *t = conn->tables; t; t = t->next) {
+    if (sqlite3_stricmp(t->name, name) == 0) {
+      /* SQLite resolves an unqualified name in temp, main, then the attached ones. */
+      if (sqlite3_stricmp(t->schema, "temp") == 0) return t;
+      if (sqlite3_stricmp(t->schema, "main") == 0) {
+        in_main = t;
+      } else {
+        other = t;
+      }
+    }
+  }
+  return in_main ? in_main : other;
+}
+
+static dvx_table *table_lookup_qualified(dvx_conn *conn, const char *name) {
+  const char *dot = strchr(name, '.');
+  if (!dot) return NULL;
+  size_t n = (size_t)(dot - name);
+  for (dvx_table *t = conn->tables; t; t = t->next) {
+    if (strlen(t->schema) == n && sqlite3_strnicmp(t->schema, name, (int)n) == 0 &&
+        sqlite3_stricmp(t->name, dot + 1) == 0) {
+      return t;
+    }
+  }
+  return NULL;
+}
+
+/* Makes SQLite connect the virtual table by preparing a statement on it. */
+static int table_connect(dvx_conn *conn, const char *schema, int n_schema, const char *name) {
+  dvx_str s = {0};
+  dvx_str_addf(&s, "SELECT 1 FROM ");
+  if (schema) {
+    dvx_str q = {0};
+    dvx_str_add(&q, schema, (size_t)n_schema);
+    char *z = dvx_str_take(&q);
+    if (z) dvx_str_addf(&s, "\"%w\".", z);
+    sqlite3_free(z);
+  }
+  dvx_str_addf(&s, "\"%w\" LIMIT 0", name);
+  char *sql = dvx_str_take(&s);
+  if (!sql) return SQLITE_NOMEM;
+  sqlite3_stmt *stmt = NULL;
+  int rc = sqlite3_prepare_v2(conn->db, sql, -1, &stmt, NULL);
+  sqlite3_finalize(stmt);
+  sqlite3_free(sql);
+  return rc;
+}
+
+int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out) {
+  if (name == NULL) return dvx_fail(conn, NULL, SQLITE_ERROR, "the table name is NULL");
+  dvx_table *t = conn->last_found;
+  if (t && strcmp(t->name, name) == 0 && sqlite3_stricmp(t->schema, "main") == 0 && t->next == NULL &&
+      conn->tables == t) {
+    *out = t; /* the only table there is, asked for again */
+    return SQLITE_OK;
+  }
+  int rc = table_connect(conn, NULL, 0, name);
+  t = rc == SQLITE_OK ? table_lookup_dotted(conn, name) : NULL;
+  const char *dot = strchr(name, '.');
+  if (t == NULL && dot) {
+    int rc2 = table_connect(conn, name, (int)(dot - name), dot + 1);
+    t = rc2 == SQLITE_OK ? table_lookup_qualified(conn, name) : NULL;
+    if (rc != SQLITE_OK) rc = rc2;
+  }
+  if (t == NULL) {
+    if (rc == SQLITE_NOMEM) return rc;
+    if (rc != SQLITE_OK && rc != SQLITE_ERROR) return dvx_fail_sqlite(conn, NULL, rc);
+    return dvx_fail(conn, NULL, SQLITE_ERROR,
+                    rc == SQLITE_OK ? "%s is not a delta_vectors table" : "no such table: %s", name);
+  }
+  conn->last_found = t;
+  *out = t;
+  return SQLITE_OK;
+}
+
+/* ---- committed rows -------------------------------------------------------------------------------------------------- */
+
+int dvx_rows_reserve(dvx_table *t, uint32_t n) {
+  dvx_rows *r = &t->rows;
+  if (n < r->capacity) return SQLITE_OK;
+  size_t capacity = r->capacity ? r->capacity : 256;
+  while (capacity <= n) capacity *= 2;
+  uint64_t *words = sqlite3_realloc64(r->words, capacity * sizeof *words);
+  if (!words) return SQLITE_NOMEM;
+  r->words = words;
+  int64_t *times = sqlite3_realloc64(r->times, capacity * sizeof *times);
+  if (!times) return SQLITE_NOMEM;
+  r->times = times;
+  memset(words + r->capacity, 0, (capacity - r->capacity) * sizeof *words);
+  for (size_t i = r->capacity; i < capacity; i++) times[i] = DVX_TIME_UNKNOWN;
+  r->capacity = capacity;
+  return SQLITE_OK;
+}
+
+/* Room was made by dvx_rows_reserve. */
+void dvx_rows_set(dvx_table *t, uint32_t vid, uint64_t word, int64_t time) {
+  dvx_rows *r = &t->rows;
+  bool existed = vid <= r->n && dvx_word_exists(r->words[vid]);
+  bool exists = dvx_word_exists(word);
+  if (exists && !existed) r->n_live++;
+  if (!exists && existed) r->n_live--;
+  if (vid > r->n) r->n = vid;
+  r->words[vid] = word;
+  r->times[vid] = time;
+  dvx_mirror_row_changed(t, vid);
+}
+
+/* The largest vid in %_row: a bound for what a (hostile) log may make us allocate. */
+static int table_row_limit(dvx_table *t) {
+  char *sql = dvx_format("SELECT max(vid) FROM \"%w\".\"%w_row\"", t->schema, t->name);
+  if (!sql) return SQLITE_NOMEM;
+  sqlite3_stmt *stmt = NULL;
+  int rc = sqlite3_prepare_v3(t->conn->db, sql, -1, SQLITE_PREPARE_NO_VTAB, &stmt, NULL);
+  sqlite3_free(sql);
+  if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+  int64_t n = sqlite3_step(stmt) == SQLITE_ROW ? sqlite3_column_int64(stmt, 0) : 0;
+  rc = sqlite3_finalize(stmt);
+  if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+  t->rows.limit = n < 0 ? 0 : n > DVX_MAX_VID ? DVX_MAX_VID : (uint32_t)n;
+  return SQLITE_OK;
+}
+
+static int table_apply(void *ctx, const dv_record *rec) {
+  dvx_table *t = ctx;
+  dvx_rows *r = &t->rows;
+  if (rec->vid > r->limit) {
+    int rc = table_row_limit(t);
+    if (rc != SQLITE_OK) return rc;
+    if (rec->vid > r->limit) {
+      return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "the log is damaged: record %u is of row number %u, there are %u",
+                      rec->seq, (uint64_t)rec->vid, (uint64_t)r->limit);
+    }
+  }
+  int rc = dvx_rows_reserve(t, rec->vid);
+  if (rc == SQLITE_OK) rc = dvx_mirror_reserve(t, rec->vid);
+  if (rc != SQLITE_OK) return rc;
+  uint64_t before = rec->vid <= r->n ? r->words[rec->vid] : 0;
+  if (dvx_word_seq(before) >= rec->seq) return SQLITE_OK; /* %_head was ahead of `settled` for this row */
+  unsigned chain = rec->is_key ? 0 : dvx_word_chain(before) + 1;
+  if (chain > DVX_WORD_CHAIN) chain = DVX_WORD_CHAIN;
+  bool is_deleted = rec->delta.op == DV_OP_DELETE;
+  dvx_vectors_apply(t, rec->vid, before, rec);
+  dvx_rows_set(t, rec->vid, rec->seq << 16 | (is_deleted ? DVX_WORD_DELETED : 0) | chain, rec->time);
+  if (before == 0 && t->ids.is_complete) {
+    /* A create carries the id: the map of all ids stays complete. */
+    dv_reader fields = dv_reader_of(rec->fields, rec->n_fields);
+    uint32_t number;
+    dv_value id;
+    bool has_id = dv_numbered_next(&fields, &number, &id) && number == 0;
+    if (!has_id || dvx_ids_add(&t->ids, &id, rec->vid) != SQLITE_OK) t->ids.is_complete = false;
+  }
+  return SQLITE_OK;
+}
+
+/* ---- loading ------------------------------------------------------------------------------------------------------------ */
+
+uint64_t dvx_word_mix(uint32_t vid, uint64_t word) {
+  if (word == 0) return 0;
+  uint64_t h = word ^ (uint64_t)vid * 0x9e3779b97f4a7c15u;
+  h = (h ^ h >> 30) * 0xbf58476d1ce4e5b9u;
+  h = (h ^ h >> 27) * 0x94d049bb133111ebu;
+  return h ^ h >> 31;
+}
+
+#define SETTLED_BYTES 56u
+
+int dvx_settled_read(dvx_table *t, dvx_settled *s) {
+  uint8_t b[SETTLED_BYTES];
+  bool is_there;
+  memset(s, 0, sizeof *s);
+  s->position.max_time = INT64_MIN;
+  int rc = dvx_meta_get_blob(t, "settled", b, sizeof b, &is_there);
+  if (rc != SQLITE_OK || !is_there) return rc;
+  s->position.pack = (int64_t)dv_load_u64(b);
+  s->position.end = dv_load_u32(b + 8);
+  s->position.crc = dv_load_u32(b + 12);
+  s->position.seq = dv_load_u64(b + 16);
+  s->position.time = (int64_t)dv_load_u64(b + 24);
+  s->position.max_time = (int64_t)dv_load_u64(b + 32);
+  s->n_rows = dv_load_u32(b + 40);
+  s->checksum = dv_load_u64(b + 48);
+  return SQLITE_OK;
+}
+
+int dvx_settled_write(dvx_table *t, const dvx_settled *s) {
+  uint8_t b[SETTLED_BYTES] = {0};
+  dv_store_u64(b, (uint64_t)s->position.pack);
+  dv_store_u32(b + 8, s->position.end);
+  dv_store_u32(b + 12, s->position.crc);
+  dv_store_u64(b + 16, s->position.seq);
+  dv_store_u64(b + 24, (uint64_t)s->position.time);
+  dv_store_u64(b + 32, (uint64_t)s->position.max_time);
+  dv_store_u32(b + 40, s->n_rows);
+  dv_store_u64(b + 48, s->checksum);
+  return dvx_meta_put_blob(t, "settled", b, sizeof b);
+}
+
+static int table_load_size(dvx_table *t, const char *key, size_t low, size_t high, size_t *out) {
+  int64_t v;
+  int rc = dvx_meta_get(t, key, -1, &v);
+  if (rc != SQLITE_OK) return rc;
+  if (v < (int64_t)low || v > (int64_t)high) {
+    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "%s_meta: %s is %i; expected %u to %u", t->name, key, v, (uint64_t)low,
+                    (uint64_t)high);
+  }
+  *out = (size_t)v;
+  return SQLITE_OK;
+}
+
+static int table_load_meta(dvx_table *t) {
+  const dvx_config *c = t->config;
+  dvx_geometry *g = &t->geometry;
+  int64_t format, dimensions, ef;
+  int rc = dvx_meta_get(t, "format", -1, &format);
+  if (rc == SQLITE_OK && format != 1) {
+    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB,
+                    format > 1 ? "it has format %i, written by a newer delta_vectors; this one (" DELTA_VECTORS_VERSION ") reads format 1"
+                               : "it has no valid format number (%i)",
+                    format);
+  }
+  if (rc == SQLITE_OK) rc = dvx_meta_get(t, "dimensions", -1, &dimensions);
+  if (rc == SQLITE_OK && dimensions != (int64_t)c->dimensions) {
+    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "it was made for %i dimensions but is declared with %u", dimensions,
+                    (uint64_t)c->dimensions);
+  }
+  size_t row = 4 + c->dimensions;
+  if (rc == SQLITE_OK) rc = table_load_size(t, "page_bytes", 512, 65536, &g->page_bytes);
+  if (rc == SQLITE_OK) rc = table_load_size(t, "pack_bytes", 256, 1 << 20, &g->pack_bytes);
+  if (rc == SQLITE_OK) rc = table_load_size(t, "head_bytes", 64, 1 << 20, &g->head_bytes);
+  if (rc == SQLITE_OK) rc = table_load_size(t, "head_rows", 1, g->head_bytes / 8, &g->head_rows);
+  if (rc == SQLITE_OK) rc = table_load_size(t, "code_bytes", row, 1 << 24, &g->code_bytes);
+  if (rc == SQLITE_OK) rc = table_load_size(t, "code_rows", 1, g->code_bytes / row, &g->code_rows);
+  if (rc == SQLITE_OK) rc = dvx_meta_get(t, "hnsw_ef_search", c->hnsw_ef_search, &ef);
+  if (rc == SQLITE_OK) t->hnsw_ef_search = ef >= 1 && ef <= 100000 ? (int)ef : c->hnsw_ef_search;
+  return rc;
+}
+
+/* Reads %_head into rows. *is_right is false when it does not agree with what `settled` says of it: then the heads are
+ * found again by scanning the whole log. */
+static int table_load_heads(dvx_table *t, const dvx_settled *s, bool *is_right) {
+  const dvx_geometry *g = &t->geometry;
+  sqlite3_stmt *stmt;
+  int rc = table_row_limit(t);
+  *is_right = false;
+  if (rc != SQLITE_OK || s->n_rows > t->rows.limit) return rc;
+  rc = dvx_rows_reserve(t, s->n_rows);
+  if (rc == SQLITE_OK) rc = dvx_shadow_stmt(t, DVX_SQL_HEAD_ALL, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  uint64_t sum = 0;
+  while (sqlite3_step(stmt) == SQLITE_ROW) {
+    int64_t block = sqlite3_column_int64(stmt, 0);
+    const uint8_t *bytes = sqlite3_column_blob(stmt, 1);
+    size_t n = (size_t)sqlite3_column_bytes(stmt, 1);
+    if (!bytes || n != g->head_bytes || block < 0 || (uint64_t)block > s->n_rows / g->head_rows) continue;
+    uint32_t first = (uint32_t)((uint64_t)block * g->head_rows) + 1;
+    for (uint32_t i = 0; i < g->head_rows && first + i <= s->n_rows; i++) {
+      uint64_t word = dv_load_u64(bytes + 8 * (size_t)i);
+      if (word == 0) continue;
+      sum += dvx_word_mix(first + i, word);
+      dvx_rows_set(t, first + i, word, DVX_TIME_UNKNOWN);
+    }
+  }
+  rc = sqlite3_reset(stmt);
+  if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+  if (t->rows.n < s->n_rows) t->rows.n = s->n_rows;
+  *is_right = sum == s->checksum;
+  return SQLITE_OK;
+}
+
+static int table_load(dvx_table *t) {
+  dvx_settled s;
+  bool is_right = false;
+  int rc = table_load_meta(t);
+  if (rc == SQLITE_OK) rc = dvx_settled_read(t, &s);
+  if (rc == SQLITE_OK && s.position.pack) rc = table_load_heads(t, &s, &is_right);
+  if (rc != SQLITE_OK) return rc;
+  dvx_position from = s.position;
+  if (is_right) rc = dvx_log_scan(t, &from, SIZE_MAX, table_apply, t);
+  if (rc == SQLITE_NOTFOUND) is_right = false;
+  if (!is_right) {
+    /* Derived data is missing or does not fit the log: the log alone tells. */
+    t->is_settle_wrong = s.position.pack != 0;
+    if (rc != SQLITE_OK && rc != SQLITE_NOTFOUND) return rc;
+    if (t->rows.words) memset(t->rows.words, 0, t->rows.capacity * sizeof *t->rows.words);
+    t->rows.n = 0;
+    t->rows.n_live = 0;
+    memset(&from, 0, sizeof from);
+    from.max_time = INT64_MIN;
+    memset(&s, 0, sizeof s);
+    s.position.max_time = INT64_MIN;
+    rc = dvx_log_scan(t, &from, SIZE_MAX, table_apply, t);
+  }
+  if (rc != SQLITE_OK) return rc;
+  if (t->rows.limit == 0) rc = table_row_limit(t);
+  if (rc != SQLITE_OK) return rc;
+  if (t->rows.limit > t->rows.n) {
+    /* Rows known to %_row but not to the log: their numbers are not used again. */
+    rc = dvx_rows_reserve(t, t->rows.limit);
+    if (rc != SQLITE_OK) return rc;
+    t->rows.n = t->rows.limit;
+  }
+  t->ids.is_complete = t->rows.limit == 0;
+  t->settled = s;
+  t->is_settled_known = true;
+  t->position = from;
+  int64_t last;
+  rc = dvx_meta_get(t, "last_seq", 0, &last);
+  if (rc != SQLITE_OK) return rc;
+  t->floor_seq = last > 0 && last < DVX_MAX_SEQ ? (uint64_t)last : 0;
+  t->is_loaded = true;
+  if (t->overlay.is_open) dvx_txn_rebase(t);
+  return SQLITE_OK;
+}
+
+void dvx_table_forget(dvx_table *t) {
+  table_free_memory(t);
+  t->is_loaded = false;
+  t->is_version_known = false;
+  t->is_settled_known = false;
+}
+
+/* ---- reading ---------------------------------------------------------------------------------------------------------- */
+
+static uint32_t table_data_version(dvx_table *t) {
+  unsigned int v = 0;
+  (void)sqlite3_file_control(t->conn->db, t->schema, SQLITE_FCNTL_DATA_VERSION, &v);
+  return v;
+}
+
+/* Where the stored log ends according to the stamp's row: enough of a position to compare. */
+static bool table_stamp_equals(const dvx_table *t, sqlite3_stmt *stmt) {
+  if (sqlite3_column_int64(stmt, 0) != t->generation) return false;
+  if (sqlite3_column_type(stmt, 1) == SQLITE_NULL) return t->position.pack == 0;
+  const uint8_t *pack = sqlite3_column_blob(stmt, 2);
+  size_t n = (size_t)sqlite3_column_bytes(stmt, 2);
+  size_t end = t->position.end;
+  if (!pack || sqlite3_column_int64(stmt, 1) != t->position.pack || n < end || end < 6) return false;
+  if (dv_load_u32(pack + end - 5) != t->position.crc) return false;
+  return end == n || pack[end] == 0;
+}
+
+/* Makes memory equal to the file as this connection sees it. */
+static int table_refresh(dvx_table *t) {
+  if (t->overlay.is_open && t->is_loaded) return SQLITE_OK; /* the write lock is ours: nobody else changes anything */
+  int state = sqlite3_txn_state(t->conn->db, t->schema);
+  if (t->is_loaded && t->is_version_known && state != SQLITE_TXN_NONE && table_data_version(t) == t->data_version) {
+    return SQLITE_OK;
+  }
+  sqlite3_stmt *stmt;
+  int rc = dvx_shadow_stmt(t, DVX_SQL_STAMP, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  rc = sqlite3_step(stmt);
+  if (rc != SQLITE_ROW) {
+    int reset = sqlite3_reset(stmt);
+    if (reset != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, reset);
+    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "%s_meta has no generation: the table is not complete", t->name);
+  }
+  bool is_equal = t->is_loaded && table_stamp_equals(t, stmt);
+  int64_t generation = sqlite3_column_int64(stmt, 0);
+  if (state == SQLITE_TXN_NONE) {
+    t->holds_stamp = true; /* stays open until end_read, and with it the snapshot */
+  } else {
+    sqlite3_reset(stmt);
+  }
+  rc = SQLITE_OK;
+  if (!is_equal) {
+    bool is_grown = false;
+    if (t->is_loaded && generation == t->generation && t->position.pack != 0) {
+      dvx_log_forget(t);
+      rc = dvx_log_scan(t, &t->position, SIZE_MAX, table_apply, t);
+      is_grown = rc == SQLITE_OK;
+      dvx_search_forget(t);
+    }
+    if (rc == SQLITE_OK || rc == SQLITE_NOTFOUND) rc = SQLITE_OK;
+    if (rc == SQLITE_OK && !is_grown) {
+      dvx_table_forget(t);
+      t->generation = generation;
+      rc = table_load(t);
+    }
+    t->is_settled_known = t->is_settled_known && !is_grown;
+    if (rc != SQLITE_OK) dvx_table_forget(t);
+  }
+  if (rc == SQLITE_OK) {
+    t->data_version = table_data_version(t);
+    t->is_version_known = sqlite3_txn_state(t->conn->db, t->schema) != SQLITE_TXN_WRITE;
+  }
+  return rc;
+}
+
+int dvx_table_begin_read(dvx_table *t) {
+  t->n_refs++;
+  t->n_reads++;
+  if (t->n_reads > 1 && t->is_loaded) return SQLITE_OK;
+  int rc = table_refresh(t);
+  if (rc != SQLITE_OK) dvx_table_end_read(t);
+  return rc;
+}
+
+void dvx_table_end_read(dvx_table *t) {
+  if (--t->n_reads == 0 && t->holds_stamp) {
+    t->holds_stamp = false;
+    if (t->stmts[DVX_SQL_STAMP]) sqlite3_reset(t->stmts[DVX_SQL_STAMP]);
+  }
+  dvx_table_release(t);
+}
+
+int dvx_table_refresh_for_write(dvx_table *t) { return table_refresh(t); }
+
+/* After a commit of our own: memory and file are equal by construction. */
+void dvx_table_committed(dvx_table *t) {
+  t->data_version = table_data_version(t);
+  t->is_version_known = true;
+}
+
+size_t dvx_table_memory(const dvx_table *t) {
+  const dvx_mirror *m = &t->mirror;
+  size_t row = dv_code_stride(t->config->dimensions) + sizeof(dv_code_row) + 8 * dv_bit_words(t->config->dimensions) +
+               sizeof(dv_bit_row) + 4;
+  size_t n = sizeof *t + t->vectors.n_bytes + t->rows.capacity * 16 + t->ids.n_slots * sizeof(dvx_id_entry) +
+             t->ids.n_by_vid * 4 + t->ids.texts.capacity + m->capacity * row + t->overlay.arena.capacity +
+             t->overlay.pending_capacity * sizeof(dvx_pending);
+  for (size_t i = 0; i < DVX_PACK_SLOTS; i++) n += t->log.slots[i].capacity;
+  return n;
+}

@@ -1,0 +1,923 @@
+/*
+ * vtab.c: the delta_vectors module: connecting, planning, cursors.
+ *
+ * A query plan is one of:
+ *
+ *   search   `vector MATCH q` (or the table called as a function): rows in order of distance. With k (or a LIMIT that SQLite
+ *            hands down) that many rows; without, a stream in batches of growing size, for as long as SQLite asks.
+ *   lookup   `id = x` or `rowid = n`
+ *   scan     every row, in vid order
+ *
+ * each with or without `as_of`. Conditions on metadata columns, and `id IN (…)`, are pushed into a search and a scan (filter.c).
+ * idxStr lists the constraints that xFilter gets, one token each: a letter and, for a condition, "column,operator,collation;".
+ */
+#include "ext_int.h"
+
+typedef struct table_vtab {
+  sqlite3_vtab base;
+  dvx_table *t;
+} table_vtab;
+
+/* Rows in a stream's first batch; each further one is four times as long. */
+#define VTAB_FIRST_BATCH 64u
+
+enum plan_kind { PLAN_SCAN = 0, PLAN_LOOKUP = 1, PLAN_SEARCH = 2 };
+
+typedef struct table_cursor {
+  sqlite3_vtab_cursor base;
+  dvx_table *t;
+  enum plan_kind kind;
+  uint32_t vid; /* current row; 0: at the end */
+  uint32_t last_vid;
+  bool has_as_of;
+  int64_t as_of;
+  uint64_t past_seq; /* with as_of: the row's last record of that time */
+  uint64_t *allowed; /* pushed-down conditions; NULL: none */
+  size_t n_allowed;
+
+  /* search */
+  float *query;
+  dvx_search_options options;
+  dv_topk hits;
+  size_t at;
+  size_t n_given;
+  size_t n_wanted;    /* rows to give in all */
+  bool has_k;
+  bool is_stream;
+  uint64_t *given;    /* a stream's rows so far, by vid - 1 */
+  size_t n_given_words;
+  bool has_min;       /* distance > or >= min_distance */
+  bool is_min_inclusive;
+  double min_distance;
+
+  /* metadata of the current row, fetched once */
+  uint32_t fields_vid;
+  dv_buf hold;
+  dv_value *fields;
+} table_cursor;
+
+/* ---- connecting ------------------------------------------------------------------------------------------------------------- */
+
+static int table_connect_or_create(sqlite3 *db, void *aux, int argc, const char *const *argv, sqlite3_vtab **out,
+                                   char **message, bool is_new) {
+  dvx_conn *conn = aux;
+  dvx_config *config = NULL;
+  dvx_table *t = NULL;
+  int rc = dvx_config_parse(argc, argv, &config, message);
+  if (rc != SQLITE_OK) return rc;
+  rc = sqlite3_declare_vtab(db, config->declaration);
+  if (rc != SQLITE_OK) {
+    *message = dvx_format("delta_vectors: %s", sqlite3_errmsg(db));
+    dvx_config_free(config);
+    return rc;
+  }
+  (void)dvx_vtab_config(db, SQLITE_VTAB_CONSTRAINT_SUPPORT, 1);
+  rc = dvx_table_acquire(conn, argv[1], argv[2], config, is_new, &t);
+  if (rc != SQLITE_OK) return rc;
+  if (is_new) rc = dvx_shadow_create(t);
+  table_vtab *v = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *v) : NULL;
+  if (rc == SQLITE_OK && !v) rc = SQLITE_NOMEM;
+  if (rc != SQLITE_OK) {
+    sqlite3_free(*message);
+    *message = conn->error;
+    conn->error = NULL;
+    dvx_table_release(t);
+    return rc;
+  }
+  memset(v, 0, sizeof *v);
+  v->t = t;
+  *out = &v->base;
+  return SQLITE_OK;
+}
+
+static int table_create(sqlite3 *db, void *aux, int argc, const char *const *argv, sqlite3_vtab **out, char **message) {
+  return table_connect_or_create(db, aux, argc, argv, out, message, true);
+}
+
+static int table_connect_method(sqlite3 *db, void *aux, int argc, const char *const *argv, sqlite3_vtab **out,
+                                char **message) {
+  return table_connect_or_create(db, aux, argc, argv, out, message, false);
+}
+
+static int table_disconnect(sqlite3_vtab *vtab) {
+  dvx_table_release(((table_vtab *)vtab)->t);
+  sqlite3_free(vtab);
+  return SQLITE_OK;
+}
+
+static int table_destroy(sqlite3_vtab *vtab) {
+  dvx_table *t = ((table_vtab *)vtab)->t;
+  dvx_conn *conn = t->conn;
+  if (dvx_txn_savepoint_needs_memory(t) && t->overlay.n_levels > 1) {
+    /* ROLLBACK TO would bring the table back, but SQLite calls no method of this object any more, so the deltas that only
+     * memory holds would be lost. The DROP's own statement savepoint is the one that does not count. */
+    return dvx_give_vtab(conn, vtab,
+                         dvx_fail(conn, t, SQLITE_LOCKED,
+                                  "it cannot be dropped while a savepoint holds uncommitted changes: RELEASE it or COMMIT"));
+  }
+  int rc = dvx_shadow_drop(t);
+  if (rc != SQLITE_OK) return dvx_give_vtab(conn, vtab, rc);
+  dvx_table_unregister(t);
+  dvx_table_release(t);
+  sqlite3_free(vtab);
+  return SQLITE_OK;
+}
+
+/* ---- planning ------------------------------------------------------------------------------------------------------------------ */
+
+static int plan_meta_column(const dvx_config *c, int declared) {
+  for (int i = 0; i < c->n_columns; i++) {
+    if (c->meta_column[i] == declared) return i;
+  }
+  return -1;
+}
+
+static bool plan_is_condition(int op) {
+  switch (op) {
+    case SQLITE_INDEX_CONSTRAINT_EQ:
+    case SQLITE_INDEX_CONSTRAINT_GT:
+    case SQLITE_INDEX_CONSTRAINT_LE:
+    case SQLITE_INDEX_CONSTRAINT_LT:
+    case SQLITE_INDEX_CONSTRAINT_GE:
+    case SQLITE_INDEX_CONSTRAINT_NE:
+    case SQLITE_INDEX_CONSTRAINT_IS:
+    case SQLITE_INDEX_CONSTRAINT_ISNOT:
+    case SQLITE_INDEX_CONSTRAINT_ISNULL:
+    case SQLITE_INDEX_CONSTRAINT_ISNOTNULL:
+    case SQLITE_INDEX_CONSTRAINT_LIKE:
+    case SQLITE_INDEX_CONSTRAINT_GLOB:
+      return true;
+    default:
+      return false;
+  }
+}
+
+typedef struct plan {
+  sqlite3_index_info *info;
+  dvx_str text;
+  int n_args;
+} plan;
+
+static void plan_use(plan *p, int i, bool omit, const char *token) {
+  p->info->aConstraintUsage[i].argvIndex = ++p->n_args;
+  p->info->aConstraintUsage[i].omit = omit ? 1 : 0;
+  dvx_str_addf(&p->text, "%s", token);
+}
+
+static void plan_condition(plan *p, int i, int column) {
+  sqlite3_index_info *info = p->info;
+  bool is_in = info->aConstraint[i].op == SQLITE_INDEX_CONSTRAINT_EQ && sqlite3_vtab_in(info, i, 1);
+  const char *collation = sqlite3_vtab_collation(info, i);
+  if (collation && sqlite3_stricmp(collation, "BINARY") == 0) collation = "";
+  p->info->aConstraintUsage[i].argvIndex = ++p->n_args;
+  dvx_str_addf(&p->text, "%s%d,%d,%s;", is_in ? "J" : "F", column, (int)info->aConstraint[i].op, collation ? collation : "");
+}
+
+static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
+  dvx_table *t = ((table_vtab *)vtab)->t;
+  const dvx_config *c = t->config;
+  plan p = {.info = info};
+  int match = -1, k = -1, as_of = -1, id = -1, rowid = -1, limit = -1, offset = -1;
+  bool is_unusable = false, is_all_handled = true;
+  for (int i = 0; i < info->nConstraint; i++) {
+    int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op;
+    bool usable = info->aConstraint[i].usable != 0;
+    bool is_eq = op == SQLITE_INDEX_CONSTRAINT_EQ;
+    if (op == SQLITE_INDEX_CONSTRAINT_LIMIT || op == SQLITE_INDEX_CONSTRAINT_OFFSET) {
+      if (usable && op == SQLITE_INDEX_CONSTRAINT_LIMIT) limit = i;
+      if (usable && op == SQLITE_INDEX_CONSTRAINT_OFFSET) offset = i;
+    } else if ((op == SQLITE_INDEX_CONSTRAINT_MATCH && column == c->vector_column) || (is_eq && column == c->command_column)) {
+      if (usable) {
+        match = i;
+      } else {
+        is_unusable = true;
+      }
+    } else if (is_eq && (column == c->k_column || column == c->as_of_column)) {
+      if (!usable) is_unusable = true;
+      if (usable && column == c->k_column) k = i;
+      if (usable && column == c->as_of_column) as_of = i;
+    } else if (usable && is_eq && column >= 0 && column == c->id_column) {
+      id = i;
+    } else if (usable && is_eq && column < 0) {
+      rowid = i;
+    }
+  }
+  /* The query, k or time comes from a table that this plan puts behind us: another order of the join must serve. */
+  if (is_unusable) return SQLITE_CONSTRAINT;
+  if (match < 0 && k >= 0) {
+    return dvx_give_vtab(t->conn, vtab,
+                         dvx_fail(t->conn, t, SQLITE_ERROR, "k needs a query: WHERE %s MATCH :query AND k = 10",
+                                  c->vector_name));
+  }
+
+  enum plan_kind kind = match >= 0 ? PLAN_SEARCH : id >= 0 || rowid >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
+  if (match >= 0) plan_use(&p, match, true, "M");
+  if (k >= 0) plan_use(&p, k, true, "K");
+  if (as_of >= 0) plan_use(&p, as_of, true, "T");
+  if (kind == PLAN_LOOKUP) {
+    if (id >= 0) {
+      plan_use(&p, id, false, "I");
+    } else {
+      plan_use(&p, rowid, false, "R");
+    }
+  }
+  int n_filters = 0;
+  for (int i = 0; i < info->nConstraint; i++) {
+    int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op;
+    if (i == match || i == k || i == as_of || i == limit || i == offset || op == SQLITE_INDEX_CONSTRAINT_LIMIT ||
+        op == SQLITE_INDEX_CONSTRAINT_OFFSET || info->aConstraintUsage[i].argvIndex) {
+      continue;
+    }
+    bool usable = info->aConstraint[i].usable != 0;
+    int meta = plan_meta_column(c, column);
+    bool is_filter = meta >= 0 && !c->columns[meta].is_auxiliary && plan_is_condition(op);
+    bool is_id = column >= 0 && column == c->id_column && plan_is_condition(op);
+    if (usable && kind == PLAN_SEARCH && column == c->distance_column &&
+        (op == SQLITE_INDEX_CONSTRAINT_LT || op == SQLITE_INDEX_CONSTRAINT_LE || op == SQLITE_INDEX_CONSTRAINT_GT ||
+         op == SQLITE_INDEX_CONSTRAINT_GE)) {
+      plan_use(&p, i, false,
+               op == SQLITE_INDEX_CONSTRAINT_LT   ? "<"
+               : op == SQLITE_INDEX_CONSTRAINT_LE ? "["
+               : op == SQLITE_INDEX_CONSTRAINT_GT ? ">"
+                                                  : "]");
+    } else if (usable && kind != PLAN_LOOKUP && (is_filter || is_id) && (kind == PLAN_SEARCH || as_of < 0)) {
+      plan_condition(&p, i, is_id ? -1 : meta);
+      n_filters++;
+    } else {
+      is_all_handled = false;
+    }
+  }
+  /* LIMIT may end the search only if nothing is left for SQLite to test afterwards. */
+  bool in_order = info->nOrderBy == 0 ||
+                  (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == c->distance_column && !info->aOrderBy[0].desc);
+  if (kind == PLAN_SEARCH && in_order) {
+    if (info->nOrderBy) info->orderByConsumed = 1;
+    if (limit >= 0 && k < 0 && is_all_handled) {
+      plan_use(&p, limit, true, "L");
+      if (offset >= 0) plan_use(&p, offset, false, "O");
+    }
+  }
+  double rows = t->rows.n ? (double)t->rows.n : 10000;
+  info->idxNum = (int)kind;
+  if (kind == PLAN_LOOKUP) {
+    info->estimatedCost = 2;
+    info->estimatedRows = 1;
+    info->idxFlags = SQLITE_INDEX_SCAN_UNIQUE;
+  } else if (kind == PLAN_SEARCH) {
+    info->estimatedCost = 100 + rows / 100;
+    info->estimatedRows = 10;
+  } else {
+    info->estimatedCost = rows * (n_filters ? 2 : 4);
+    info->estimatedRows = (sqlite3_int64)rows;
+  }
+  info->idxStr = dvx_str_take(&p.text);
+  if (p.n_args && !info->idxStr) return SQLITE_NOMEM;
+  info->needToFreeIdxStr = 1;
+  return SQLITE_OK;
+}
+
+/* ---- cursors --------------------------------------------------------------------------------------------------------------------- */
+
+static int table_open(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
+  dvx_table *t = ((table_vtab *)vtab)->t;
+  table_cursor *c = sqlite3_malloc64(sizeof *c);
+  if (!c) return SQLITE_NOMEM;
+  memset(c, 0, sizeof *c);
+  c->t = t;
+  t->n_refs++; /* rows may be asked for after a ROLLBACK has dropped the object this cursor belongs to */
+  c->hits.alloc = &dvx_alloc;
+  dv_buf_init(&c->hold, &dvx_alloc);
+  *out = &c->base;
+  return SQLITE_OK;
+}
+
+static void cursor_reset(table_cursor *c) {
+  sqlite3_free(c->allowed);
+  sqlite3_free(c->query);
+  sqlite3_free(c->given);
+  dv_topk_free(&c->hits);
+  c->allowed = NULL;
+  c->query = NULL;
+  c->given = NULL;
+  c->n_given_words = c->n_given = c->at = 0;
+  c->vid = c->fields_vid = 0;
+  c->has_as_of = c->has_k = c->is_stream = c->has_min = false;
+  memset(&c->options, 0, sizeof c->options);
+}
+
+static int table_close(sqlite3_vtab_cursor *cursor) {
+  table_cursor *c = (table_cursor *)cursor;
+  cursor_reset(c);
+  dv_buf_free(&c->hold);
+  sqlite3_free(c->fields);
+  dvx_table_release(c->t);
+  sqlite3_free(c);
+  return SQLITE_OK;
+}
+
+static bool cursor_allows(const table_cursor *c, uint32_t vid) {
+  size_t i = vid - 1;
+  return c->allowed == NULL || (i < c->n_allowed && (c->allowed[i >> 6] >> (i & 63) & 1));
+}
+
+/* Is the row there (now, or as of the cursor's time)? */
+static int cursor_sees(table_cursor *c, uint32_t vid, bool *sees) {
+  dvx_table *t = c->t;
+  *sees = false;
+  if (!c->has_as_of) {
+    *sees = dvx_word_exists(dvx_row_word(t, vid));
+    return SQLITE_OK;
+  }
+  if (dvx_row_word(t, vid) == 0) return SQLITE_OK;
+  int rc = dvx_row_seq_at(t, vid, c->as_of, &c->past_seq);
+  if (rc != SQLITE_OK || c->past_seq == 0) return rc;
+  dv_record rec;
+  rc = dvx_log_record(t, c->past_seq, &rec);
+  if (rc == SQLITE_OK) *sees = rec.delta.op != DV_OP_DELETE;
+  return rc;
+}
+
+/* The next row of a scan behind c->vid. */
+static int cursor_scan(table_cursor *c) {
+  for (uint32_t vid = c->vid + 1; vid <= c->last_vid; vid++) {
+    bool sees = cursor_allows(c, vid);
+    int rc = sees ? cursor_sees(c, vid, &sees) : SQLITE_OK;
+    if (rc != SQLITE_OK) return rc;
+    if (sees) {
+      c->vid = vid;
+      return SQLITE_OK;
+    }
+  }
+  c->vid = 0;
+  return SQLITE_OK;
+}
+
+/* Puts the cursor on the next hit. A stream fetches a longer batch when it has used up one: batches are exact, so the longer
+ * one begins with the rows of the shorter, which are skipped by their bits. */
+static int cursor_search(table_cursor *c) {
+  dvx_table *t = c->t;
+  c->vid = 0;
+  while (c->n_given < c->n_wanted) {
+    while (c->at < c->hits.n) {
+      const dv_hit *hit = &c->hits.hits[c->at++];
+      size_t i = hit->vid - 1;
+      if (c->has_min && !(c->is_min_inclusive ? hit->distance >= c->min_distance : hit->distance > c->min_distance)) continue;
+      if (c->is_stream && (i >> 6) < c->n_given_words) {
+        if (c->given[i >> 6] >> (i & 63) & 1) continue;
+        c->given[i >> 6] |= (uint64_t)1 << (i & 63);
+      }
+      c->n_given++;
+      c->vid = hit->vid;
+      return SQLITE_OK;
+    }
+    if (!c->is_stream || c->hits.n < c->options.k) return SQLITE_OK; /* that was every row there is */
+    c->options.k = c->options.k < SIZE_MAX / 4 ? c->options.k * 4 : SIZE_MAX;
+    c->at = 0;
+    dv_topk_free(&c->hits);
+    int rc = dvx_table_begin_read(t);
+    if (rc != SQLITE_OK) return rc;
+    rc = dvx_search_run(t, c->query, &c->options, &c->hits);
+    dvx_table_end_read(t);
+    if (rc != SQLITE_OK) return rc;
+  }
+  return SQLITE_OK;
+}
+
+/* ---- xFilter ----------------------------------------------------------------------------------------------------------------------- */
+
+/* A condition that xFilter was given, with what it points to. */
+typedef struct filter_arg {
+  dvx_condition condition;
+  dv_value single;
+  char collation[32];
+} filter_arg;
+
+#define FILTER_MAX_ARGS 64
+
+typedef struct filter_args {
+  filter_arg *args; /* FILTER_MAX_ARGS, allocated with the first */
+  int n;
+} filter_args;
+
+static void filter_args_free(filter_args *a) {
+  for (int i = 0; i < a->n; i++) {
+    if (a->args[i].condition.values != &a->args[i].single) sqlite3_free(a->args[i].condition.values);
+  }
+  sqlite3_free(a->args);
+}
+
+/* The values of an IN list. Their bytes are copied behind them, since sqlite3_vtab_in_next gives one at a time. */
+static int filter_in_values(dvx_table *t, sqlite3_value *list, dvx_condition *c) {
+  size_t capacity = 0, n = 0;
+  dv_value *values = NULL;
+  dv_buf bytes;
+  sqlite3_value *v = NULL;
+  dv_buf_init(&bytes, &dvx_alloc);
+  int rc = sqlite3_vtab_in_first(list, &v);
+  for (; rc == SQLITE_OK && v; rc = sqlite3_vtab_in_next(list, &v)) {
+    if (n == capacity) {
+      capacity = capacity ? capacity * 2 : 16;
+      dv_value *grown = sqlite3_realloc64(values, capacity * sizeof *grown);
+      if (!grown) {
+        rc = SQLITE_NOMEM;
+        break;
+      }
+      values = grown;
+    }
+    int rc2 = dvx_value_of(t->conn, v, &values[n]);
+    if (rc2 != SQLITE_OK) {
+      rc = rc2;
+      break;
+    }
+    if (values[n].type == DV_TEXT || values[n].type == DV_BLOB) {
+      size_t at = bytes.n;
+      dv_buf_bytes(&bytes, values[n].bytes, values[n].n_bytes);
+      values[n].bytes = (const uint8_t *)(uintptr_t)at;
+    }
+    n++;
+  }
+  if (rc == SQLITE_DONE) rc = SQLITE_OK;
+  if (rc == SQLITE_OK && bytes.status != DV_OK) rc = SQLITE_NOMEM;
+  dv_value *whole = NULL;
+  if (rc == SQLITE_OK) {
+    whole = sqlite3_malloc64(n * sizeof *whole + bytes.n + 1);
+    if (!whole) rc = SQLITE_NOMEM;
+  }
+  if (rc == SQLITE_OK) {
+    uint8_t *copy = (uint8_t *)(whole + n);
+    if (n) memcpy(whole, values, n * sizeof *whole);
+    if (bytes.n) memcpy(copy, bytes.data, bytes.n);
+    for (size_t i = 0; i < n; i++) {
+      if (whole[i].type == DV_TEXT || whole[i].type == DV_BLOB) whole[i].bytes = copy + (uintptr_t)whole[i].bytes;
+    }
+    c->values = whole;
+    c->n_values = n;
+  }
+  sqlite3_free(values);
+  dv_buf_free(&bytes);
+  return rc;
+}
+
+static int parse_int(const char **p) {
+  int sign = 1, n = 0;
+  if (**p == '-') {
+    sign = -1;
+    (*p)++;
+  }
+  while (**p >= '0' && **p <= '9') n = n * 10 + (*(*p)++ - '0');
+  return sign * n;
+}
+
+/* "column,operator,collation;" behind a J or F. */
+static int filter_args_condition(dvx_table *t, filter_args *a, const char **text, bool is_in, sqlite3_value *v) {
+  if (a->n >= FILTER_MAX_ARGS) {
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "more than %d conditions on columns of one search", FILTER_MAX_ARGS);
+  }
+  if (a->args == NULL) {
+    a->args = sqlite3_malloc64(FILTER_MAX_ARGS * sizeof *a->args);
+    if (!a->args) return SQLITE_NOMEM;
+  }
+  filter_arg *arg = &a->args[a->n];
+  dvx_condition *c = &arg->condition;
+  memset(arg, 0, sizeof *arg);
+  c->column = parse_int(text);
+  (*text)++;
+  c->op = parse_int(text);
+  (*text)++;
+  size_t n = 0;
+  for (; **text && **text != ';'; (*text)++) {
+    if (n + 1 < sizeof arg->collation) arg->collation[n++] = **text;
+  }
+  if (**text) (*text)++;
+  c->collation = n ? arg->collation : NULL;
+  c->is_in = is_in;
+  int rc;
+  if (is_in) {
+    rc = filter_in_values(t, v, c);
+  } else {
+    rc = dvx_value_of(t->conn, v, &arg->single);
+    c->values = &arg->single;
+    c->n_values = 1;
+  }
+  if (rc == SQLITE_OK) a->n++;
+  return rc;
+}
+
+static int cursor_set_range(table_cursor *c, char op, sqlite3_value *v) {
+  int type = sqlite3_value_numeric_type(v);
+  if (type == SQLITE_NULL) {
+    c->options.k = 0; /* a comparison with NULL is never true */
+    c->has_k = true;
+    return SQLITE_OK;
+  }
+  if (type != SQLITE_INTEGER && type != SQLITE_FLOAT) {
+    return dvx_fail(c->t->conn, c->t, SQLITE_ERROR, "distance is compared with %v: expected a number", v);
+  }
+  double d = sqlite3_value_double(v);
+  if (op == '<' || op == '[') {
+    bool inclusive = op == '[';
+    if (!c->options.has_max_distance || d < c->options.max_distance ||
+        (d == c->options.max_distance && !inclusive)) {
+      c->options.has_max_distance = true;
+      c->options.max_distance = d;
+      c->options.is_max_inclusive = inclusive;
+    }
+  } else if (!c->has_min || d > c->min_distance || (d == c->min_distance && op == '>')) {
+    c->has_min = true;
+    c->min_distance = d;
+    c->is_min_inclusive = op == ']';
+  }
+  return SQLITE_OK;
+}
+
+/* k = 10, or as the table's second argument an object of options. */
+static int cursor_set_k(table_cursor *c, sqlite3_value *v) {
+  dvx_table *t = c->t;
+  if (sqlite3_value_type(v) == SQLITE_TEXT) {
+    const char *z = (const char *)sqlite3_value_text(v);
+    if (!z) return SQLITE_NOMEM;
+    if (z[0] == '{' || z[0] == ' ') {
+      c->options.k = SIZE_MAX;
+      int rc = dvx_search_options_parse(t, z, sqlite3_value_bytes(v), &c->options);
+      if (c->options.k != SIZE_MAX) c->has_k = true;
+      if (c->options.has_as_of) {
+        c->has_as_of = true;
+        c->as_of = c->options.as_of;
+      }
+      return rc;
+    }
+  }
+  c->has_k = true;
+  return dvx_search_k(t, v, &c->options.k);
+}
+
+static int cursor_start_search(table_cursor *c, bool is_limited, size_t limit) {
+  dvx_search_options *o = &c->options;
+  c->n_wanted = c->has_k ? o->k : is_limited ? limit : SIZE_MAX;
+  /* k rows beyond a distance are found by streaming past the nearer ones. */
+  c->is_stream = c->n_wanted == SIZE_MAX || (c->has_min && c->n_wanted > 0);
+  o->k = c->n_wanted;
+  if (c->is_stream) {
+    o->is_exact = true;
+    o->k = c->n_wanted < SIZE_MAX && c->n_wanted > VTAB_FIRST_BATCH ? c->n_wanted : VTAB_FIRST_BATCH;
+    c->n_given_words = dvx_table_last_vid(c->t) / 64 + 1;
+    c->given = sqlite3_malloc64(c->n_given_words * sizeof *c->given);
+    if (!c->given) return SQLITE_NOMEM;
+    memset(c->given, 0, c->n_given_words * sizeof *c->given);
+  }
+  o->allowed = c->allowed;
+  o->n_allowed = c->n_allowed;
+  o->has_as_of = c->has_as_of;
+  o->as_of = c->as_of;
+  return dvx_search_run(c->t, c->query, o, &c->hits);
+}
+
+static int cursor_lookup_id(table_cursor *c, sqlite3_value *v, bool is_rowid) {
+  dvx_table *t = c->t;
+  dv_value id;
+  uint32_t vid = 0;
+  int rc = dvx_value_of(t->conn, v, &id);
+  if (rc != SQLITE_OK) return rc;
+  bool is_integer = t->config->id_type != DVX_ID_TEXT;
+  if (is_rowid && !is_integer) { /* the rowid of a TEXT id is the vid */
+    sqlite3_int64 n = sqlite3_value_int64(v);
+    if (sqlite3_value_numeric_type(v) == SQLITE_INTEGER && n >= 1 && n <= dvx_table_last_vid(t)) vid = (uint32_t)n;
+  } else if (is_integer) {
+    int type = sqlite3_value_numeric_type(v);
+    if (type == SQLITE_FLOAT && sqlite3_value_double(v) == (double)sqlite3_value_int64(v)) type = SQLITE_INTEGER;
+    if (type != SQLITE_INTEGER) return SQLITE_OK;
+    id = (dv_value){.type = DV_INTEGER, .integer = sqlite3_value_int64(v)};
+    rc = dvx_row_find(t, &id, &vid);
+  } else {
+    if (id.type == DV_NULL || id.type == DV_BLOB) return SQLITE_OK;
+    if (id.type != DV_TEXT) { /* TEXT affinity: 5 finds '5' */
+      const unsigned char *z = sqlite3_value_text(v);
+      if (!z) return SQLITE_NOMEM;
+      id = (dv_value){.type = DV_TEXT, .bytes = z, .n_bytes = (size_t)sqlite3_value_bytes(v)};
+    }
+    rc = dvx_row_find(t, &id, &vid);
+  }
+  if (rc != SQLITE_OK || vid == 0) return rc;
+  bool sees;
+  rc = cursor_sees(c, vid, &sees);
+  if (rc == SQLITE_OK && sees) c->vid = vid;
+  return rc;
+}
+
+static int cursor_filter(table_cursor *c, const char *text, sqlite3_value **argv, filter_args *a) {
+  dvx_table *t = c->t;
+  int rc = SQLITE_OK, arg = 0;
+  sqlite3_value *lookup = NULL;
+  bool is_rowid = false, is_limited = false;
+  size_t limit = 0, offset = 0;
+  dv_buf query;
+  size_t n;
+  dv_buf_init(&query, &dvx_alloc);
+  while (rc == SQLITE_OK && text && *text) {
+    char token = *text++;
+    sqlite3_value *v = argv[arg++];
+    switch (token) {
+      case 'M':
+        rc = dvx_value_vector(t->conn, t, v, t->config->dimensions, "the query", &query, &n);
+        break;
+      case 'K':
+        rc = cursor_set_k(c, v);
+        break;
+      case 'T':
+        c->has_as_of = true;
+        rc = dvx_time_parse(t->conn, t, v, &c->as_of);
+        break;
+      case 'I':
+      case 'R':
+        lookup = v;
+        is_rowid = token == 'R';
+        break;
+      case 'L': {
+        sqlite3_int64 l = sqlite3_value_int64(v);
+        is_limited = l >= 0;
+        limit = l > 0 ? (size_t)l : 0;
+        break;
+      }
+      case 'O': {
+        sqlite3_int64 l = sqlite3_value_int64(v);
+        offset = l > 0 ? (size_t)l : 0;
+        break;
+      }
+      case 'J':
+      case 'F':
+        rc = filter_args_condition(t, a, &text, token == 'J', v);
+        break;
+      default:
+        rc = cursor_set_range(c, token, v);
+        break;
+    }
+  }
+  if (rc == SQLITE_OK && a->n) {
+    dvx_condition conditions[FILTER_MAX_ARGS];
+    for (int i = 0; i < a->n; i++) conditions[i] = a->args[i].condition;
+    c->n_allowed = dvx_table_last_vid(t);
+    rc = dvx_filter_rows(t, conditions, a->n, c->has_as_of, c->as_of, &c->allowed);
+  }
+  c->last_vid = dvx_table_last_vid(t);
+  if (rc == SQLITE_OK && c->kind == PLAN_LOOKUP) rc = cursor_lookup_id(c, lookup, is_rowid);
+  if (rc == SQLITE_OK && c->kind == PLAN_SCAN) rc = cursor_scan(c);
+  if (rc == SQLITE_OK && c->kind == PLAN_SEARCH) {
+    c->query = (float *)(void *)query.data; /* from sqlite3_malloc, by dvx_alloc: the cursor keeps it */
+    query.data = NULL;
+    rc = cursor_start_search(c, is_limited, limit + offset);
+    if (rc == SQLITE_OK) rc = cursor_search(c);
+  }
+  dv_buf_free(&query);
+  return rc;
+}
+
+static int table_filter(sqlite3_vtab_cursor *cursor, int kind, const char *text, int argc, sqlite3_value **argv) {
+  table_cursor *c = (table_cursor *)cursor;
+  dvx_table *t = c->t;
+  (void)argc;
+  cursor_reset(c);
+  c->kind = (enum plan_kind)kind;
+  int rc = dvx_table_begin_read(t);
+  if (rc == SQLITE_OK) {
+    filter_args a = {NULL, 0};
+    rc = cursor_filter(c, text, argv, &a);
+    filter_args_free(&a);
+    dvx_table_end_read(t);
+  }
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, cursor->pVtab, rc);
+}
+
+static int table_next(sqlite3_vtab_cursor *cursor) {
+  table_cursor *c = (table_cursor *)cursor;
+  dvx_table *t = c->t;
+  int rc = SQLITE_OK;
+  if (c->kind == PLAN_LOOKUP) {
+    c->vid = 0;
+  } else if (c->kind == PLAN_SCAN) {
+    rc = dvx_table_begin_read(t);
+    if (rc == SQLITE_OK) {
+      rc = cursor_scan(c);
+      dvx_table_end_read(t);
+    }
+  } else {
+    rc = cursor_search(c);
+  }
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, cursor->pVtab, rc);
+}
+
+static int table_eof(sqlite3_vtab_cursor *cursor) { return ((table_cursor *)cursor)->vid == 0; }
+
+static int table_rowid(sqlite3_vtab_cursor *cursor, sqlite3_int64 *rowid) {
+  table_cursor *c = (table_cursor *)cursor;
+  if (c->t->config->id_type == DVX_ID_TEXT) {
+    *rowid = c->vid;
+    return SQLITE_OK;
+  }
+  dv_value id;
+  int rc = dvx_row_id(c->t, c->vid, &id);
+  if (rc != SQLITE_OK) return dvx_give_vtab(c->t->conn, cursor->pVtab, rc);
+  *rowid = id.integer;
+  return SQLITE_OK;
+}
+
+/* ---- xColumn ----------------------------------------------------------------------------------------------------------------------- */
+
+static int cursor_fields(table_cursor *c) {
+  dvx_table *t = c->t;
+  int n = t->config->n_columns;
+  if (c->fields_vid == c->vid) return SQLITE_OK;
+  if (c->fields == NULL) {
+    c->fields = sqlite3_malloc64((size_t)(n ? n : 1) * sizeof *c->fields);
+    if (!c->fields) return SQLITE_NOMEM;
+  }
+  dv_buf_free(&c->hold);
+  int rc;
+  if (c->has_as_of) {
+    uint64_t seq;
+    rc = dvx_row_seq_at(t, c->vid, c->as_of, &seq);
+    if (rc == SQLITE_OK) rc = dvx_row_fields_at(t, c->vid, seq, &c->hold, c->fields);
+  } else {
+    rc = dvx_row_fields(t, c->vid, c->fields);
+    if (rc == SQLITE_OK) {
+      /* The values live in the table's scratch: keep them for the row's other columns. */
+      size_t total = 0;
+      for (int i = 0; i < n; i++) total += c->fields[i].n_bytes;
+      uint8_t *to = dv_buf_extend(&c->hold, total + 1);
+      if (!to) return SQLITE_NOMEM;
+      for (int i = 0; i < n; i++) {
+        if (c->fields[i].n_bytes == 0) continue;
+        memcpy(to, c->fields[i].bytes, c->fields[i].n_bytes);
+        c->fields[i].bytes = to;
+        to += c->fields[i].n_bytes;
+      }
+    }
+  }
+  if (rc == SQLITE_OK) c->fields_vid = c->vid;
+  return rc;
+}
+
+static int cursor_vector(table_cursor *c, sqlite3_context *ctx) {
+  dvx_table *t = c->t;
+  size_t n = t->config->dimensions;
+  const float *v = t->next_vector;
+  bool exists = true;
+  int rc = SQLITE_OK;
+  if (c->has_as_of) {
+    uint64_t seq;
+    rc = dvx_row_seq_at(t, c->vid, c->as_of, &seq);
+    exists = false;
+    if (rc == SQLITE_OK && seq) rc = dvx_row_vector_at(t, c->vid, seq, t->next_vector, &exists);
+  } else {
+    exists = dvx_word_exists(dvx_row_word(t, c->vid)); /* gone when a ROLLBACK took it away under the cursor */
+    if (exists) rc = dvx_row_vector(t, c->vid, &v);
+  }
+  if (rc == SQLITE_OK && exists) dvx_result_blob(ctx, v, n * sizeof(float));
+  return rc;
+}
+
+static int cursor_column(table_cursor *c, sqlite3_context *ctx, int column) {
+  dvx_table *t = c->t;
+  const dvx_config *config = t->config;
+  int rc = SQLITE_OK;
+  if (column == config->id_column) {
+    dv_value id;
+    rc = dvx_row_id(t, c->vid, &id);
+    if (rc == SQLITE_OK) dvx_result_value(ctx, &id);
+  } else if (column == config->vector_column) {
+    if (!sqlite3_vtab_nochange(ctx)) rc = cursor_vector(c, ctx);
+  } else if (column == config->distance_column) {
+    if (c->kind == PLAN_SEARCH) sqlite3_result_double(ctx, c->hits.hits[c->at - 1].distance);
+  } else if (column == config->as_of_column) {
+    if (c->has_as_of && !sqlite3_vtab_nochange(ctx)) sqlite3_result_int64(ctx, c->as_of);
+  } else if (column == config->k_column || column == config->command_column || column == config->delta_column) {
+    /* inputs only */
+  } else if (!sqlite3_vtab_nochange(ctx)) {
+    int i = plan_meta_column(config, column);
+    rc = cursor_fields(c);
+    if (rc == SQLITE_OK && i >= 0) dvx_result_value(ctx, &c->fields[i]);
+  }
+  return rc;
+}
+
+static int table_column(sqlite3_vtab_cursor *cursor, sqlite3_context *ctx, int column) {
+  table_cursor *c = (table_cursor *)cursor;
+  dvx_table *t = c->t;
+  int rc = SQLITE_OK;
+  if (!t->is_loaded) { /* memory was dropped since the row was reached */
+    rc = dvx_table_begin_read(t);
+    if (rc == SQLITE_OK) dvx_table_end_read(t);
+  }
+  if (rc == SQLITE_OK) rc = cursor_column(c, ctx, column);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, cursor->pVtab, rc);
+}
+
+/* ---- writing and transactions -------------------------------------------------------------------------------------------------- */
+
+static int table_update(sqlite3_vtab *vtab, int argc, sqlite3_value **argv, sqlite3_int64 *rowid) {
+  dvx_table *t = ((table_vtab *)vtab)->t;
+  int rc = dvx_write_update(t, argc, argv, rowid);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, vtab, rc);
+}
+
+static int table_begin(sqlite3_vtab *vtab) {
+  dvx_table *t = ((table_vtab *)vtab)->t;
+  int rc = dvx_txn_begin(t);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, vtab, rc);
+}
+
+static int table_sync(sqlite3_vtab *vtab) {
+  dvx_table *t = ((table_vtab *)vtab)->t;
+  int rc = dvx_txn_sync(t);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, vtab, rc);
+}
+
+static int table_commit(sqlite3_vtab *vtab) {
+  dvx_txn_commit(((table_vtab *)vtab)->t);
+  return SQLITE_OK;
+}
+
+static int table_rollback(sqlite3_vtab *vtab) {
+  dvx_txn_rollback(((table_vtab *)vtab)->t);
+  return SQLITE_OK;
+}
+
+static int table_savepoint(sqlite3_vtab *vtab, int level) {
+  dvx_table *t = ((table_vtab *)vtab)->t;
+  int rc;
+  dvx_txn_savepoint(t, level, &rc);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, vtab, rc);
+}
+
+static int table_release(sqlite3_vtab *vtab, int level) {
+  dvx_txn_release(((table_vtab *)vtab)->t, level);
+  return SQLITE_OK;
+}
+
+static int table_rollback_to(sqlite3_vtab *vtab, int level) {
+  dvx_table *t = ((table_vtab *)vtab)->t;
+  int rc = dvx_txn_rollback_to(t, level);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, vtab, rc);
+}
+
+static int table_rename(sqlite3_vtab *vtab, const char *new_name) {
+  dvx_table *t = ((table_vtab *)vtab)->t;
+  /* From now on another object, under the new name, serves the table; it reads the file. So the file must have it all. */
+  int rc = t->overlay.is_open ? dvx_table_flush(t) : SQLITE_OK;
+  if (rc == SQLITE_OK) rc = dvx_shadow_rename(t, new_name);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, vtab, rc);
+}
+
+static int table_shadow_name(const char *name) { return dvx_shadow_is_suffix(name); }
+
+#if DVX_HAS_XINTEGRITY
+static int table_integrity(sqlite3_vtab *vtab, const char *schema, const char *name, int flags, char **report) {
+  dvx_table *t = ((table_vtab *)vtab)->t;
+  (void)schema, (void)name;
+  int rc = dvx_table_begin_read(t);
+  if (rc == SQLITE_OK) {
+    rc = dvx_integrity_check(t, (flags & 1) != 0, report);
+    dvx_table_end_read(t);
+  }
+  if (rc == SQLITE_NOMEM) return rc;
+  if (rc != SQLITE_OK) {
+    /* The table cannot even be read: that is a finding, not a failure of the check. */
+    sqlite3_free(*report);
+    *report = t->conn->error ? t->conn->error : dvx_format("table %s cannot be read", name);
+    t->conn->error = NULL;
+  }
+  return SQLITE_OK;
+}
+#endif
+
+static const sqlite3_module table_module = {
+#if DVX_HAS_XINTEGRITY
+    .iVersion = 4,
+    .xIntegrity = table_integrity,
+#else
+    .iVersion = 3,
+#endif
+    .xCreate = table_create,
+    .xConnect = table_connect_method,
+    .xBestIndex = table_best_index,
+    .xDisconnect = table_disconnect,
+    .xDestroy = table_destroy,
+    .xOpen = table_open,
+    .xClose = table_close,
+    .xFilter = table_filter,
+    .xNext = table_next,
+    .xEof = table_eof,
+    .xColumn = table_column,
+    .xRowid = table_rowid,
+    .xUpdate = table_update,
+    .xBegin = table_begin,
+    .xSync = table_sync,
+    .xCommit = table_commit,
+    .xRollback = table_rollback,
+    .xRename = table_rename,
+    .xSavepoint = table_savepoint,
+    .xRelease = table_release,
+    .xRollbackTo = table_rollback_to,
+    .xShadowName = table_shadow_name,
+};
+
+int dvx_vtab_register(dvx_conn *conn) { return dvx_conn_module(conn, "delta_vectors", &table_module); }

@@ -1,0 +1,421 @@
+/*
+ * write.c: xUpdate: what INSERT, UPDATE and DELETE mean as deltas, and the commands of the hidden column.
+ *
+ *   INSERT                       a create delta
+ *   INSERT OR REPLACE            of a row that exists: a dense delta and all metadata anew
+ *   UPDATE … SET vector = v      a dense delta in its smallest exact encoding
+ *   UPDATE … SET delta = d       that delta
+ *   UPDATE … SET metadata only   a sparse delta that sets no dimension, with the metadata
+ *   DELETE                       a delete delta
+ *
+ * `as_of` as a written column is the time of the delta. Everything is checked before dvx_append, the one door to the overlay;
+ * conflicts are found before anything is changed, which is what SQLITE_VTAB_CONSTRAINT_SUPPORT promises.
+ */
+#include "ext_int.h"
+
+/* ---- values ------------------------------------------------------------------------------------------------------------------------ */
+
+static const char *write_type_name(dvx_column_type type) {
+  switch (type) {
+    case DVX_COLUMN_INTEGER:
+      return "INTEGER";
+    case DVX_COLUMN_REAL:
+      return "REAL";
+    case DVX_COLUMN_TEXT:
+      return "TEXT";
+    case DVX_COLUMN_BOOLEAN:
+      return "BOOLEAN (0 or 1)";
+    case DVX_COLUMN_BLOB:
+      return "BLOB";
+    case DVX_COLUMN_JSON:
+      break;
+  }
+  return "a JSON object";
+}
+
+static int write_no_option(void *ctx, const char *key, sqlite3_value *value) {
+  (void)ctx, (void)key, (void)value;
+  return SQLITE_OK;
+}
+
+int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value *id, dv_value *out) {
+  const dvx_column *c = &t->config->columns[column];
+  int rc = dvx_value_of(t->conn, v, out);
+  if (rc != SQLITE_OK || out->type == DV_NULL) return rc;
+  bool fits = false;
+  switch (c->type) {
+    case DVX_COLUMN_INTEGER:
+    case DVX_COLUMN_BOOLEAN: {
+      int type = sqlite3_value_numeric_type(v); /* text that is a number counts as one, as in any INTEGER column */
+      double d = sqlite3_value_double(v);
+      if (type == SQLITE_INTEGER || (type == SQLITE_FLOAT && d > -9e15 && d < 9e15 && d == (double)(sqlite3_int64)d)) {
+        *out = (dv_value){.type = DV_INTEGER, .integer = sqlite3_value_int64(v)};
+        fits = c->type == DVX_COLUMN_INTEGER || out->integer == 0 || out->integer == 1;
+      }
+      break;
+    }
+    case DVX_COLUMN_REAL: {
+      int type = sqlite3_value_numeric_type(v);
+      if (type == SQLITE_INTEGER || type == SQLITE_FLOAT) {
+        *out = (dv_value){.type = DV_REAL, .real = sqlite3_value_double(v)};
+        fits = true;
+      }
+      break;
+    }
+    case DVX_COLUMN_TEXT:
+      if (out->type == DV_INTEGER || out->type == DV_REAL) {
+        const unsigned char *z = sqlite3_value_text(v);
+        if (!z) return SQLITE_NOMEM;
+        *out = (dv_value){.type = DV_TEXT, .bytes = z, .n_bytes = (size_t)sqlite3_value_bytes(v)};
+      }
+      fits = out->type == DV_TEXT;
+      break;
+    case DVX_COLUMN_BLOB:
+      fits = out->type == DV_BLOB;
+      break;
+    case DVX_COLUMN_JSON:
+      if (out->type == DV_TEXT) {
+        char *what = dvx_format("row %I: metadata", id);
+        if (!what) return SQLITE_NOMEM;
+        rc = dvx_json_each(t->conn, t, what, (const char *)out->bytes, (int)out->n_bytes, write_no_option, NULL);
+        sqlite3_free(what);
+        if (rc != SQLITE_OK) return rc;
+        fits = true;
+      }
+      break;
+  }
+  if (fits) return SQLITE_OK;
+  return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: column %s is %v, expected %s or NULL", id, c->name, v,
+                  write_type_name(c->type));
+}
+
+/* The id of an INSERT: from the id column or the rowid; an integer id that is not given becomes the largest plus one. */
+static int write_insert_id(dvx_table *t, sqlite3_value *rowid, sqlite3_value *column, dv_value *id) {
+  const dvx_config *c = t->config;
+  if (c->id_type == DVX_ID_TEXT) {
+    if (sqlite3_value_type(rowid) != SQLITE_NULL) {
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "rowid cannot be set: rows are identified by the column %s", c->id_name);
+    }
+    int type = sqlite3_value_type(column);
+    if (type == SQLITE_NULL || type == SQLITE_BLOB) {
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "column %s is %v: expected a text that names the row", c->id_name, column);
+    }
+    const unsigned char *z = sqlite3_value_text(column);
+    if (!z) return SQLITE_NOMEM;
+    *id = (dv_value){.type = DV_TEXT, .bytes = z, .n_bytes = (size_t)sqlite3_value_bytes(column)};
+    return SQLITE_OK;
+  }
+  bool has_column = column && sqlite3_value_type(column) != SQLITE_NULL;
+  bool has_rowid = sqlite3_value_type(rowid) != SQLITE_NULL;
+  sqlite3_value *v = has_column ? column : has_rowid ? rowid : NULL;
+  if (v == NULL) {
+    int64_t largest = 0;
+    sqlite3_stmt *stmt;
+    int rc = dvx_shadow_stmt(t, DVX_SQL_ROW_MAX_ID, &stmt);
+    if (rc != SQLITE_OK) return rc;
+    if (sqlite3_step(stmt) == SQLITE_ROW) largest = sqlite3_column_int64(stmt, 0);
+    rc = sqlite3_reset(stmt);
+    if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+    const dvx_overlay *o = &t->overlay;
+    for (uint32_t vid = o->stored_vid + 1; vid <= o->last_vid; vid++) {
+      dv_value other;
+      if (dvx_ids_value(&t->ids, vid, &other) && other.type == DV_INTEGER && other.integer > largest) largest = other.integer;
+    }
+    if (largest == INT64_MAX) return dvx_fail(t->conn, t, SQLITE_FULL, "the largest possible id is in use: give one");
+    *id = (dv_value){.type = DV_INTEGER, .integer = largest < 0 ? 1 : largest + 1};
+    return SQLITE_OK;
+  }
+  double d = sqlite3_value_double(v);
+  int type = sqlite3_value_numeric_type(v);
+  if (!(type == SQLITE_INTEGER || (type == SQLITE_FLOAT && d > -9e15 && d < 9e15 && d == (double)(sqlite3_int64)d))) {
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "column %s is %v: expected an integer", c->id_name ? c->id_name : "rowid", v);
+  }
+  *id = (dv_value){.type = DV_INTEGER, .integer = sqlite3_value_int64(v)};
+  if (has_column && has_rowid && sqlite3_value_int64(rowid) != id->integer) {
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "rowid %v and %s %v differ: they are the same thing, give one", rowid,
+                    c->id_name, column);
+  }
+  return SQLITE_OK;
+}
+
+static sqlite3_int64 write_rowid(const dvx_table *t, uint32_t vid, const dv_value *id) {
+  return t->config->id_type == DVX_ID_TEXT ? (sqlite3_int64)vid : id->integer;
+}
+
+/* The delta column: one frame, as the delta_*() functions make it. */
+static int write_delta(dvx_table *t, sqlite3_value *v, const dv_value *id, dv_delta *delta) {
+  if (sqlite3_value_type(v) != SQLITE_BLOB) {
+    return dvx_fail(t->conn, t, SQLITE_ERROR,
+                    "row %I: delta is %v: expected what delta_sparse(), delta_scale() and their like return", id, v);
+  }
+  size_t n = (size_t)sqlite3_value_bytes(v);
+  const void *bytes = sqlite3_value_blob(v);
+  dv_reader r = dv_reader_of(bytes, n);
+  dv_frame frame;
+  dv_detail detail;
+  if (dv_frame_read(&r, &frame, &detail) != DV_OK || dv_reader_left(&r) || (frame.flags & DV_FRAME_HEADER)) {
+    return dvx_fail(t->conn, t, SQLITE_ERROR,
+                    "row %I: delta is %v, which is not one delta: use delta_sparse(), delta_scale() and their like", id, v);
+  }
+  *delta = frame.delta;
+  return SQLITE_OK;
+}
+
+/* ---- INSERT, UPDATE, DELETE ----------------------------------------------------------------------------------------------------------- */
+
+/* Metadata of the row from argv (values of the declared columns). fields and is_set have n_columns entries. */
+static int write_fields(dvx_table *t, sqlite3_value **argv, const dv_value *id, bool is_update, dv_value *fields, bool *is_set,
+                        bool *any) {
+  const dvx_config *c = t->config;
+  *any = false;
+  for (int i = 0; i < c->n_columns; i++) {
+    sqlite3_value *v = argv[c->meta_column[i]];
+    is_set[i] = !is_update || !sqlite3_value_nochange(v);
+    memset(&fields[i], 0, sizeof fields[i]);
+    if (!is_set[i]) continue;
+    *any = true;
+    int rc = dvx_write_column(t, i, v, id, &fields[i]);
+    if (rc != SQLITE_OK) return rc;
+  }
+  return SQLITE_OK;
+}
+
+static int write_time(dvx_table *t, sqlite3_value *v, dvx_change *ch) {
+  if (sqlite3_value_nochange(v) || sqlite3_value_type(v) == SQLITE_NULL) return SQLITE_OK;
+  ch->has_time = true;
+  return dvx_time_parse(t->conn, t, v, &ch->time);
+}
+
+static bool write_is_given(sqlite3_value *v) { return !sqlite3_value_nochange(v) && sqlite3_value_type(v) != SQLITE_NULL; }
+
+/* Appends a change whose vector is `to`: created, or dense against the current one. */
+static int write_vector(dvx_table *t, dvx_change *ch, const float *to, uint64_t *seq) {
+  const float *from = NULL;
+  dv_buf payload;
+  int rc = SQLITE_OK;
+  dv_buf_init(&payload, &dvx_alloc);
+  if (ch->delta.op == DV_OP_DENSE) rc = dvx_row_vector(t, ch->vid, &from);
+  if (rc == SQLITE_OK) {
+    dv_delta_encode_dense(&payload, &ch->delta, ch->delta.op, from, to, t->config->dimensions, t->config->compression);
+    if (payload.status != DV_OK) rc = SQLITE_NOMEM;
+  }
+  ch->delta.payload = payload.data;
+  if (rc == SQLITE_OK) rc = dvx_append(t, ch, seq);
+  dv_buf_free(&payload);
+  return rc;
+}
+
+static char *write_row_name(const dv_value *id) { return dvx_format("row %I: %s", id, ""); }
+
+static int write_parse_vector(dvx_table *t, sqlite3_value *v, const dv_value *id, dv_buf *out) {
+  size_t n;
+  char *what = write_row_name(id);
+  if (!what) return SQLITE_NOMEM;
+  size_t length = strlen(what);
+  what[length >= 2 ? length - 2 : 0] = 0; /* "row 'a'" */
+  int rc = dvx_value_vector(t->conn, t, v, t->config->dimensions, what, out, &n);
+  sqlite3_free(what);
+  return rc;
+}
+
+static int write_insert(dvx_table *t, sqlite3_value **argv, sqlite3_int64 *rowid) {
+  const dvx_config *c = t->config;
+  sqlite3_value **columns = argv + 2;
+  dvx_change ch = {0};
+  dv_value fields[64];
+  bool is_set[64], any;
+  uint64_t seq;
+  int rc = write_insert_id(t, argv[1], c->id_column >= 0 ? columns[c->id_column] : NULL, &ch.id);
+  if (rc == SQLITE_OK) rc = dvx_row_find(t, &ch.id, &ch.vid);
+  if (rc != SQLITE_OK) return rc;
+  bool exists = ch.vid && dvx_word_exists(dvx_row_word(t, ch.vid));
+  bool is_replace = sqlite3_vtab_on_conflict(t->conn->db) == SQLITE_REPLACE;
+  if (exists && !is_replace) {
+    return dvx_fail(t->conn, t, SQLITE_CONSTRAINT, "row %I exists already: use INSERT OR REPLACE or UPDATE", &ch.id);
+  }
+  rc = write_fields(t, columns, &ch.id, false, fields, is_set, &any);
+  if (rc == SQLITE_OK) rc = write_time(t, columns[c->as_of_column], &ch);
+  if (rc != SQLITE_OK) return rc;
+  ch.fields = fields;
+  sqlite3_value *vector = columns[c->vector_column], *delta = columns[c->delta_column];
+  if (sqlite3_value_type(delta) != SQLITE_NULL) {
+    if (sqlite3_value_type(vector) != SQLITE_NULL) {
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: both %s and delta are given: give one", &ch.id, c->vector_name);
+    }
+    rc = write_delta(t, delta, &ch.id, &ch.delta);
+    if (rc == SQLITE_OK && ch.delta.op != DV_OP_CREATE) {
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: INSERT takes a create delta, not %s; UPDATE takes the others",
+                      &ch.id, dv_op_name(ch.delta.op));
+    }
+    if (rc == SQLITE_OK && exists) ch.delta.op = DV_OP_DENSE;
+    if (rc == SQLITE_OK) rc = dvx_append(t, &ch, &seq);
+  } else {
+    dv_buf v;
+    dv_buf_init(&v, &dvx_alloc);
+    rc = write_parse_vector(t, vector, &ch.id, &v);
+    ch.delta.op = exists ? DV_OP_DENSE : DV_OP_CREATE;
+    if (rc == SQLITE_OK) rc = write_vector(t, &ch, (const float *)(const void *)v.data, &seq);
+    dv_buf_free(&v);
+  }
+  if (rc == SQLITE_OK) *rowid = write_rowid(t, ch.vid ? ch.vid : t->overlay.last_vid, &ch.id);
+  return rc;
+}
+
+/* The row that SQLite names by its rowid. */
+static int write_find_row(dvx_table *t, sqlite3_value *rowid, uint32_t *vid, dv_value *id) {
+  sqlite3_int64 n = sqlite3_value_int64(rowid);
+  int rc = SQLITE_OK;
+  *vid = 0;
+  if (t->config->id_type == DVX_ID_TEXT) {
+    if (n >= 1 && n <= (sqlite3_int64)dvx_table_last_vid(t)) *vid = (uint32_t)n;
+    if (*vid) rc = dvx_row_id(t, *vid, id);
+  } else {
+    *id = (dv_value){.type = DV_INTEGER, .integer = n};
+    rc = dvx_row_find(t, id, vid);
+  }
+  if (rc == SQLITE_OK && *vid == 0) rc = dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "there is no row with rowid %i", n);
+  return rc;
+}
+
+static int write_delete(dvx_table *t, sqlite3_value *rowid) {
+  dvx_change ch = {0};
+  uint64_t seq;
+  int rc = write_find_row(t, rowid, &ch.vid, &ch.id);
+  if (rc != SQLITE_OK) return rc;
+  /* A DELETE that walks the table may come to a row that a trigger has deleted meanwhile. */
+  if (!dvx_word_exists(dvx_row_word(t, ch.vid))) return SQLITE_OK;
+  ch.delta.op = DV_OP_DELETE;
+  ch.delta.encoding = DV_ENC_NONE;
+  return dvx_append(t, &ch, &seq);
+}
+
+static int write_same_id(dvx_table *t, sqlite3_value **argv, const dv_value *id) {
+  const dvx_config *c = t->config;
+  dv_value given = {0};
+  bool same = true;
+  if (sqlite3_value_int64(argv[0]) != sqlite3_value_int64(argv[1])) same = false;
+  sqlite3_value *column = c->id_column >= 0 ? argv[2 + c->id_column] : NULL;
+  if (same && column && !sqlite3_value_nochange(column)) {
+    int rc = dvx_value_of(t->conn, column, &given);
+    if (rc != SQLITE_OK) return rc;
+    if (id->type == DV_INTEGER) {
+      same = given.type == DV_INTEGER && given.integer == id->integer;
+    } else {
+      same = given.type == DV_TEXT && given.n_bytes == id->n_bytes &&
+             (id->n_bytes == 0 || memcmp(given.bytes, id->bytes, id->n_bytes) == 0);
+    }
+  }
+  if (same) return SQLITE_OK;
+  return dvx_fail(t->conn, t, SQLITE_ERROR,
+                  "row %I: the id cannot be changed, since the row's history hangs on it: INSERT the new id and DELETE the old",
+                  id);
+}
+
+static int write_update(dvx_table *t, sqlite3_value **argv) {
+  const dvx_config *c = t->config;
+  sqlite3_value **columns = argv + 2;
+  dvx_change ch = {0};
+  dv_value fields[64];
+  bool is_set[64], any;
+  uint64_t seq;
+  int rc = write_find_row(t, argv[0], &ch.vid, &ch.id);
+  if (rc == SQLITE_OK) rc = write_same_id(t, argv, &ch.id);
+  if (rc == SQLITE_OK) rc = write_fields(t, columns, &ch.id, true, fields, is_set, &any);
+  if (rc == SQLITE_OK) rc = write_time(t, columns[c->as_of_column], &ch);
+  if (rc != SQLITE_OK) return rc;
+  if (any) {
+    ch.fields = fields;
+    ch.is_set = is_set;
+  }
+  sqlite3_value *vector = columns[c->vector_column], *delta = columns[c->delta_column];
+  if (write_is_given(delta)) {
+    if (!sqlite3_value_nochange(vector)) {
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: both %s and delta are set: set one", &ch.id, c->vector_name);
+    }
+    rc = write_delta(t, delta, &ch.id, &ch.delta);
+    return rc == SQLITE_OK ? dvx_append(t, &ch, &seq) : rc;
+  }
+  if (!sqlite3_value_nochange(vector)) {
+    dv_buf v;
+    dv_buf_init(&v, &dvx_alloc);
+    rc = write_parse_vector(t, vector, &ch.id, &v);
+    ch.delta.op = DV_OP_DENSE;
+    if (rc == SQLITE_OK) rc = write_vector(t, &ch, (const float *)(const void *)v.data, &seq);
+    dv_buf_free(&v);
+    return rc;
+  }
+  if (!any) return SQLITE_OK; /* UPDATE t SET id = id, or a hidden column: nothing is changed */
+  static const uint8_t nothing[] = {0}; /* a sparse payload of no dimensions */
+  ch.delta = (dv_delta){DV_OP_SPARSE, DV_ENC_SPARSE, nothing, sizeof nothing};
+  return dvx_append(t, &ch, &seq);
+}
+
+/* ---- commands ----------------------------------------------------------------------------------------------------------------------------- */
+
+static int command_integrity(dvx_table *t) {
+  char *report = NULL;
+  int rc = dvx_table_flush(t);
+  if (rc == SQLITE_OK) rc = dvx_integrity_check(t, false, &report);
+  if (rc == SQLITE_OK && report) rc = dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "%s", report);
+  sqlite3_free(report);
+  return rc;
+}
+
+/* Throws away what is derived and makes it anew from the log. */
+static int command_rebuild(dvx_table *t) {
+  int rc = dvx_table_flush(t);
+  if (rc != SQLITE_OK) return rc;
+  t->is_settle_wrong = true;
+  return dvx_table_settle(t, SIZE_MAX);
+}
+
+static int command_set_ef(dvx_table *t, const char *text) {
+  int64_t n = 0;
+  for (const char *p = text; *p; p++) {
+    if (*p < '0' || *p > '9' || n > 1000000) {
+      n = -1;
+      break;
+    }
+    n = n * 10 + (*p - '0');
+  }
+  if (n < 1 || n > 100000) {
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "hnsw_ef_search=%s: expected a number from 1 to 100000", text);
+  }
+  int rc = dvx_meta_put(t, "hnsw_ef_search", n);
+  if (rc == SQLITE_OK) t->hnsw_ef_search = (int)n;
+  return rc;
+}
+
+static int write_command(dvx_table *t, sqlite3_value *v) {
+  bool is_call;
+  int rc = dvx_txn_run_call(t, v, &is_call);
+  if (is_call) return rc;
+  const char *text = sqlite3_value_type(v) == SQLITE_TEXT ? (const char *)sqlite3_value_text(v) : "";
+  if (!text) return SQLITE_NOMEM;
+  if (sqlite3_stricmp(text, "optimize") == 0) {
+    rc = dvx_table_flush(t);
+    return rc == SQLITE_OK ? dvx_table_settle(t, SIZE_MAX) : rc;
+  }
+  if (sqlite3_stricmp(text, "rebuild") == 0) return command_rebuild(t);
+  if (sqlite3_stricmp(text, "integrity-check") == 0) return command_integrity(t);
+  if (sqlite3_strnicmp(text, "hnsw_ef_search=", 15) == 0) return command_set_ef(t, text + 15);
+  return dvx_fail(t->conn, t, SQLITE_ERROR,
+                  "unknown command %v: expected 'optimize', 'rebuild', 'integrity-check' or 'hnsw_ef_search=N'", v);
+}
+
+int dvx_write_update(dvx_table *t, int argc, sqlite3_value **argv, sqlite3_int64 *rowid) {
+  int rc = dvx_table_begin_read(t);
+  if (rc != SQLITE_OK) return rc;
+  if (argc == 1) {
+    rc = write_delete(t, argv[0]);
+  } else if (sqlite3_value_type(argv[0]) != SQLITE_NULL) {
+    rc = write_update(t, argv);
+  } else if (sqlite3_value_type(argv[2 + t->config->command_column]) != SQLITE_NULL ||
+             sqlite3_value_pointer(argv[2 + t->config->command_column], "delta_vectors_call")) {
+    rc = write_command(t, argv[2 + t->config->command_column]);
+  } else {
+    rc = write_insert(t, argv, rowid);
+  }
+  dvx_table_end_read(t);
+  return rc;
+}

@@ -1,0 +1,325 @@
+/*
+ * check_simd.c: every table of kernels this CPU can run against the scalar one: the same bits for every length, alignment
+ * and value, and not a byte read outside the arrays (they end, or begin, at a page that may not be read).
+ */
+#define _GNU_SOURCE
+#include "../../core/simd/dv_simd.h"
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* ---- a seeded generator ----------------------------------------------------------------------------------------- */
+
+static uint64_t seed = 88172645463325252u;
+
+static uint64_t next_random(void) {
+  seed ^= seed << 13;
+  seed ^= seed >> 7;
+  seed ^= seed << 17;
+  return seed * 2685821657736338717u;
+}
+
+static uint32_t random_below(uint32_t n) { return (uint32_t)((next_random() >> 32) * n >> 32); }
+
+static float random_unit(void) { return (float)((double)(next_random() >> 11) * 0x1p-52 - 1.0); }
+
+/* Floats of one character a call: ordinary; denormal; so large that sums, products or differences overflow; all mixed. */
+enum { N_KINDS = 7 };
+
+static float random_float(unsigned kind) {
+  switch (kind) {
+    case 0: return random_unit();
+    case 1: return dv_bits_float((uint32_t)(next_random() >> 32) & 0x807fffffu); /* denormal or zero */
+    case 2: return random_unit() * 3e38f;
+    case 3: return random_unit() * 2e19f; /* squares about at the limit */
+    case 4: return random_unit() * 1e-22f; /* squares denormal */
+    case 5: return random_below(3) ? -0.0f : random_unit();
+    default: break;
+  }
+  for (;;) { /* any finite bits */
+    float f = dv_bits_float((uint32_t)(next_random() >> 32));
+    if (dv_is_finite(f)) return f;
+  }
+}
+
+/* ---- memory that ends where it says -------------------------------------------------------------------------------- */
+
+/* room bytes between two pages that may not be touched. */
+typedef struct fence {
+  uint8_t *map;
+  size_t map_bytes;
+  uint8_t *begin;
+  uint8_t *end;
+} fence;
+
+static fence fence_new(size_t room) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  size_t inside = (room + page - 1) / page * page;
+  fence f;
+  f.map_bytes = inside + 2 * page;
+  f.map = mmap(NULL, f.map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ck_assert(f.map != MAP_FAILED);
+  ck_assert_int_eq(mprotect(f.map, page, PROT_NONE), 0);
+  ck_assert_int_eq(mprotect(f.map + page + inside, page, PROT_NONE), 0);
+  f.begin = f.map + page;
+  f.end = f.begin + inside;
+  return f;
+}
+
+static void fence_free(fence *f) { munmap(f->map, f->map_bytes); }
+
+/* Where n_bytes go: `slack` bytes before the far end, or after the near one. */
+static uint8_t *fence_place(const fence *f, size_t n_bytes, size_t slack, bool is_at_end) {
+  return is_at_end ? f->end - n_bytes - slack : f->begin + slack;
+}
+
+static bool is_same(float a, float b) { return dv_float_bits(a) == dv_float_bits(b) || (a != a && b != b); }
+
+/* ---- floats ------------------------------------------------------------------------------------------------------- */
+
+static fence fence_a, fence_b;
+#define MAX_N 65536u
+
+static void fences_up(void) {
+  fence_a = fence_new(MAX_N * sizeof(float) + 4096);
+  fence_b = fence_new(MAX_N * sizeof(float) + 4096);
+}
+
+static void fences_down(void) {
+  fence_free(&fence_a);
+  fence_free(&fence_b);
+}
+
+static void compare_floats(const dv_kernels *k, size_t n, size_t slack_a, size_t slack_b, bool is_at_end, unsigned kind) {
+  const dv_kernels *s = &dv_kernels_scalar;
+  uint8_t *bytes_a = fence_place(&fence_a, n * sizeof(float), slack_a, is_at_end);
+  uint8_t *bytes_b = fence_place(&fence_b, n * sizeof(float), slack_b, is_at_end);
+  for (size_t i = 0; i < n; i++) {
+    float a = random_float(kind), b = random_float(kind);
+    if (random_below(8) == 0) b = a;
+    memcpy(bytes_a + i * sizeof a, &a, sizeof a);
+    memcpy(bytes_b + i * sizeof b, &b, sizeof b);
+  }
+  const float *a = (const float *)(const void *)bytes_a, *b = (const float *)(const void *)bytes_b;
+  float both[2], both_scalar[2];
+  k->dot_norm_f32(a, b, n, both);
+  s->dot_norm_f32(a, b, n, both_scalar);
+  bool ok = is_same(k->dot_f32(a, b, n), s->dot_f32(a, b, n)) && is_same(k->l2sq_f32(a, b, n), s->l2sq_f32(a, b, n)) &&
+            is_same(k->l1_f32(a, b, n), s->l1_f32(a, b, n)) && is_same(both[0], both_scalar[0]) &&
+            is_same(both[1], both_scalar[1]) && is_same(both[0], s->dot_f32(a, b, n)) &&
+            is_same(both[1], s->dot_f32(b, b, n));
+  ck_assert_msg(ok, "%s n=%zu slack=%zu,%zu kind=%u", k->name, n, slack_a, slack_b, kind);
+}
+
+/* Sums whose order and rounding are written out once more, without any loop over lanes the library could share. */
+START_TEST(scalar_is_the_definition) {
+  for (size_t n = 0; n <= 200; n++) {
+    float a[200], b[200];
+    for (size_t i = 0; i < n; i++) {
+      a[i] = random_unit();
+      b[i] = random_unit();
+    }
+    volatile float lane[32] = {0};
+    for (size_t j = 0; j < 32; j++)
+      for (size_t i = j; i < n; i += 32) {
+        volatile float product = a[i] * b[i];
+        lane[j] = lane[j] + product;
+      }
+    for (size_t j = 0; j < 16; j++) lane[j] = lane[j] + lane[j + 16];
+    for (size_t j = 0; j < 8; j++) lane[j] = lane[j] + lane[j + 8];
+    for (size_t j = 0; j < 4; j++) lane[j] = lane[j] + lane[j + 4];
+    for (size_t j = 0; j < 2; j++) lane[j] = lane[j] + lane[j + 2];
+    volatile float sum = lane[0] + lane[1];
+    ck_assert(is_same(sum, dv_kernels_scalar.dot_f32(a, b, n)));
+  }
+}
+END_TEST
+
+START_TEST(float_kernels_equal_scalar_at_every_length) {
+  for (size_t t = 0; dv_kernels_name_at(t); t++) {
+    const dv_kernels *k = dv_kernels_named(dv_kernels_name_at(t));
+    for (size_t n = 0; n <= 257; n++)
+      for (unsigned kind = 0; kind < N_KINDS; kind++) compare_floats(k, n, 0, 0, true, kind);
+    for (size_t i = 0; i < 300; i++)
+      compare_floats(k, random_below(4096), 4 * random_below(16), 4 * random_below(16), i % 2, (unsigned)(i % N_KINDS));
+    for (unsigned kind = 0; kind < N_KINDS; kind++) compare_floats(k, 65536 - kind, 0, 0, true, kind);
+  }
+}
+END_TEST
+
+START_TEST(float_kernels_read_any_alignment) {
+  static const size_t lengths[] = {0, 1, 7, 8, 15, 16, 31, 32, 33, 63, 64, 65, 96, 127, 384};
+  for (size_t t = 0; dv_kernels_name_at(t); t++) {
+    const dv_kernels *k = dv_kernels_named(dv_kernels_name_at(t));
+    for (size_t l = 0; l < sizeof lengths / sizeof lengths[0]; l++)
+      for (size_t slack = 0; slack < 64; slack++) {
+        compare_floats(k, lengths[l], slack, 0, true, 0);
+        compare_floats(k, lengths[l], 63 - slack, slack, false, 6);
+      }
+  }
+}
+END_TEST
+
+/* ---- bytes -------------------------------------------------------------------------------------------------------- */
+
+/* Codes: any; only the extremes; only one extreme, where sums are largest. */
+static void fill_codes(int8_t *code, size_t n, unsigned kind) {
+  for (size_t i = 0; i < n; i++) {
+    if (kind == 0) code[i] = (int8_t)((int)random_below(255) - 127);
+    if (kind == 1) code[i] = random_below(2) ? 127 : -127;
+    if (kind == 2) code[i] = -127;
+    if (kind == 3) code[i] = 127;
+  }
+}
+
+static void compare_bytes(const dv_kernels *k, size_t n, size_t slack_a, size_t slack_b, bool is_at_end, unsigned kind) {
+  int8_t *a = (int8_t *)fence_place(&fence_a, n, slack_a, is_at_end);
+  int8_t *b = (int8_t *)fence_place(&fence_b, n, slack_b, is_at_end);
+  fill_codes(a, n, kind);
+  fill_codes(b, n, kind == 3 ? 2 : kind);
+  ck_assert_msg(k->dot_i8(a, b, n) == dv_kernels_scalar.dot_i8(a, b, n), "%s n=%zu slack=%zu,%zu kind=%u", k->name, n,
+                slack_a, slack_b, kind);
+}
+
+START_TEST(dot_i8_is_exact) {
+  for (size_t t = 0; dv_kernels_name_at(t); t++) {
+    const dv_kernels *k = dv_kernels_named(dv_kernels_name_at(t));
+    for (size_t n = 0; n <= 257; n++)
+      for (unsigned kind = 0; kind < 4; kind++) {
+        compare_bytes(k, n, 0, 0, true, kind);
+        compare_bytes(k, n, 0, 0, false, kind);
+      }
+    for (size_t slack = 0; slack < 64; slack++) {
+      compare_bytes(k, 384, slack, 0, true, 0);
+      compare_bytes(k, 91, 0, slack, true, 0);
+      compare_bytes(k, 33, slack, 63 - slack, false, 0);
+    }
+    for (size_t i = 0; i < 300; i++) compare_bytes(k, random_below(4096), random_below(64), random_below(64), i % 2, 0);
+    for (unsigned kind = 0; kind < 4; kind++) {
+      compare_bytes(k, 65536, 0, 0, true, kind);
+      compare_bytes(k, 65535, 0, 0, true, kind);
+    }
+    ck_assert_int_eq(k->dot_i8((const int8_t *)fence_a.end - 65536, (const int8_t *)fence_a.end - 65536, 0), 0);
+  }
+}
+END_TEST
+
+START_TEST(scan_and_gather_equal_dots_and_write_only_their_sums) {
+  enum { MAX_ROWS = 37, STRIDE_MAX = 704, CANARY = 0x5a5a5a5a };
+  fence codes_fence = fence_new(MAX_ROWS * STRIDE_MAX);
+  for (size_t t = 0; dv_kernels_name_at(t); t++) {
+    const dv_kernels *k = dv_kernels_named(dv_kernels_name_at(t));
+    for (size_t round = 0; round < 400; round++) {
+      size_t n = round < 130 ? round : random_below(640), n_rows = random_below(MAX_ROWS + 1);
+      size_t stride = round % 3 == 0 ? (n + 63) / 64 * 64 : n + random_below(64); /* the last row has nothing behind it */
+      size_t n_codes = n_rows ? (n_rows - 1) * stride + n : 0;
+      int8_t *codes = (int8_t *)fence_place(&codes_fence, n_codes, 0, true);
+      int8_t *query = (int8_t *)fence_place(&fence_a, n, 0, true);
+      fill_codes(codes, n_codes, round % 2);
+      fill_codes(query, n, round % 2);
+
+      int32_t out[MAX_ROWS + 2];
+      uint32_t rows[MAX_ROWS];
+      for (size_t i = 0; i < MAX_ROWS + 2; i++) out[i] = CANARY;
+      k->scan_i8(codes, stride, n_rows, query, n, out + 1);
+      for (size_t r = 0; r < n_rows; r++)
+        ck_assert_int_eq(out[1 + r], dv_kernels_scalar.dot_i8(codes + r * stride, query, n));
+      ck_assert(out[0] == CANARY && out[n_rows + 1] == CANARY);
+
+      for (size_t i = 0; i < MAX_ROWS + 2; i++) out[i] = CANARY;
+      for (size_t i = 0; i < n_rows; i++) rows[i] = random_below((uint32_t)n_rows);
+      k->gather_i8(codes, stride, rows, n_rows, query, n, out + 1);
+      for (size_t i = 0; i < n_rows; i++)
+        ck_assert_int_eq(out[1 + i], dv_kernels_scalar.dot_i8(codes + rows[i] * stride, query, n));
+      ck_assert(out[0] == CANARY && out[n_rows + 1] == CANARY);
+    }
+  }
+  fence_free(&codes_fence);
+}
+END_TEST
+
+/* ---- bits --------------------------------------------------------------------------------------------------------- */
+
+/* What scan_bits means, bit by bit. */
+static uint32_t sum_of_row(const uint8_t *blocks, size_t row, size_t n_words, const uint8_t *table) {
+  const uint8_t *block = blocks + row / 32 * n_words * 256;
+  uint32_t sum = 0;
+  for (size_t g = 0; g < 16 * n_words; g++) {
+    unsigned byte = block[16 * g + row % 16];
+    sum += table[16 * g + (row % 32 < 16 ? byte & 15u : byte >> 4)];
+  }
+  return sum;
+}
+
+static void compare_bits(const dv_kernels *k, size_t n_blocks, size_t n_words, bool is_extreme) {
+  enum { CANARY = 0x5a5a5a5a };
+  fence blocks_fence = fence_new(n_blocks * n_words * 256 + 8), table_fence = fence_new(n_words * 256 + 8);
+  size_t slack = is_extreme ? 0 : random_below(8);
+  uint8_t *blocks = fence_place(&blocks_fence, n_blocks * n_words * 256, 0, true);
+  uint8_t *table = fence_place(&table_fence, n_words * 256, slack, true);
+  for (size_t i = 0; i < n_blocks * n_words * 256; i++) blocks[i] = is_extreme ? 255 : (uint8_t)random_below(256);
+  for (size_t i = 0; i < n_words * 256; i++) table[i] = is_extreme ? 60 : (uint8_t)random_below(61);
+  uint32_t *out = malloc((n_blocks * 32 + 2) * sizeof *out);
+  ck_assert_ptr_nonnull(out);
+  out[0] = out[n_blocks * 32 + 1] = CANARY;
+  k->scan_bits((const uint64_t *)(const void *)blocks, n_blocks, n_words, table, out + 1);
+  for (size_t r = 0; r < n_blocks * 32; r++)
+    ck_assert_msg(out[1 + r] == sum_of_row(blocks, r, n_words, table), "%s row %zu of %zu blocks, %zu words", k->name, r,
+                  n_blocks, n_words);
+  ck_assert(out[0] == CANARY && out[n_blocks * 32 + 1] == CANARY);
+  free(out);
+  fence_free(&blocks_fence);
+  fence_free(&table_fence);
+}
+
+START_TEST(scan_bits_is_exact) {
+  for (size_t t = 0; dv_kernels_name_at(t); t++) {
+    const dv_kernels *k = dv_kernels_named(dv_kernels_name_at(t));
+    for (size_t n_words = 0; n_words <= 12; n_words++)
+      for (size_t n_blocks = 0; n_blocks <= 5; n_blocks++) compare_bits(k, n_blocks, n_words, false);
+    compare_bits(k, 2, DV_BITS_SPAN - 1, true);
+    compare_bits(k, 2, DV_BITS_SPAN, true);
+    compare_bits(k, 2, DV_BITS_SPAN + 1, false);
+    compare_bits(k, 1, 3 * DV_BITS_SPAN + 5, false);
+    compare_bits(k, 2, MAX_N / 64, true);
+  }
+}
+END_TEST
+
+/* ---- the tables --------------------------------------------------------------------------------------------------- */
+
+START_TEST(tables_are_found_by_name) {
+  ck_assert_str_eq(dv_kernels_name_at(0), "scalar");
+  ck_assert_ptr_eq(dv_kernels_named("scalar"), &dv_kernels_scalar);
+  ck_assert_ptr_null(dv_kernels_named("altivec"));
+  ck_assert_ptr_null(dv_kernels_named(""));
+  size_t n = 0;
+  for (; dv_kernels_name_at(n); n++) ck_assert_str_eq(dv_kernels_named(dv_kernels_name_at(n))->name, dv_kernels_name_at(n));
+  ck_assert_ptr_eq(dv_kernels_get(), dv_kernels_named(dv_kernels_name_at(n - 1)));
+  ck_assert_ptr_eq(dv_kernels_get(), dv_kernels_get());
+  ck_assert_ptr_null(dv_kernels_name_at(n + 100));
+}
+END_TEST
+
+int main(void) {
+  Suite *suite = suite_create("simd");
+  TCase *tc = tcase_create("kernels");
+  tcase_set_timeout(tc, 0);
+  tcase_add_checked_fixture(tc, fences_up, fences_down);
+  tcase_add_test(tc, tables_are_found_by_name);
+  tcase_add_test(tc, scalar_is_the_definition);
+  tcase_add_test(tc, float_kernels_equal_scalar_at_every_length);
+  tcase_add_test(tc, float_kernels_read_any_alignment);
+  tcase_add_test(tc, dot_i8_is_exact);
+  tcase_add_test(tc, scan_and_gather_equal_dots_and_write_only_their_sums);
+  tcase_add_test(tc, scan_bits_is_exact);
+  suite_add_tcase(suite, tc);
+  SRunner *runner = srunner_create(suite);
+  srunner_run_all(runner, CK_NORMAL);
+  int failed = srunner_ntests_failed(runner);
+  srunner_free(runner);
+  return failed;
+}
