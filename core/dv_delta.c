@@ -363,7 +363,8 @@ static dv_status delta_planes(const dv_delta *d, float *v, size_t n, dv_detail *
 
 /* ---- scale and offset ----------------------------------------------------------------------------------------- */
 
-static inline bool delta_is_subnormal(uint32_t u) { return (u & 0x7f800000u) == 0 && (u & 0x7fffffffu) != 0; }
+/* As arithmetic: from `(u & 0x7fffffff) != 0` clang makes a comparison of floats, which the FPU then answers its way. */
+static inline bool delta_is_subnormal(uint32_t u) { return (u & 0x7fffffffu) - 1 < 0x007fffffu; }
 
 /* A float as a double, for an FPU that takes subnormals for zero. */
 static double delta_widen(uint32_t u) {
@@ -382,8 +383,8 @@ static float delta_fold_exactly(dv_op op, uint32_t a, uint32_t b) {
 /* Folds `by` into m <= 64 values. Hosts may have switched their FPU to flush subnormals to zero (a library built with
  * -ffast-math does that to the whole process); the same log would fold to other bits there. So wherever a subnormal goes
  * in or could come out, the step is done again in doubles, which have room below. */
-static void delta_fold_block(dv_op op, float *v, size_t m, float by) {
-  const uint32_t by_bits = dv_float_bits(by);
+static void delta_fold_block(dv_op op, float *v, size_t m, uint32_t by_bits) {
+  const float by = dv_bits_float(by_bits);
   uint32_t before[DELTA_BLOCK], after[DELTA_BLOCK], is_tiny = delta_is_subnormal(by_bits);
   float result[DELTA_BLOCK];
   delta_load_block(before, v, m);
@@ -407,8 +408,8 @@ static void delta_fold_block(dv_op op, float *v, size_t m, float by) {
 
 static dv_status delta_scalar(const dv_delta *d, float *v, size_t n, dv_detail *detail) {
   if (d->n_payload != 4) return delta_fail(detail, DV_CORRUPT, 0, 0);
-  const float by = dv_load_f32(d->payload);
-  if (!dv_is_finite(by)) return delta_fail(detail, DV_NOT_FINITE, 0, (double)by);
+  const uint32_t by = dv_load_u32(d->payload);
+  if (!dv_is_finite(dv_bits_float(by))) return delta_fail(detail, DV_NOT_FINITE, 0, (double)dv_bits_float(by));
   if (!v) return DV_OK;
   for (size_t i = 0; i < n; i += DELTA_BLOCK) delta_fold_block(d->op, v + i, delta_block_of(n - i), by);
   return dv_vector_check(v, n, detail) == DV_OK ? DV_OK : DV_OVERFLOW;

@@ -70,12 +70,13 @@ static size_t flat_count_allowed(const dv_flat *f) {
   return n;
 }
 
-/* The allowed rows among first .. first + n - 1 (first a multiple of 64) into rows; returns how many. */
+/* The allowed rows among first .. first + n - 1 (a multiple of 32, and so is n unless they are the last) into rows;
+ * returns how many. */
 static size_t flat_list_allowed(const dv_flat *f, size_t first, size_t n, uint32_t *rows) {
   size_t n_listed = 0;
-  for (size_t i = first / 64; i < (first + n + 63) / 64; i++)
-    for (uint64_t word = flat_mask_word(f, i); word; word &= word - 1)
-      rows[n_listed++] = (uint32_t)(64 * i + flat_lowest_one(word));
+  for (size_t at = first; at < first + n; at += 32)
+    for (uint32_t half = (uint32_t)(flat_mask_word(f, at / 64) >> at % 64); half; half &= half - 1)
+      rows[n_listed++] = (uint32_t)at + flat_lowest_one(half);
   return n_listed;
 }
 
@@ -219,8 +220,6 @@ static dv_status flat_consider(flat_search *s, const uint32_t *rows, size_t firs
   for (size_t i = 0; i < n_survivors; i++) {
     uint32_t at = survivors[i], row = rows ? rows[at] : (uint32_t)(first + at);
     double low, high;
-    dv_code_bounds(s->cq, &s->f->code_rows[row], dots[at], &low, &high);
-    if (low > flat_limit(s)) continue; /* the limit has come down since the filter */
     int32_t dot_low = s->q->kernels->dot_i8(s->f->codes + row * stride, s->cq->code_low, stride);
     dv_code_bounds_fine(s->cq, &s->f->code_rows[row], dots[at], dot_low, &low, &high);
     if (low > flat_limit(s)) continue;
@@ -239,7 +238,7 @@ static dv_status flat_consider_list(flat_search *s, const uint32_t *rows, size_t
   return flat_consider(s, rows, 0, dots, n, survivors);
 }
 
-/* Candidates among the allowed rows from first, a multiple of 64, to first + n - 1, n <= FLAT_CHUNK. */
+/* Candidates among the allowed rows from first, a multiple of 32, to first + n - 1, n <= FLAT_CHUNK. */
 static dv_status flat_consider_range(flat_search *s, size_t first, size_t n) {
   const dv_flat *f = s->f;
   int32_t dots[FLAT_CHUNK];

@@ -94,8 +94,8 @@ typedef struct config_lexer {
 } config_lexer;
 
 static bool config_is_word(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '$' || c == '.' ||
-         (unsigned char)c >= 0x80;
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '$' ||
+         c == '.' || (unsigned char)c >= 0x80;
 }
 
 static void config_skip_space(config_lexer *l) {
@@ -233,9 +233,8 @@ bool dvx_keep_parse(const char *text, size_t n, dvx_keep *out) {
     const char *name;
     int64_t milliseconds; /* 0: versions */
   } units[] = {
-      {"version", 0},           {"millisecond", 1},       {"second", 1000},
-      {"minute", 60000},        {"hour", 3600000},        {"day", 86400000},
-      {"week", 604800000},      {"month", 2592000000},    {"year", 31536000000},
+      {"version", 0},    {"millisecond", 1},  {"second", 1000},      {"minute", 60000},     {"hour", 3600000},
+      {"day", 86400000}, {"week", 604800000}, {"month", 2592000000}, {"year", 31536000000},
   };
   while (n > 0 && (text[0] == ' ' || text[0] == '\t')) text++, n--;
   while (n > 0 && (text[n - 1] == ' ' || text[n - 1] == '\t')) n--;
@@ -314,8 +313,10 @@ static void config_fail_unknown(config_parser *p, config_token name) {
   dvx_str s = {0};
   const char *guess = config_guess(name.z, name.n);
   dvx_str_addf(&s, "unknown option %S", name.z, name.n);
-  if (guess) dvx_str_addf(&s, ", did you mean %s? The options are ", guess);
-  else dvx_str_addf(&s, ": the options are ");
+  if (guess)
+    dvx_str_addf(&s, ", did you mean %s? The options are ", guess);
+  else
+    dvx_str_addf(&s, ": the options are ");
   for (size_t i = 0; i < CONFIG_N_OPTIONS; i++) {
     dvx_str_addf(&s, "%s%s", i == 0 ? "" : i + 1 < CONFIG_N_OPTIONS ? ", " : " and ", config_options[i].name);
   }
@@ -338,44 +339,24 @@ static void config_set(config_parser *p, config_option option, const char *value
   }
   p->seen |= 1u << recorded;
   switch (option) {
-    case CONFIG_DIMENSIONS:
-      is_good = config_integer(value, 1, DV_MAX_DIMENSIONS, &integer);
-      if (is_good && c->vector_name && c->dimensions != (size_t)integer) config_fail_dimensions(p, integer, c->dimensions);
-      c->dimensions = (size_t)integer;
-      break;
-    case CONFIG_METRIC:
-    case CONFIG_DISTANCE_METRIC:
-      is_good = dv_metric_parse(value, strlen(value), &c->metric);
-      break;
-    case CONFIG_INDEX:
-      is_good = config_index(value, &c->index);
-      break;
-    case CONFIG_HNSW_M:
-      is_good = config_int(value, 2, 512, &c->hnsw_m);
-      break;
-    case CONFIG_HNSW_EF_CONSTRUCTION:
-      is_good = config_int(value, 1, 100000, &c->hnsw_ef_construction);
-      break;
-    case CONFIG_HNSW_EF_SEARCH:
-      is_good = config_int(value, 1, 100000, &c->hnsw_ef_search);
-      break;
-    case CONFIG_RECALL_TARGET:
-      is_good = config_recall(value, &c->recall_target);
-      break;
-    case CONFIG_MAX_VECTORS_OPTION:
-      is_good = config_integer(value, 0, CONFIG_MAX_VECTORS, &c->max_vectors);
-      break;
-    case CONFIG_CHECKPOINT_INTERVAL:
-      is_good = config_int(value, 1, 10000, &c->checkpoint_interval);
-      break;
-    case CONFIG_COMPRESSION:
-      is_good = config_compression(value, &c->compression);
-      break;
-    case CONFIG_RETENTION:
-      is_good = dvx_keep_parse(value, strlen(value), &c->retention);
-      break;
-    case CONFIG_N_OPTIONS:
-      break;
+  case CONFIG_DIMENSIONS:
+    is_good = config_integer(value, 1, DV_MAX_DIMENSIONS, &integer);
+    if (is_good && c->vector_name && c->dimensions != (size_t)integer)
+      config_fail_dimensions(p, integer, c->dimensions);
+    c->dimensions = (size_t)integer;
+    break;
+  case CONFIG_METRIC:
+  case CONFIG_DISTANCE_METRIC: is_good = dv_metric_parse(value, strlen(value), &c->metric); break;
+  case CONFIG_INDEX: is_good = config_index(value, &c->index); break;
+  case CONFIG_HNSW_M: is_good = config_int(value, 2, 512, &c->hnsw_m); break;
+  case CONFIG_HNSW_EF_CONSTRUCTION: is_good = config_int(value, 1, 100000, &c->hnsw_ef_construction); break;
+  case CONFIG_HNSW_EF_SEARCH: is_good = config_int(value, 1, 100000, &c->hnsw_ef_search); break;
+  case CONFIG_RECALL_TARGET: is_good = config_recall(value, &c->recall_target); break;
+  case CONFIG_MAX_VECTORS_OPTION: is_good = config_integer(value, 0, CONFIG_MAX_VECTORS, &c->max_vectors); break;
+  case CONFIG_CHECKPOINT_INTERVAL: is_good = config_int(value, 1, 10000, &c->checkpoint_interval); break;
+  case CONFIG_COMPRESSION: is_good = config_compression(value, &c->compression); break;
+  case CONFIG_RETENTION: is_good = dvx_keep_parse(value, strlen(value), &c->retention); break;
+  case CONFIG_N_OPTIONS: break;
   }
   if (!is_good) {
     config_fail(p, dvx_format("option %s is '%S': expected %s", config_options[option].name, value, strlen(value),
@@ -443,8 +424,9 @@ static void config_check_name(config_parser *p, const char *name) {
   } else if (config_is_reserved(name)) {
     config_fail(p, dvx_format("column %s: this name is reserved, choose another one", name));
   } else if (sqlite3_stricmp(name, p->table) == 0) {
-    config_fail(p, dvx_format("column %s has the name of the table, which is that of the column for commands: rename one",
-                              name));
+    config_fail(
+        p,
+        dvx_format("column %s has the name of the table, which is that of the column for commands: rename one", name));
   }
 }
 
@@ -469,7 +451,8 @@ static void config_add_column(config_parser *p, const char *name, dvx_column_typ
   dvx_config *c = p->c;
   if (p->rc != SQLITE_OK) return;
   if (c->n_columns >= CONFIG_MAX_COLUMNS) {
-    config_fail(p, dvx_format("column %s: at most %d metadata and auxiliary columns are allowed", name, CONFIG_MAX_COLUMNS));
+    config_fail(
+        p, dvx_format("column %s: at most %d metadata and auxiliary columns are allowed", name, CONFIG_MAX_COLUMNS));
     return;
   }
   if (is_partition_key && ++p->n_partition_keys > CONFIG_MAX_PARTITION_KEYS) {
@@ -560,7 +543,8 @@ static void config_argument_vector(config_parser *p, config_lexer *l, const char
         config_index_parameters(p, l, config_is(t, "hnsw"));
       }
     } else {
-      config_fail(p, dvx_format("column %s: unexpected '%S', expected distance_metric=... or INDEXED BY ...", name, t.z, t.n));
+      config_fail(
+          p, dvx_format("column %s: unexpected '%S', expected distance_metric=... or INDEXED BY ...", name, t.z, t.n));
     }
   }
 }
@@ -570,8 +554,8 @@ static bool config_type(config_token t, dvx_column_type *out) {
     const char *word;
     dvx_column_type type;
   } types[] = {
-      {"integer", DVX_COLUMN_INTEGER}, {"int", DVX_COLUMN_INTEGER},  {"bigint", DVX_COLUMN_INTEGER},
-      {"real", DVX_COLUMN_REAL},       {"float", DVX_COLUMN_REAL},   {"double", DVX_COLUMN_REAL},
+      {"integer", DVX_COLUMN_INTEGER}, {"int", DVX_COLUMN_INTEGER},     {"bigint", DVX_COLUMN_INTEGER},
+      {"real", DVX_COLUMN_REAL},       {"float", DVX_COLUMN_REAL},      {"double", DVX_COLUMN_REAL},
       {"text", DVX_COLUMN_TEXT},       {"boolean", DVX_COLUMN_BOOLEAN}, {"bool", DVX_COLUMN_BOOLEAN},
       {"blob", DVX_COLUMN_BLOB},
   };
@@ -590,7 +574,8 @@ static void config_argument_column(config_parser *p, config_lexer *l, config_tok
   char name[CONFIG_MAX_NAME + 1];
   dvx_column_type type = DVX_COLUMN_TEXT;
   if ((name_token.kind != 'w' && name_token.kind != 'q') || !config_text(name_token, name, sizeof name)) {
-    config_fail(p, dvx_format("'%S' is not a column name (1 to %d bytes)", name_token.z, name_token.n, CONFIG_MAX_NAME));
+    config_fail(p,
+                dvx_format("'%S' is not a column name (1 to %d bytes)", name_token.z, name_token.n, CONFIG_MAX_NAME));
     return;
   }
   config_token t = config_next(l, false);
@@ -600,8 +585,9 @@ static void config_argument_column(config_parser *p, config_lexer *l, config_tok
     return;
   }
   if (!config_type(t, &type)) {
-    config_fail(p, t.kind == 0 ? dvx_format("column %s has no type: expected " CONFIG_TYPES, name)
-                               : dvx_format("column %s: type '%S' is not supported: expected " CONFIG_TYPES, name, t.z, t.n));
+    config_fail(p, t.kind == 0
+                       ? dvx_format("column %s has no type: expected " CONFIG_TYPES, name)
+                       : dvx_format("column %s: type '%S' is not supported: expected " CONFIG_TYPES, name, t.z, t.n));
     return;
   }
   if (config_is(t, "double") && config_is(config_peek(l), "precision")) (void)config_next(l, false);
@@ -627,9 +613,9 @@ static void config_argument_column(config_parser *p, config_lexer *l, config_tok
     c->id_column = config_declare(p, name, type == DVX_COLUMN_TEXT ? "TEXT" : "INTEGER");
   } else {
     config_fail(p, dvx_format("column %s: unexpected '%S', expected %s", name, t.z, t.n,
-                              is_auxiliary    ? "nothing behind the type" :
-                              t.kind == '(' ? "FLOAT[n] for a vector, nothing for a number"
-                                            : "PRIMARY KEY, PARTITION KEY or nothing"));
+                              is_auxiliary    ? "nothing behind the type"
+                              : t.kind == '(' ? "FLOAT[n] for a vector, nothing for a number"
+                                              : "PRIMARY KEY, PARTITION KEY or nothing"));
     return;
   }
   (void)config_next(l, false); /* KEY */
@@ -661,12 +647,14 @@ static void config_complete_short(config_parser *p) {
   if (c->n_declared > 0) {
     config_fail(p, dvx_format("no vector column: declare one such as embedding FLOAT[%u], or no columns at all, only "
                               "dimensions=%u, to get the columns id, vector and metadata",
-                              (uint64_t)(c->dimensions ? c->dimensions : 384), (uint64_t)(c->dimensions ? c->dimensions : 384)));
+                              (uint64_t)(c->dimensions ? c->dimensions : 384),
+                              (uint64_t)(c->dimensions ? c->dimensions : 384)));
     return;
   }
   if (c->dimensions == 0) {
-    config_fail(p, dvx_format("dimensions is missing: write USING delta_vectors(dimensions=384) or declare a vector column "
-                              "such as embedding FLOAT[384]"));
+    config_fail(
+        p, dvx_format("dimensions is missing: write USING delta_vectors(dimensions=384) or declare a vector column "
+                      "such as embedding FLOAT[384]"));
     return;
   }
   c->is_short_form = true;

@@ -641,7 +641,12 @@ int dvx_integrity_check(dvx_table *t, bool is_quick, char **report);
  * - dvx_table_begin_read() keeps the dvx_table alive until dvx_table_end_read(): cursors of table-valued functions hold it.
  * - dvx_table_write(): when fn fails, the pending deltas fn appended are cut away again (delta_import is all or nothing).
  * - dvx_log_rewrite_finish(): 'last_seq' must not fall: max(t->floor_seq, end.seq). A second compaction behind one that
- *   removed the last record would otherwise give seqs away again. */
+ *   removed the last record would otherwise give seqs away again.
+ * Found while testing (drop these lines when done):
+ * - write.c, UPDATE of metadata alone: the empty sparse payload has 0 bytes now, not 1 ("the sparse delta is malformed").
+ * - txn.c, dvx_append: dv_record_write makes every full encoding a key, so a dense update without all metadata has chain 0
+ *   when it is read back, but `chain` in the head word: is_key || is_full there, or all fields with every full vector.
+ * - write.c, command_integrity: the report's lines name the table already: dvx_fail(t->conn, NULL, …). */
 int dvx_log_next(dvx_table *t, uint64_t seq, dv_record *rec);
 
 /* history.c: what feeds and exports share */
@@ -761,7 +766,6 @@ struct dvx_conn {
   sqlite3_stmt *time_stmt;
   sqlite3_stmt *json_stmt;
   bool has_sentinel;    /* see dvx_conn_watch_close */
-  dvx_table *last_found; /* by dvx_table_find: the next call mostly asks for the same */
 };
 
 /* To be called before the first statement is cached on the connection, or on the virtual table itself: sqlite3_close()

@@ -57,8 +57,10 @@ void dvx_conn_keep(dvx_conn *conn, sqlite3_stmt **slot, sqlite3_stmt *stmt) {
     sqlite3_free(conn->error);
     conn->error = error;
   }
-  if (*slot || !conn->has_sentinel) (void)sqlite3_finalize(stmt);
-  else *slot = stmt;
+  if (*slot || !conn->has_sentinel)
+    (void)sqlite3_finalize(stmt);
+  else
+    *slot = stmt;
 }
 
 void dvx_conn_finalize(dvx_conn *conn) {
@@ -75,6 +77,12 @@ void dvx_conn_finalize(dvx_conn *conn) {
   }
 }
 
+static void extension_version(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
+  (void)argc;
+  (void)argv;
+  sqlite3_result_text(ctx, DELTA_VECTORS_VERSION, -1, SQLITE_STATIC);
+}
+
 /* SQLITE_DONE when this version is on the connection already: loading twice changes nothing, where registering twice
  * would leave the tables that are in use with one dvx_conn and the functions with another. */
 static int extension_find_loaded(sqlite3 *db, char **message) {
@@ -88,7 +96,8 @@ static int extension_find_loaded(sqlite3 *db, char **message) {
     if (version && strcmp(version, DELTA_VECTORS_VERSION) != 0) {
       rc = SQLITE_ERROR;
       if (message) {
-        *message = dvx_format("delta_vectors: version %s is loaded already, so version %s cannot be", version, DELTA_VECTORS_VERSION);
+        *message = dvx_format("delta_vectors: version %s is loaded already, so version %s cannot be", version,
+                              DELTA_VECTORS_VERSION);
       }
     }
   }
@@ -102,7 +111,13 @@ static int extension_register(dvx_conn *conn) {
       dvx_apply_register,     dvx_compact_register, dvx_exchange_register, dvx_status_register,
   };
   int rc = SQLITE_OK;
-  for (size_t i = 0; rc == SQLITE_OK && i < sizeof registrations / sizeof registrations[0]; i++) rc = registrations[i](conn);
+  for (size_t i = 0; rc == SQLITE_OK && i < sizeof registrations / sizeof registrations[0]; i++)
+    rc = registrations[i](conn);
+  /* The last, since it is the mark that all is there: after a failure half-way the next attempt registers all again. */
+  if (rc == SQLITE_OK) {
+    rc = dvx_conn_function(conn, "delta_vectors_version", 0, SQLITE_UTF8 | SQLITE_DETERMINISTIC | SQLITE_INNOCUOUS,
+                           extension_version);
+  }
   return rc;
 }
 

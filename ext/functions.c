@@ -57,7 +57,8 @@ static int fn_new(size_t n, fn_vector *out) {
 static int fn_check(dvx_conn *conn, const fn_vector *x, const char *function) {
   dv_detail detail;
   if (dv_vector_check(x->v, x->n, &detail) == DV_OK) return SQLITE_OK;
-  return dvx_fail(conn, NULL, SQLITE_ERROR, "%s: value %u of the result does not fit a 32-bit float", function, detail.at);
+  return dvx_fail(conn, NULL, SQLITE_ERROR, "%s: value %u of the result does not fit a 32-bit float", function,
+                  detail.at);
 }
 
 /* x as the result, or the error rc; frees x. */
@@ -137,8 +138,10 @@ static void fn_vector_length(sqlite3_context *ctx, int argc, sqlite3_value **arg
   (void)argc;
   if (fn_is_null(argv[0])) return;
   int rc = fn_read(conn, argv[0], 0, "vector_length()", &x);
-  if (rc == SQLITE_OK) sqlite3_result_int64(ctx, (sqlite3_int64)x.n);
-  else dvx_give_context(conn, ctx, rc);
+  if (rc == SQLITE_OK)
+    sqlite3_result_int64(ctx, (sqlite3_int64)x.n);
+  else
+    dvx_give_context(conn, ctx, rc);
   dv_buf_free(&x.bytes);
 }
 
@@ -189,8 +192,10 @@ static void fn_vector_distance(sqlite3_context *ctx, int argc, sqlite3_value **a
   dv_buf_init(&b.bytes, &dvx_alloc);
   rc = fn_read_constant(ctx, 0, argv[0], 0, "vector_distance(): argument 1", &a);
   if (rc == SQLITE_OK) rc = fn_read_constant(ctx, 1, argv[1], a.n, "vector_distance(): argument 2", &b);
-  if (rc == SQLITE_OK) sqlite3_result_double(ctx, dv_distance(conn->kernels, metric, a.v, b.v, a.n));
-  else dvx_give_context(conn, ctx, rc);
+  if (rc == SQLITE_OK)
+    sqlite3_result_double(ctx, dv_distance(conn->kernels, metric, a.v, b.v, a.n));
+  else
+    dvx_give_context(conn, ctx, rc);
   dv_buf_free(&a.bytes);
   dv_buf_free(&b.bytes);
 }
@@ -289,8 +294,8 @@ static void fn_vector_int8(sqlite3_context *ctx, int argc, sqlite3_value **argv)
   int n = sqlite3_value_type(argv[0]) == SQLITE_BLOB ? sqlite3_value_bytes(argv[0]) : 0;
   int rc = SQLITE_OK;
   if (n < 1 || n > (int)DV_MAX_DIMENSIONS) {
-    rc = dvx_fail(conn, NULL, SQLITE_ERROR, "vector_int8(): codes is %v: expected a BLOB of 1 to %u signed bytes", argv[0],
-                  (uint64_t)DV_MAX_DIMENSIONS);
+    rc = dvx_fail(conn, NULL, SQLITE_ERROR, "vector_int8(): codes is %v: expected a BLOB of 1 to %u signed bytes",
+                  argv[0], (uint64_t)DV_MAX_DIMENSIONS);
   }
   if (rc == SQLITE_OK) rc = fn_number(conn, argv[1], "vector_int8(): scale", &scale);
   if (rc == SQLITE_OK) rc = fn_new((size_t)n, &x);
@@ -356,7 +361,8 @@ static int each_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     info->estimatedRows = 400;
     break;
   }
-  if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == EACH_KEY && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
+  if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == EACH_KEY && !info->aOrderBy[0].desc)
+    info->orderByConsumed = 1;
   return SQLITE_OK;
 }
 
@@ -401,8 +407,10 @@ static int each_eof(sqlite3_vtab_cursor *cursor) {
 
 static int each_column(sqlite3_vtab_cursor *cursor, sqlite3_context *ctx, int column) {
   const each_cursor *c = (const each_cursor *)cursor;
-  if (column == EACH_KEY) sqlite3_result_int64(ctx, (sqlite3_int64)c->i);
-  else if (column == EACH_VALUE) sqlite3_result_double(ctx, (double)c->x.v[c->i]);
+  if (column == EACH_KEY)
+    sqlite3_result_int64(ctx, (sqlite3_int64)c->i);
+  else if (column == EACH_VALUE)
+    sqlite3_result_double(ctx, (double)c->x.v[c->i]);
   return SQLITE_OK;
 }
 
@@ -495,7 +503,8 @@ static int fn_read_indices(dvx_conn *conn, sqlite3_value *value, dv_buf *out, si
   }
   if (out->status != DV_OK) return SQLITE_NOMEM;
   if (*n > DV_MAX_DIMENSIONS) {
-    return dvx_fail(conn, NULL, SQLITE_ERROR, "delta_sparse(): indices has more than %u elements, as many as dimensions at most",
+    return dvx_fail(conn, NULL, SQLITE_ERROR,
+                    "delta_sparse(): indices has more than %u elements, as many as dimensions at most",
                     (uint64_t)DV_MAX_DIMENSIONS);
   }
   for (size_t i = 0; i < *n; i++) {
@@ -520,8 +529,8 @@ static int fn_read_no_values(dvx_conn *conn, sqlite3_value *value) {
     is_empty = status == DV_OK && n == 0;
   }
   if (is_empty) return SQLITE_OK;
-  return dvx_fail(conn, NULL, SQLITE_ERROR, "delta_sparse(): values is %v, but indices is empty: expected as many values",
-                  value);
+  return dvx_fail(conn, NULL, SQLITE_ERROR,
+                  "delta_sparse(): values is %v, but indices is empty: expected as many values", value);
 }
 
 /* delta_sparse(indices, values): sets those dimensions. */
@@ -542,8 +551,9 @@ static void fn_delta_sparse(sqlite3_context *ctx, int argc, sqlite3_value **argv
     rc = n == 0 ? fn_read_no_values(conn, argv[1]) : fn_read(conn, argv[1], 0, "delta_sparse(): values", &x);
   }
   if (rc == SQLITE_OK && x.n != n) {
-    rc = dvx_fail(conn, NULL, SQLITE_ERROR, "delta_sparse(): %u indices and %u values are given, expected one value an index",
-                  (uint64_t)n, (uint64_t)x.n);
+    rc = dvx_fail(conn, NULL, SQLITE_ERROR,
+                  "delta_sparse(): %u indices and %u values are given, expected one value an index", (uint64_t)n,
+                  (uint64_t)x.n);
   }
   if (rc == SQLITE_OK) {
     dv_status status = dv_delta_encode_sparse(&payload, &delta, (const uint32_t *)(const void *)indices.data, x.v, n,
@@ -632,7 +642,8 @@ int dvx_value_delta(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, const 
     return dvx_fail(conn, t, SQLITE_ERROR, "%s is %v with more than one delta in it: %s", what, v, expected);
   }
   if (status == DV_OK && frame.flags != 0) {
-    return dvx_fail(conn, t, SQLITE_ERROR, "%s carries an id, a time or metadata, so it is one of a batch: %s", what, expected);
+    return dvx_fail(conn, t, SQLITE_ERROR, "%s carries an id, a time or metadata, so it is one of a batch: %s", what,
+                    expected);
   }
   if (status == DV_OK) {
     status = dv_delta_check(&frame.delta, 0, &detail);
@@ -650,21 +661,20 @@ int dvx_value_delta(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, const 
 /* Why a well-formed delta does not fit a vector of n dimensions. */
 static int fn_fail_patch(dvx_conn *conn, dv_status status, const dv_detail *detail, size_t n) {
   switch (status) {
-    case DV_LENGTH:
-      return dvx_fail(conn, NULL, SQLITE_ERROR, "delta_patch(): delta has %u %s, but the vector has %u", detail->at,
-                      detail->at == 1 ? "dimension" : "dimensions", (uint64_t)n);
-    case DV_INDEX:
-      return dvx_fail(conn, NULL, SQLITE_ERROR, "delta_patch(): index %u is out of range: expected 0 to %u", detail->at,
-                      (uint64_t)n - 1);
-    case DV_NOT_FINITE:
-    case DV_OVERFLOW:
-      return dvx_fail(conn, NULL, SQLITE_ERROR, "delta_patch(): value %u of the result does not fit a 32-bit float",
-                      detail->at);
-    case DV_CORRUPT:
-      return dvx_fail(conn, NULL, SQLITE_ERROR, "delta_patch(): delta was not made for a vector of %u dimensions",
-                      (uint64_t)n);
-    default:
-      return dvx_fail_status(conn, NULL, status, "delta_patch(): delta");
+  case DV_LENGTH:
+    return dvx_fail(conn, NULL, SQLITE_ERROR, "delta_patch(): delta has %u %s, but the vector has %u", detail->at,
+                    detail->at == 1 ? "dimension" : "dimensions", (uint64_t)n);
+  case DV_INDEX:
+    return dvx_fail(conn, NULL, SQLITE_ERROR, "delta_patch(): index %u is out of range: expected 0 to %u", detail->at,
+                    (uint64_t)n - 1);
+  case DV_NOT_FINITE:
+  case DV_OVERFLOW:
+    return dvx_fail(conn, NULL, SQLITE_ERROR, "delta_patch(): value %u of the result does not fit a 32-bit float",
+                    detail->at);
+  case DV_CORRUPT:
+    return dvx_fail(conn, NULL, SQLITE_ERROR, "delta_patch(): delta was not made for a vector of %u dimensions",
+                    (uint64_t)n);
+  default: return dvx_fail_status(conn, NULL, status, "delta_patch(): delta");
   }
 }
 
@@ -716,8 +726,10 @@ static void fn_list(void *p, uint32_t index, float value) {
   fn_lister *l = p;
   char digits[24];
   if (l->is_begun) dvx_str_add(l->s, ",", 1);
-  if (l->is_values) dvx_str_add(l->s, digits, dv_float_print(digits, value));
-  else dvx_str_addf(l->s, "%u", (uint64_t)index);
+  if (l->is_values)
+    dvx_str_add(l->s, digits, dv_float_print(digits, value));
+  else
+    dvx_str_addf(l->s, "%u", (uint64_t)index);
   l->is_begun = true;
 }
 
@@ -795,7 +807,8 @@ static int fn_pack_add(dvx_conn *conn, dv_buf *out, int argc, sqlite3_value **ar
   if (rc == SQLITE_OK && argc > 3 && !fn_is_null(argv[3])) {
     rc = dvx_value_of(conn, argv[3], &metadata);
     if (rc == SQLITE_OK && metadata.type != DV_TEXT) {
-      rc = dvx_fail(conn, NULL, SQLITE_ERROR, "delta_pack(): metadata is %v: expected the text of a JSON object", argv[3]);
+      rc = dvx_fail(conn, NULL, SQLITE_ERROR, "delta_pack(): metadata is %v: expected the text of a JSON object",
+                    argv[3]);
     }
     if (rc == SQLITE_OK) {
       dv_field_write(&fields, "", 0, &metadata);
@@ -807,8 +820,10 @@ static int fn_pack_add(dvx_conn *conn, dv_buf *out, int argc, sqlite3_value **ar
   }
   if (rc == SQLITE_OK) {
     dv_frame_write(out, &frame);
-    if (out->status != DV_OK) rc = SQLITE_NOMEM;
-    else if (out->n > INT_MAX) rc = SQLITE_TOOBIG;
+    if (out->status != DV_OK)
+      rc = SQLITE_NOMEM;
+    else if (out->n > INT_MAX)
+      rc = SQLITE_TOOBIG;
   }
   dv_buf_free(&fields);
   return rc;
@@ -835,14 +850,9 @@ static void fn_pack_final(sqlite3_context *ctx) {
   dvx_result_buf(ctx, out);
 }
 
-/* ---- the library ---------------------------------------------------------------------------------------------- */
+/* ---- registration --------------------------------------------------------------------------------------------- */
 
-static void fn_version(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
-  (void)argc;
-  (void)argv;
-  sqlite3_result_text(ctx, DELTA_VECTORS_VERSION, -1, SQLITE_STATIC);
-}
-
+/* delta_vectors_backend(): the kernels in use. */
 static void fn_backend(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
   (void)argc;
   (void)argv;
@@ -855,27 +865,16 @@ int dvx_functions_register(dvx_conn *conn) {
     int n_args;
     void (*fn)(sqlite3_context *, int, sqlite3_value **);
   } functions[] = {
-      {"vector_f32", 1, fn_vector_f32},
-      {"vector_json", 1, fn_vector_json},
-      {"vector_length", 1, fn_vector_length},
-      {"vector_distance", 2, fn_vector_distance},
-      {"vector_distance", 3, fn_vector_distance},
-      {"vector_normalize", 1, fn_vector_normalize},
-      {"vector_add", 2, fn_vector_add},
-      {"vector_sub", 2, fn_vector_sub},
-      {"vector_scale", 2, fn_vector_scale},
-      {"vector_slice", 3, fn_vector_slice},
-      {"vector_int8", 2, fn_vector_int8},
-      {"delta_create", 1, fn_delta_create},
-      {"delta_sparse", 2, fn_delta_sparse},
-      {"delta_dense", 1, fn_delta_dense},
-      {"delta_scale", 1, fn_delta_scale},
-      {"delta_offset", 1, fn_delta_offset},
-      {"delta_delete", 0, fn_delta_delete},
-      {"delta_diff", 2, fn_delta_diff},
-      {"delta_patch", 2, fn_delta_patch},
-      {"delta_json", 1, fn_delta_json},
-      {"delta_vectors_version", 0, fn_version},
+      {"vector_f32", 1, fn_vector_f32},           {"vector_json", 1, fn_vector_json},
+      {"vector_length", 1, fn_vector_length},     {"vector_distance", 2, fn_vector_distance},
+      {"vector_distance", 3, fn_vector_distance}, {"vector_normalize", 1, fn_vector_normalize},
+      {"vector_add", 2, fn_vector_add},           {"vector_sub", 2, fn_vector_sub},
+      {"vector_scale", 2, fn_vector_scale},       {"vector_slice", 3, fn_vector_slice},
+      {"vector_int8", 2, fn_vector_int8},         {"delta_create", 1, fn_delta_create},
+      {"delta_sparse", 2, fn_delta_sparse},       {"delta_dense", 1, fn_delta_dense},
+      {"delta_scale", 1, fn_delta_scale},         {"delta_offset", 1, fn_delta_offset},
+      {"delta_delete", 0, fn_delta_delete},       {"delta_diff", 2, fn_delta_diff},
+      {"delta_patch", 2, fn_delta_patch},         {"delta_json", 1, fn_delta_json},
       {"delta_vectors_backend", 0, fn_backend},
   };
   int rc = SQLITE_OK;
@@ -885,8 +884,8 @@ int dvx_functions_register(dvx_conn *conn) {
   /* Not deterministic: its timestamp may be 'now'. */
   for (int n_args = 2; rc == SQLITE_OK && n_args <= 4; n_args++) {
     dvx_conn_ref(conn);
-    rc = sqlite3_create_function_v2(conn->db, "delta_pack", n_args, SQLITE_UTF8 | SQLITE_INNOCUOUS, conn, NULL, fn_pack_step,
-                                    fn_pack_final, dvx_conn_unref);
+    rc = sqlite3_create_function_v2(conn->db, "delta_pack", n_args, SQLITE_UTF8 | SQLITE_INNOCUOUS, conn, NULL,
+                                    fn_pack_step, fn_pack_final, dvx_conn_unref);
   }
   if (rc == SQLITE_OK) rc = dvx_conn_module(conn, "vector_each", &fn_each_module);
   return rc;

@@ -59,7 +59,6 @@ void dvx_table_unregister(dvx_table *t) {
   while (*at != t) at = &(*at)->next;
   *at = t->next;
   t->is_registered = false;
-  if (t->conn->last_found == t) t->conn->last_found = NULL;
 }
 
 void dvx_table_release(dvx_table *t) {
@@ -166,6 +165,17 @@ static dvx_table *table_lookup_qualified(dvx_conn *conn, const char *name) {
   return NULL;
 }
 
+/* The one table of this name that is connected already. With two of them SQLite must say which it is. */
+static dvx_table *table_lookup_only(dvx_conn *conn, const char *name) {
+  dvx_table *found = NULL;
+  for (dvx_table *t = conn->tables; t; t = t->next) {
+    if (sqlite3_stricmp(t->name, name) != 0) continue;
+    if (found) return NULL;
+    found = t;
+  }
+  return found;
+}
+
 /* Makes SQLite connect the virtual table by preparing a statement on it. */
 static int table_connect(dvx_conn *conn, const char *schema, int n_schema, const char *name) {
   dvx_str s = {0};
@@ -189,10 +199,9 @@ static int table_connect(dvx_conn *conn, const char *schema, int n_schema, const
 
 int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out) {
   if (name == NULL) return dvx_fail(conn, NULL, SQLITE_ERROR, "the table name is NULL");
-  dvx_table *t = conn->last_found;
-  if (t && strcmp(t->name, name) == 0 && sqlite3_stricmp(t->schema, "main") == 0 && t->next == NULL &&
-      conn->tables == t) {
-    *out = t; /* the only table there is, asked for again */
+  dvx_table *t = table_lookup_only(conn, name);
+  if (t) {
+    *out = t;
     return SQLITE_OK;
   }
   int rc = table_connect(conn, NULL, 0, name);
@@ -209,7 +218,6 @@ int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out) {
     return dvx_fail(conn, NULL, SQLITE_ERROR,
                     rc == SQLITE_OK ? "%s is not a delta_vectors table" : "no such table: %s", name);
   }
-  conn->last_found = t;
   *out = t;
   return SQLITE_OK;
 }

@@ -135,8 +135,10 @@ static uint64_t text_bound(double d, int exponent, bool is_above) {
   while (low < high) {
     uint64_t middle = low + (high - low) / 2;
     double v = text_decimal(middle, exponent);
-    if (is_above ? v > d : v >= d) high = middle;
-    else low = middle + 1;
+    if (is_above ? v > d : v >= d)
+      high = middle;
+    else
+      low = middle + 1;
   }
   return low;
 }
@@ -148,8 +150,10 @@ static uint64_t text_shortest(double d, int *exponent) {
   int low = -341, high = 292; /* the largest e with 10^(16+e) <= d lies here */
   while (low < high) {
     int middle = high - (high - low) / 2;
-    if (text_decimal(TEXT_LEAST, middle) <= d) low = middle;
-    else high = middle - 1;
+    if (text_decimal(TEXT_LEAST, middle) <= d)
+      low = middle;
+    else
+      high = middle - 1;
   }
   uint64_t first = text_bound(d, low, false), last = text_bound(d, low, true) - 1;
   uint64_t digits = first, middle = first + (last - first) / 2;
@@ -230,33 +234,31 @@ static void text_add_double(dvx_str *s, double d, bool is_float) {
 /* A value as it would stand in SQL, cut. */
 static void text_add_value(dvx_str *s, const dv_value *v) {
   switch (v->type) {
-    case DV_NULL:
-      text_add_z(s, "NULL");
-      break;
-    case DV_INTEGER:
-      text_add_integer(s, v->integer);
-      break;
-    case DV_REAL:
-      text_add_double(s, v->real, false);
-      if (v->real > -1e15 && v->real < 1e15 && v->real == (double)(int64_t)v->real) text_add_z(s, ".0");
-      break;
-    case DV_TEXT:
-      dvx_str_add(s, "'", 1);
-      text_add_cut(s, (const char *)v->bytes, v->n_bytes, '\'');
-      dvx_str_add(s, "'", 1);
-      break;
-    case DV_BLOB:
-      text_add_z(s, "BLOB of ");
-      text_add_unsigned(s, v->n_bytes);
-      text_add_z(s, v->n_bytes == 1 ? " byte" : " bytes");
-      break;
+  case DV_NULL: text_add_z(s, "NULL"); break;
+  case DV_INTEGER: text_add_integer(s, v->integer); break;
+  case DV_REAL:
+    text_add_double(s, v->real, false);
+    if (v->real > -1e15 && v->real < 1e15 && v->real == (double)(int64_t)v->real) text_add_z(s, ".0");
+    break;
+  case DV_TEXT:
+    dvx_str_add(s, "'", 1);
+    text_add_cut(s, (const char *)v->bytes, v->n_bytes, '\'');
+    dvx_str_add(s, "'", 1);
+    break;
+  case DV_BLOB:
+    text_add_z(s, "BLOB of ");
+    text_add_unsigned(s, v->n_bytes);
+    text_add_z(s, v->n_bytes == 1 ? " byte" : " bytes");
+    break;
   }
 }
 
 static void text_add_sqlite_value(dvx_str *s, sqlite3_value *v) {
   dv_value value;
-  if (dvx_value_of(NULL, v, &value) != SQLITE_OK) s->is_oom = true;
-  else text_add_value(s, &value);
+  if (dvx_value_of(NULL, v, &value) != SQLITE_OK)
+    s->is_oom = true;
+  else
+    text_add_value(s, &value);
 }
 
 static void text_add_formatted(dvx_str *s, const char *format, va_list args) {
@@ -266,41 +268,21 @@ static void text_add_formatted(dvx_str *s, const char *format, va_list args) {
     if (*format == 0 || *++format == 0) return;
     from = format + 1;
     switch (*format) {
-      case 's':
-        text_add_z(s, va_arg(args, const char *));
-        break;
-      case 'S': {
-        const char *z = va_arg(args, const char *);
-        text_add_cut(s, z, va_arg(args, size_t), 0);
-        break;
-      }
-      case 'd':
-        text_add_integer(s, va_arg(args, int));
-        break;
-      case 'i':
-        text_add_integer(s, va_arg(args, int64_t));
-        break;
-      case 'u':
-        text_add_unsigned(s, va_arg(args, uint64_t));
-        break;
-      case 'g':
-        text_add_double(s, va_arg(args, double), true);
-        break;
-      case 'w':
-        text_add_doubled(s, va_arg(args, const char *), '"');
-        break;
-      case 'q':
-        text_add_doubled(s, va_arg(args, const char *), '\'');
-        break;
-      case 'v':
-        text_add_sqlite_value(s, va_arg(args, sqlite3_value *));
-        break;
-      case 'I':
-        text_add_value(s, va_arg(args, const dv_value *));
-        break;
-      default: /* %%, and a letter that is no format */
-        dvx_str_add(s, format, 1);
-        break;
+    case 's': text_add_z(s, va_arg(args, const char *)); break;
+    case 'S': {
+      const char *z = va_arg(args, const char *);
+      text_add_cut(s, z, va_arg(args, size_t), 0);
+      break;
+    }
+    case 'd': text_add_integer(s, va_arg(args, int)); break;
+    case 'i': text_add_integer(s, va_arg(args, int64_t)); break;
+    case 'u': text_add_unsigned(s, va_arg(args, uint64_t)); break;
+    case 'g': text_add_double(s, va_arg(args, double), true); break;
+    case 'w': text_add_doubled(s, va_arg(args, const char *), '"'); break;
+    case 'q': text_add_doubled(s, va_arg(args, const char *), '\''); break;
+    case 'v': text_add_sqlite_value(s, va_arg(args, sqlite3_value *)); break;
+    case 'I': text_add_value(s, va_arg(args, const dv_value *)); break;
+    default: /* %%, and a letter that is no format */ dvx_str_add(s, format, 1); break;
     }
   }
 }
@@ -356,30 +338,21 @@ int dvx_fail(dvx_conn *conn, const dvx_table *t, int rc, const char *format, ...
 
 int dvx_fail_status(dvx_conn *conn, const dvx_table *t, dv_status status, const char *what) {
   switch (status) {
-    case DV_OK:
-      return SQLITE_OK;
-    case DV_NOMEM:
-      return SQLITE_NOMEM;
-    case DV_CORRUPT:
-      return dvx_fail(conn, t, SQLITE_CORRUPT_VTAB, "%s is damaged", what);
-    case DV_LENGTH:
-      return dvx_fail(conn, t, SQLITE_ERROR, "%s has another number of dimensions than expected", what);
-    case DV_INDEX:
-      return dvx_fail(conn, t, SQLITE_ERROR, "%s: an index lies outside the vector", what);
-    case DV_DUPLICATE:
-      return dvx_fail(conn, t, SQLITE_ERROR, "%s: an index is given twice", what);
-    case DV_NOT_FINITE:
-      return dvx_fail(conn, t, SQLITE_ERROR, "%s: a value is NaN or infinite", what);
-    case DV_OVERFLOW:
-      return dvx_fail(conn, t, SQLITE_ERROR, "%s: the result does not fit a 32-bit float", what);
-    case DV_SYNTAX:
-      return dvx_fail(conn, t, SQLITE_ERROR, "%s is not what was expected", what);
-    case DV_LIMIT:
-      return dvx_fail(conn, t, SQLITE_ERROR, "%s exceeds a limit", what);
-    default: /* the status of a newer format; delta_vectors.h has a macro of the enumerator's name */
-      return dvx_fail(conn, t, SQLITE_ERROR, "%s comes from a newer version of delta_vectors than this one, " DELTA_VECTORS_VERSION,
-                      what);
+  case DV_OK: return SQLITE_OK;
+  case DV_NOMEM: return SQLITE_NOMEM;
+  case DV_CORRUPT: return dvx_fail(conn, t, SQLITE_CORRUPT_VTAB, "%s is damaged", what);
+  case DV_LENGTH: return dvx_fail(conn, t, SQLITE_ERROR, "%s has another number of dimensions than expected", what);
+  case DV_INDEX: return dvx_fail(conn, t, SQLITE_ERROR, "%s: an index lies outside the vector", what);
+  case DV_DUPLICATE: return dvx_fail(conn, t, SQLITE_ERROR, "%s: an index is given twice", what);
+  case DV_NOT_FINITE: return dvx_fail(conn, t, SQLITE_ERROR, "%s: a value is NaN or infinite", what);
+  case DV_OVERFLOW: return dvx_fail(conn, t, SQLITE_ERROR, "%s: the result does not fit a 32-bit float", what);
+  case DV_SYNTAX: return dvx_fail(conn, t, SQLITE_ERROR, "%s is not what was expected", what);
+  case DV_LIMIT: return dvx_fail(conn, t, SQLITE_ERROR, "%s exceeds a limit", what);
+  case DV_VERSION:
+    return dvx_fail(conn, t, SQLITE_ERROR,
+                    "%s comes from a newer version of delta_vectors than this one, " DELTA_VECTORS_VERSION, what);
   }
+  return dvx_fail(conn, t, SQLITE_ERROR, "%s failed", what);
 }
 
 int dvx_fail_sqlite(dvx_conn *conn, const dvx_table *t, int rc) {
@@ -421,7 +394,8 @@ void dvx_give_context(dvx_conn *conn, sqlite3_context *ctx, int rc) {
 /* ---- vectors -------------------------------------------------------------------------------------------------- */
 
 /* The character at byte `at` was not understood. */
-static int text_fail_syntax(dvx_conn *conn, const dvx_table *t, const char *what, const char *text, size_t n, size_t at) {
+static int text_fail_syntax(dvx_conn *conn, const dvx_table *t, const char *what, const char *text, size_t n,
+                            size_t at) {
   uint64_t character = 1;
   size_t n_bytes = 1;
   for (size_t i = 0; i < at && i < n; i++) character += ((unsigned char)text[i] & 0xc0) != 0x80;
@@ -430,21 +404,23 @@ static int text_fail_syntax(dvx_conn *conn, const dvx_table *t, const char *what
                     character);
   }
   while (at + n_bytes < n && ((unsigned char)text[at + n_bytes] & 0xc0) == 0x80) n_bytes++;
-  return dvx_fail(conn, t, SQLITE_ERROR, "%s: vector is not a JSON array of numbers: unexpected '%S' at character %u", what,
-                  text + at, n_bytes, character);
+  return dvx_fail(conn, t, SQLITE_ERROR, "%s: vector is not a JSON array of numbers: unexpected '%S' at character %u",
+                  what, text + at, n_bytes, character);
 }
 
-static int text_fail_expected(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, size_t n_expected, const char *what) {
-  const char *type = sqlite3_value_type(v) == SQLITE_INTEGER ? "the INTEGER " :
-                     sqlite3_value_type(v) == SQLITE_FLOAT   ? "the REAL "
+static int text_fail_expected(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, size_t n_expected,
+                              const char *what) {
+  const char *type = sqlite3_value_type(v) == SQLITE_INTEGER ? "the INTEGER "
+                     : sqlite3_value_type(v) == SQLITE_FLOAT ? "the REAL "
                                                              : "";
   if (n_expected == 0) {
     return dvx_fail(conn, t, SQLITE_ERROR,
-                    "%s: vector is %s%v: expected a JSON array of numbers or a BLOB of little-endian 32-bit floats", what,
-                    type, v);
+                    "%s: vector is %s%v: expected a JSON array of numbers or a BLOB of little-endian 32-bit floats",
+                    what, type, v);
   }
-  return dvx_fail(conn, t, SQLITE_ERROR, "%s: vector is %s%v: expected a JSON array of %u numbers or a BLOB of %u bytes",
-                  what, type, v, (uint64_t)n_expected, (uint64_t)n_expected * 4);
+  return dvx_fail(conn, t, SQLITE_ERROR,
+                  "%s: vector is %s%v: expected a JSON array of %u numbers or a BLOB of %u bytes", what, type, v,
+                  (uint64_t)n_expected, (uint64_t)n_expected * 4);
 }
 
 static int text_fail_length(dvx_conn *conn, const dvx_table *t, size_t n, size_t n_expected, const char *what) {
@@ -465,24 +441,21 @@ static int text_vector_parse(dvx_conn *conn, const dvx_table *t, sqlite3_value *
   if (!text) return SQLITE_NOMEM;
   size_t n_bytes = (size_t)sqlite3_value_bytes(v);
   switch (dv_vector_parse(out, n, text, n_bytes, &detail)) {
-    case DV_OK:
-      return SQLITE_OK;
-    case DV_NOMEM:
-      return SQLITE_NOMEM;
-    case DV_NOT_FINITE:
-      return dvx_fail(conn, t, SQLITE_ERROR, "%s: vector: value %u is %g, too large for a 32-bit float", what, detail.at,
-                      detail.value);
-    case DV_LIMIT:
-      return dvx_fail(conn, t, SQLITE_ERROR, "%s: vector has more than %u dimensions, expected %s%u", what,
-                      (uint64_t)DV_MAX_DIMENSIONS, n_expected ? "" : "1 to ",
-                      (uint64_t)(n_expected ? n_expected : DV_MAX_DIMENSIONS));
-    default:
-      return text_fail_syntax(conn, t, what, text, n_bytes, detail.at < n_bytes ? (size_t)detail.at : n_bytes);
+  case DV_OK: return SQLITE_OK;
+  case DV_NOMEM: return SQLITE_NOMEM;
+  case DV_NOT_FINITE:
+    return dvx_fail(conn, t, SQLITE_ERROR, "%s: vector: value %u is %g, too large for a 32-bit float", what, detail.at,
+                    detail.value);
+  case DV_LIMIT:
+    return dvx_fail(conn, t, SQLITE_ERROR, "%s: vector has more than %u dimensions, expected %s%u", what,
+                    (uint64_t)DV_MAX_DIMENSIONS, n_expected ? "" : "1 to ",
+                    (uint64_t)(n_expected ? n_expected : DV_MAX_DIMENSIONS));
+  default: return text_fail_syntax(conn, t, what, text, n_bytes, detail.at < n_bytes ? (size_t)detail.at : n_bytes);
   }
 }
 
-int dvx_value_vector(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, size_t n_expected, const char *what, dv_buf *out,
-                     size_t *n) {
+int dvx_value_vector(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, size_t n_expected, const char *what,
+                     dv_buf *out, size_t *n) {
   size_t start = out->n, count = 0;
   int rc = SQLITE_OK;
   if (sqlite3_value_type(v) == SQLITE_BLOB) {
@@ -492,7 +465,8 @@ int dvx_value_vector(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, size_
     if (n_bytes % 4 != 0) {
       if (n_expected == 0) {
         return dvx_fail(conn, t, SQLITE_ERROR,
-                        "%s: vector is %v: a little-endian f32 blob has 4 bytes a dimension, so a multiple of 4", what, v);
+                        "%s: vector is %v: a little-endian f32 blob has 4 bytes a dimension, so a multiple of 4", what,
+                        v);
       }
       return dvx_fail(conn, t, SQLITE_ERROR,
                       "%s: vector is %v: a little-endian f32 blob has 4 bytes a dimension, expected %u", what, v,
@@ -536,36 +510,37 @@ int dvx_value_of(dvx_conn *conn, sqlite3_value *v, dv_value *out) {
   (void)conn;
   memset(&value, 0, sizeof value);
   switch (sqlite3_value_type(v)) {
-    case SQLITE_INTEGER:
-      value.type = DV_INTEGER;
-      value.integer = sqlite3_value_int64(v);
-      break;
-    case SQLITE_FLOAT:
-      value.type = DV_REAL;
-      value.real = sqlite3_value_double(v);
-      break;
-    case SQLITE_TEXT:
-      value.type = DV_TEXT;
-      value.bytes = sqlite3_value_text(v);
-      if (!value.bytes) return SQLITE_NOMEM;
-      value.n_bytes = (size_t)sqlite3_value_bytes(v);
-      break;
-    case SQLITE_BLOB:
-      value.type = DV_BLOB;
-      value.bytes = sqlite3_value_blob(v);
-      value.n_bytes = (size_t)sqlite3_value_bytes(v);
-      if (!value.bytes && value.n_bytes > 0) return SQLITE_NOMEM;
-      break;
-    default:
-      break;
+  case SQLITE_INTEGER:
+    value.type = DV_INTEGER;
+    value.integer = sqlite3_value_int64(v);
+    break;
+  case SQLITE_FLOAT:
+    value.type = DV_REAL;
+    value.real = sqlite3_value_double(v);
+    break;
+  case SQLITE_TEXT:
+    value.type = DV_TEXT;
+    value.bytes = sqlite3_value_text(v);
+    if (!value.bytes) return SQLITE_NOMEM;
+    value.n_bytes = (size_t)sqlite3_value_bytes(v);
+    break;
+  case SQLITE_BLOB:
+    value.type = DV_BLOB;
+    value.bytes = sqlite3_value_blob(v);
+    value.n_bytes = (size_t)sqlite3_value_bytes(v);
+    if (!value.bytes && value.n_bytes > 0) return SQLITE_NOMEM;
+    break;
+  default: break;
   }
   *out = value;
   return SQLITE_OK;
 }
 
 void dvx_result_blob(sqlite3_context *ctx, const void *bytes, size_t n_bytes) {
-  if (n_bytes > INT_MAX) sqlite3_result_error_toobig(ctx);
-  else sqlite3_result_blob(ctx, n_bytes ? bytes : "", (int)n_bytes, SQLITE_TRANSIENT);
+  if (n_bytes > INT_MAX)
+    sqlite3_result_error_toobig(ctx);
+  else
+    sqlite3_result_blob(ctx, n_bytes ? bytes : "", (int)n_bytes, SQLITE_TRANSIENT);
 }
 
 void dvx_result_buf(sqlite3_context *ctx, dv_buf *b) {
@@ -597,38 +572,29 @@ void dvx_result_text(sqlite3_context *ctx, dvx_str *s) {
 
 void dvx_result_value(sqlite3_context *ctx, const dv_value *v) {
   switch (v->type) {
-    case DV_NULL:
-      sqlite3_result_null(ctx);
-      break;
-    case DV_INTEGER:
-      sqlite3_result_int64(ctx, v->integer);
-      break;
-    case DV_REAL:
-      sqlite3_result_double(ctx, v->real);
-      break;
-    case DV_TEXT:
-      if (v->n_bytes > INT_MAX) sqlite3_result_error_toobig(ctx);
-      else sqlite3_result_text(ctx, v->n_bytes ? (const char *)v->bytes : "", (int)v->n_bytes, SQLITE_TRANSIENT);
-      break;
-    case DV_BLOB:
-      dvx_result_blob(ctx, v->bytes, v->n_bytes);
-      break;
+  case DV_NULL: sqlite3_result_null(ctx); break;
+  case DV_INTEGER: sqlite3_result_int64(ctx, v->integer); break;
+  case DV_REAL: sqlite3_result_double(ctx, v->real); break;
+  case DV_TEXT:
+    if (v->n_bytes > INT_MAX)
+      sqlite3_result_error_toobig(ctx);
+    else
+      sqlite3_result_text(ctx, v->n_bytes ? (const char *)v->bytes : "", (int)v->n_bytes, SQLITE_TRANSIENT);
+    break;
+  case DV_BLOB: dvx_result_blob(ctx, v->bytes, v->n_bytes); break;
   }
 }
 
 int dvx_bind_value(sqlite3_stmt *stmt, int i, const dv_value *v) {
   if ((v->type == DV_TEXT || v->type == DV_BLOB) && v->n_bytes > INT_MAX) return SQLITE_TOOBIG;
   switch (v->type) {
-    case DV_NULL:
-      break;
-    case DV_INTEGER:
-      return sqlite3_bind_int64(stmt, i, v->integer);
-    case DV_REAL:
-      return sqlite3_bind_double(stmt, i, v->real);
-    case DV_TEXT:
-      return sqlite3_bind_text(stmt, i, v->n_bytes ? (const char *)v->bytes : "", (int)v->n_bytes, SQLITE_TRANSIENT);
-    case DV_BLOB:
-      return sqlite3_bind_blob(stmt, i, v->n_bytes ? (const void *)v->bytes : "", (int)v->n_bytes, SQLITE_TRANSIENT);
+  case DV_NULL: break;
+  case DV_INTEGER: return sqlite3_bind_int64(stmt, i, v->integer);
+  case DV_REAL: return sqlite3_bind_double(stmt, i, v->real);
+  case DV_TEXT:
+    return sqlite3_bind_text(stmt, i, v->n_bytes ? (const char *)v->bytes : "", (int)v->n_bytes, SQLITE_TRANSIENT);
+  case DV_BLOB:
+    return sqlite3_bind_blob(stmt, i, v->n_bytes ? (const void *)v->bytes : "", (int)v->n_bytes, SQLITE_TRANSIENT);
   }
   return sqlite3_bind_null(stmt, i);
 }
@@ -644,26 +610,25 @@ int dvx_bind_sqlite_value(sqlite3_stmt *stmt, int i, sqlite3_value *v) {
 void dvx_column_value(sqlite3_stmt *stmt, int i, dv_value *out) {
   memset(out, 0, sizeof *out);
   switch (sqlite3_column_type(stmt, i)) {
-    case SQLITE_INTEGER:
-      out->type = DV_INTEGER;
-      out->integer = sqlite3_column_int64(stmt, i);
-      break;
-    case SQLITE_FLOAT:
-      out->type = DV_REAL;
-      out->real = sqlite3_column_double(stmt, i);
-      break;
-    case SQLITE_TEXT:
-      out->bytes = sqlite3_column_text(stmt, i);
-      out->n_bytes = (size_t)sqlite3_column_bytes(stmt, i);
-      out->type = out->bytes ? DV_TEXT : DV_NULL;
-      break;
-    case SQLITE_BLOB:
-      out->bytes = sqlite3_column_blob(stmt, i);
-      out->n_bytes = (size_t)sqlite3_column_bytes(stmt, i);
-      out->type = out->bytes || out->n_bytes == 0 ? DV_BLOB : DV_NULL;
-      break;
-    default:
-      break;
+  case SQLITE_INTEGER:
+    out->type = DV_INTEGER;
+    out->integer = sqlite3_column_int64(stmt, i);
+    break;
+  case SQLITE_FLOAT:
+    out->type = DV_REAL;
+    out->real = sqlite3_column_double(stmt, i);
+    break;
+  case SQLITE_TEXT:
+    out->bytes = sqlite3_column_text(stmt, i);
+    out->n_bytes = (size_t)sqlite3_column_bytes(stmt, i);
+    out->type = out->bytes ? DV_TEXT : DV_NULL;
+    break;
+  case SQLITE_BLOB:
+    out->bytes = sqlite3_column_blob(stmt, i);
+    out->n_bytes = (size_t)sqlite3_column_bytes(stmt, i);
+    out->type = out->bytes || out->n_bytes == 0 ? DV_BLOB : DV_NULL;
+    break;
+  default: break;
   }
 }
 
@@ -673,7 +638,7 @@ void dvx_column_value(sqlite3_stmt *stmt, int i, dv_value *out) {
  * Not prepared with NO_VTAB as all other internal statements are: json_each is a virtual table itself. A hostile schema
  * can put a table of its own under that name, which then fails for want of these columns, or gives options of its own
  * choice to a query of its own choice. */
-#define TEXT_JSON_SQL \
+#define TEXT_JSON_SQL                                                                                                  \
   "SELECT json_type(?1), key, value FROM (SELECT 1) LEFT JOIN json_each(CASE json_type(?1) WHEN 'object' THEN ?1 END)"
 
 int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,

@@ -24,13 +24,14 @@ int64_t dvx_time_now(dvx_conn *conn) {
 }
 
 static int time_fail(dvx_conn *conn, const dvx_table *t, sqlite3_value *v) {
-  return dvx_fail(conn, t, SQLITE_ERROR,
-                  "%v is not a time: expected INTEGER milliseconds since 1970 UTC or text such as '2026-05-01T00:00:00Z'", v);
+  return dvx_fail(
+      conn, t, SQLITE_ERROR,
+      "%v is not a time: expected INTEGER milliseconds since 1970 UTC or text such as '2026-05-01T00:00:00Z'", v);
 }
 
 static int time_fail_range(dvx_conn *conn, const dvx_table *t, sqlite3_value *v) {
-  return dvx_fail(conn, t, SQLITE_ERROR, "time %v is out of range: expected milliseconds since 1970 UTC between -2^53 and 2^53",
-                  v);
+  return dvx_fail(conn, t, SQLITE_ERROR,
+                  "time %v is out of range: expected milliseconds since 1970 UTC between -2^53 and 2^53", v);
 }
 
 /* Digits only, more than a Julian day or a compact date has: milliseconds that came as text, as JavaScript's BigInt and
@@ -75,31 +76,28 @@ static int time_read_text(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, 
 int dvx_time_parse(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, int64_t *out) {
   int64_t ms = 0;
   switch (sqlite3_value_type(v)) {
-    case SQLITE_INTEGER:
-      ms = sqlite3_value_int64(v);
-      break;
-    case SQLITE_FLOAT: {
-      double d = sqlite3_value_double(v);
-      if (!(d >= -(double)DVX_TIME_MAX && d <= (double)DVX_TIME_MAX)) return time_fail_range(conn, t, v);
-      ms = (int64_t)d;
-      if ((double)ms != d) {
-        return dvx_fail(conn, t, SQLITE_ERROR, "time %v has a fraction: expected whole milliseconds since 1970 UTC", v);
-      }
-      break;
+  case SQLITE_INTEGER: ms = sqlite3_value_int64(v); break;
+  case SQLITE_FLOAT: {
+    double d = sqlite3_value_double(v);
+    if (!(d >= -(double)DVX_TIME_MAX && d <= (double)DVX_TIME_MAX)) return time_fail_range(conn, t, v);
+    ms = (int64_t)d;
+    if ((double)ms != d) {
+      return dvx_fail(conn, t, SQLITE_ERROR, "time %v has a fraction: expected whole milliseconds since 1970 UTC", v);
     }
-    case SQLITE_TEXT: {
-      const char *text = (const char *)sqlite3_value_text(v);
-      bool is_read = false;
-      if (!text) return SQLITE_NOMEM;
-      if (!time_read_digits(text, (size_t)sqlite3_value_bytes(v), &ms)) {
-        int rc = time_read_text(conn, t, v, &is_read, &ms);
-        if (rc != SQLITE_OK) return rc;
-        if (!is_read) return time_fail(conn, t, v);
-      }
-      break;
+    break;
+  }
+  case SQLITE_TEXT: {
+    const char *text = (const char *)sqlite3_value_text(v);
+    bool is_read = false;
+    if (!text) return SQLITE_NOMEM;
+    if (!time_read_digits(text, (size_t)sqlite3_value_bytes(v), &ms)) {
+      int rc = time_read_text(conn, t, v, &is_read, &ms);
+      if (rc != SQLITE_OK) return rc;
+      if (!is_read) return time_fail(conn, t, v);
     }
-    default:
-      return time_fail(conn, t, v);
+    break;
+  }
+  default: return time_fail(conn, t, v);
   }
   if (ms < -DVX_TIME_MAX || ms > DVX_TIME_MAX) return time_fail_range(conn, t, v);
   *out = ms;

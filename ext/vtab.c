@@ -231,7 +231,7 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     bool usable = info->aConstraint[i].usable != 0;
     int meta = plan_meta_column(c, column);
     bool is_filter = meta >= 0 && !c->columns[meta].is_auxiliary && plan_is_condition(op);
-    bool is_id = column >= 0 && column == c->id_column && plan_is_condition(op);
+    bool is_id = (column >= 0 ? column == c->id_column : c->id_type != DVX_ID_TEXT) && plan_is_condition(op);
     if (usable && kind == PLAN_SEARCH && column == c->distance_column &&
         (op == SQLITE_INDEX_CONSTRAINT_LT || op == SQLITE_INDEX_CONSTRAINT_LE || op == SQLITE_INDEX_CONSTRAINT_GT ||
          op == SQLITE_INDEX_CONSTRAINT_GE)) {
@@ -259,14 +259,17 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   }
   double rows = t->rows.n ? (double)t->rows.n : 10000;
   info->idxNum = (int)kind;
-  if (kind == PLAN_LOOKUP) {
-    info->estimatedCost = 2;
+  /* A search is priced below everything else: MATCH works in no other plan, and for `MATCH … AND (a = 1 OR b = 2)` SQLite
+   * compares it with plans for the two halves of the OR, which do not tell us that there is a MATCH. */
+  if (kind == PLAN_SEARCH) {
+    info->estimatedCost = 1;
+    info->estimatedRows = 10;
+  } else if (kind == PLAN_LOOKUP) {
+    info->estimatedCost = 20;
     info->estimatedRows = 1;
     info->idxFlags = SQLITE_INDEX_SCAN_UNIQUE;
-  } else if (kind == PLAN_SEARCH) {
-    info->estimatedCost = 100 + rows / 100;
-    info->estimatedRows = 10;
   } else {
+    rows += 100;
     info->estimatedCost = rows * (n_filters ? 2 : 4);
     info->estimatedRows = (sqlite3_int64)rows;
   }

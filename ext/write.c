@@ -345,9 +345,13 @@ static int write_update(dvx_table *t, sqlite3_value **argv) {
     return rc;
   }
   if (!any) return SQLITE_OK; /* UPDATE t SET id = id, or a hidden column: nothing is changed */
-  static const uint8_t nothing[] = {0}; /* a sparse payload of no dimensions */
-  ch.delta = (dv_delta){DV_OP_SPARSE, DV_ENC_SPARSE, nothing, sizeof nothing};
-  return dvx_append(t, &ch, &seq);
+  dv_buf payload;
+  dv_buf_init(&payload, &dvx_alloc);
+  dv_status status = dv_delta_encode_sparse(&payload, &ch.delta, NULL, NULL, 0, c->dimensions, NULL);
+  ch.delta.payload = payload.data;
+  rc = status == DV_OK ? dvx_append(t, &ch, &seq) : SQLITE_NOMEM;
+  dv_buf_free(&payload);
+  return rc;
 }
 
 /* ---- commands ----------------------------------------------------------------------------------------------------------------------------- */

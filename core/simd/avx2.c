@@ -117,55 +117,43 @@ AVX2_INLINE int32_t fold_i32_avx2(__m256i v) {
   return _mm_cvtsi128_si32(s);
 }
 
-AVX2 static int32_t dot_i8_avx2(const int8_t *a, const int8_t *b, size_t n) {
+AVX2_INLINE __m256i row_avx2(const int8_t *c, const int8_t *query, size_t n) {
   __m256i s0 = _mm256_setzero_si256(), s1 = s0;
   size_t i = 0;
   for (; n - i >= 64; i += 64) {
-    __m256i q0 = load_avx2(b + i), q1 = load_avx2(b + i + 32);
-    s0 = add_products_avx2(s0, _mm256_abs_epi8(q0), q0, load_avx2(a + i));
-    s1 = add_products_avx2(s1, _mm256_abs_epi8(q1), q1, load_avx2(a + i + 32));
+    __m256i q0 = load_avx2(query + i), q1 = load_avx2(query + i + 32);
+    s0 = add_products_avx2(s0, _mm256_abs_epi8(q0), q0, load_avx2(c + i));
+    s1 = add_products_avx2(s1, _mm256_abs_epi8(q1), q1, load_avx2(c + i + 32));
   }
   if (n - i >= 32) {
-    __m256i q = load_avx2(b + i);
-    s0 = add_products_avx2(s0, _mm256_abs_epi8(q), q, load_avx2(a + i));
+    __m256i q = load_avx2(query + i);
+    s0 = add_products_avx2(s0, _mm256_abs_epi8(q), q, load_avx2(c + i));
     i += 32;
   }
   if (i < n) {
-    __m256i q = load_last_avx2(b, n);
-    s1 = add_products_avx2(s1, _mm256_abs_epi8(q), q, load_last_avx2(a, n));
+    __m256i q = load_last_avx2(query, n);
+    s1 = add_products_avx2(s1, _mm256_abs_epi8(q), q, load_last_avx2(c, n));
   }
-  return fold_i32_avx2(_mm256_add_epi32(s0, s1));
+  return _mm256_add_epi32(s0, s1);
 }
 
-/* Four rows share the loads of the query. */
-AVX2_INLINE void dot_four_avx2(const int8_t *c0, const int8_t *c1, const int8_t *c2, const int8_t *c3,
-                               const int8_t *query, size_t n, int32_t *out) {
-  __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0;
-  size_t i = 0;
-  for (; n - i >= 32; i += 32) {
-    __m256i q = load_avx2(query + i), q_abs = _mm256_abs_epi8(q);
-    s0 = add_products_avx2(s0, q_abs, q, load_avx2(c0 + i));
-    s1 = add_products_avx2(s1, q_abs, q, load_avx2(c1 + i));
-    s2 = add_products_avx2(s2, q_abs, q, load_avx2(c2 + i));
-    s3 = add_products_avx2(s3, q_abs, q, load_avx2(c3 + i));
-  }
-  if (i < n) {
-    __m256i q = load_last_avx2(query, n), q_abs = _mm256_abs_epi8(q);
-    s0 = add_products_avx2(s0, q_abs, q, load_last_avx2(c0, n));
-    s1 = add_products_avx2(s1, q_abs, q, load_last_avx2(c1, n));
-    s2 = add_products_avx2(s2, q_abs, q, load_last_avx2(c2, n));
-    s3 = add_products_avx2(s3, q_abs, q, load_last_avx2(c3, n));
-  }
+AVX2_INLINE __m128i fold_four_avx2(__m256i s0, __m256i s1, __m256i s2, __m256i s3) {
   s0 = _mm256_hadd_epi32(_mm256_hadd_epi32(s0, s1), _mm256_hadd_epi32(s2, s3));
-  _mm_storeu_si128((__m128i *)(void *)out,
-                   _mm_add_epi32(_mm256_castsi256_si128(s0), _mm256_extracti128_si256(s0, 1)));
+  return _mm_add_epi32(_mm256_castsi256_si128(s0), _mm256_extracti128_si256(s0, 1));
 }
 
+AVX2 static int32_t dot_i8_avx2(const int8_t *a, const int8_t *b, size_t n) { return fold_i32_avx2(row_avx2(a, b, n)); }
+
+/* Row after row, not four abreast: reading memory in its order is worth more than loading the query once for four rows
+ * (measured: 1.4 times as fast when the codes are not in a cache, and no slower when they are). */
 AVX2 static void scan_i8_avx2(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n,
                               int32_t *out) {
   size_t r = 0;
-  for (; n_rows - r >= 4; r += 4, codes += 4 * stride)
-    dot_four_avx2(codes, codes + stride, codes + 2 * stride, codes + 3 * stride, query, n, out + r);
+  for (; n_rows - r >= 4; r += 4, codes += 4 * stride) {
+    __m256i s0 = row_avx2(codes, query, n), s1 = row_avx2(codes + stride, query, n);
+    __m256i s2 = row_avx2(codes + 2 * stride, query, n), s3 = row_avx2(codes + 3 * stride, query, n);
+    _mm_storeu_si128((__m128i *)(void *)(out + r), fold_four_avx2(s0, s1, s2, s3));
+  }
   for (; r < n_rows; r++, codes += stride) out[r] = dot_i8_avx2(codes, query, n);
 }
 
@@ -179,8 +167,9 @@ AVX2 static void gather_i8_avx2(const int8_t *codes, size_t stride, const uint32
   size_t i = 0, ahead = 0;
   for (; n_rows - i >= 4; i += 4) {
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_avx2(codes + rows[ahead] * stride, n);
-    dot_four_avx2(codes + rows[i] * stride, codes + rows[i + 1] * stride, codes + rows[i + 2] * stride,
-                  codes + rows[i + 3] * stride, query, n, out + i);
+    __m256i s0 = row_avx2(codes + rows[i] * stride, query, n), s1 = row_avx2(codes + rows[i + 1] * stride, query, n);
+    __m256i s2 = row_avx2(codes + rows[i + 2] * stride, query, n), s3 = row_avx2(codes + rows[i + 3] * stride, query, n);
+    _mm_storeu_si128((__m128i *)(void *)(out + i), fold_four_avx2(s0, s1, s2, s3));
   }
   for (; i < n_rows; i++) out[i] = dot_i8_avx2(codes + rows[i] * stride, query, n);
 }

@@ -123,36 +123,30 @@ AVX512_INLINE int32_t fold_i32_avx512(__m512i v) {
   return _mm_cvtsi128_si32(s);
 }
 
-AVX512 static int32_t dot_i8_avx512(const int8_t *a, const int8_t *b, size_t n) {
+AVX512_INLINE __m512i row_avx512(const int8_t *c, const int8_t *query, size_t n) {
   __m512i s = _mm512_setzero_si512();
   for (size_t i = 0; i < n; i += 64) {
     __mmask64 m = byte_mask_avx512(n - i);
-    __m512i q = _mm512_maskz_loadu_epi8(m, b + i);
-    s = add_products_avx512(s, _mm512_abs_epi8(q), _mm512_movepi8_mask(q), _mm512_maskz_loadu_epi8(m, a + i));
+    __m512i q = _mm512_maskz_loadu_epi8(m, query + i);
+    s = add_products_avx512(s, _mm512_abs_epi8(q), _mm512_movepi8_mask(q), _mm512_maskz_loadu_epi8(m, c + i));
   }
-  return fold_i32_avx512(s);
+  return s;
 }
 
-AVX512_INLINE void dot_four_avx512(const int8_t *c0, const int8_t *c1, const int8_t *c2, const int8_t *c3,
-                                   const int8_t *query, size_t n, int32_t *out) {
-  __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0;
-  for (size_t i = 0; i < n; i += 64) {
-    __mmask64 m = byte_mask_avx512(n - i);
-    __m512i q = _mm512_maskz_loadu_epi8(m, query + i), q_abs = _mm512_abs_epi8(q);
-    __mmask64 q_sign = _mm512_movepi8_mask(q);
-    s0 = add_products_avx512(s0, q_abs, q_sign, _mm512_maskz_loadu_epi8(m, c0 + i));
-    s1 = add_products_avx512(s1, q_abs, q_sign, _mm512_maskz_loadu_epi8(m, c1 + i));
-    s2 = add_products_avx512(s2, q_abs, q_sign, _mm512_maskz_loadu_epi8(m, c2 + i));
-    s3 = add_products_avx512(s3, q_abs, q_sign, _mm512_maskz_loadu_epi8(m, c3 + i));
-  }
-  _mm_storeu_si128((__m128i *)(void *)out, fold_four_avx512(s0, s1, s2, s3));
+AVX512 static int32_t dot_i8_avx512(const int8_t *a, const int8_t *b, size_t n) {
+  return fold_i32_avx512(row_avx512(a, b, n));
 }
 
+/* Row after row, not four abreast: reading memory in its order is worth more than loading the query once for four rows
+ * (measured: 1.4 times as fast when the codes are not in a cache, and no slower when they are). */
 AVX512 static void scan_i8_avx512(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n,
                                   int32_t *out) {
   size_t r = 0;
-  for (; n_rows - r >= 4; r += 4, codes += 4 * stride)
-    dot_four_avx512(codes, codes + stride, codes + 2 * stride, codes + 3 * stride, query, n, out + r);
+  for (; n_rows - r >= 4; r += 4, codes += 4 * stride) {
+    __m512i s0 = row_avx512(codes, query, n), s1 = row_avx512(codes + stride, query, n);
+    __m512i s2 = row_avx512(codes + 2 * stride, query, n), s3 = row_avx512(codes + 3 * stride, query, n);
+    _mm_storeu_si128((__m128i *)(void *)(out + r), fold_four_avx512(s0, s1, s2, s3));
+  }
   for (; r < n_rows; r++, codes += stride) out[r] = dot_i8_avx512(codes, query, n);
 }
 
@@ -166,8 +160,10 @@ AVX512 static void gather_i8_avx512(const int8_t *codes, size_t stride, const ui
   size_t i = 0, ahead = 0;
   for (; n_rows - i >= 4; i += 4) {
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_avx512(codes + rows[ahead] * stride, n);
-    dot_four_avx512(codes + rows[i] * stride, codes + rows[i + 1] * stride, codes + rows[i + 2] * stride,
-                    codes + rows[i + 3] * stride, query, n, out + i);
+    __m512i s0 = row_avx512(codes + rows[i] * stride, query, n), s1 = row_avx512(codes + rows[i + 1] * stride, query, n);
+    __m512i s2 = row_avx512(codes + rows[i + 2] * stride, query, n);
+    __m512i s3 = row_avx512(codes + rows[i + 3] * stride, query, n);
+    _mm_storeu_si128((__m128i *)(void *)(out + i), fold_four_avx512(s0, s1, s2, s3));
   }
   for (; i < n_rows; i++) out[i] = dot_i8_avx512(codes + rows[i] * stride, query, n);
 }
@@ -188,13 +184,19 @@ VNNI static __m512i offset_vnni(const int8_t *query, size_t n) {
   return s;
 }
 
-/* Not inlined sums of scan and gather start from minus the offset, which they know once for all rows. */
-VNNI_INLINE int32_t dot_one_vnni(const int8_t *c, const int8_t *query, size_t n, __m512i start) {
-  for (size_t i = 0; i < n; i += 64) {
-    __mmask64 m = byte_mask_avx512(n - i);
-    start = add_products_vnni(start, _mm512_maskz_loadu_epi8(m, query + i), _mm512_maskz_loadu_epi8(m, c + i));
+/* Scans start their sums from minus the offset, which they know once for all rows. */
+VNNI_INLINE __m512i row_vnni(const int8_t *c, const int8_t *query, size_t n, __m512i start) {
+  __m512i s0 = start, s1 = _mm512_setzero_si512();
+  size_t i = 0;
+  for (; n - i >= 128; i += 128) {
+    s0 = add_products_vnni(s0, _mm512_loadu_si512(query + i), _mm512_loadu_si512(c + i));
+    s1 = add_products_vnni(s1, _mm512_loadu_si512(query + i + 64), _mm512_loadu_si512(c + i + 64));
   }
-  return fold_i32_avx512(start);
+  for (; i < n; i += 64) {
+    __mmask64 m = byte_mask_avx512(n - i);
+    s0 = add_products_vnni(s0, _mm512_maskz_loadu_epi8(m, query + i), _mm512_maskz_loadu_epi8(m, c + i));
+  }
+  return _mm512_add_epi32(s0, s1);
 }
 
 VNNI static int32_t dot_i8_avx512vnni(const int8_t *a, const int8_t *b, size_t n) {
@@ -208,35 +210,16 @@ VNNI static int32_t dot_i8_avx512vnni(const int8_t *a, const int8_t *b, size_t n
   return fold_i32_avx512(_mm512_sub_epi32(s, offset));
 }
 
-VNNI_INLINE void dot_four_vnni(const int8_t *c0, const int8_t *c1, const int8_t *c2, const int8_t *c3,
-                               const int8_t *query, size_t n, __m512i start, int32_t *out) {
-  __m512i s0 = start, s1 = start, s2 = start, s3 = start;
-  size_t i = 0;
-  for (; n - i >= 64; i += 64) {
-    __m512i q = _mm512_loadu_si512(query + i);
-    s0 = add_products_vnni(s0, q, _mm512_loadu_si512(c0 + i));
-    s1 = add_products_vnni(s1, q, _mm512_loadu_si512(c1 + i));
-    s2 = add_products_vnni(s2, q, _mm512_loadu_si512(c2 + i));
-    s3 = add_products_vnni(s3, q, _mm512_loadu_si512(c3 + i));
-  }
-  if (i < n) {
-    __mmask64 m = byte_mask_avx512(n - i);
-    __m512i q = _mm512_maskz_loadu_epi8(m, query + i);
-    s0 = add_products_vnni(s0, q, _mm512_maskz_loadu_epi8(m, c0 + i));
-    s1 = add_products_vnni(s1, q, _mm512_maskz_loadu_epi8(m, c1 + i));
-    s2 = add_products_vnni(s2, q, _mm512_maskz_loadu_epi8(m, c2 + i));
-    s3 = add_products_vnni(s3, q, _mm512_maskz_loadu_epi8(m, c3 + i));
-  }
-  _mm_storeu_si128((__m128i *)(void *)out, fold_four_avx512(s0, s1, s2, s3));
-}
-
 VNNI static void scan_i8_avx512vnni(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n,
                                     int32_t *out) {
   __m512i start = _mm512_sub_epi32(_mm512_setzero_si512(), offset_vnni(query, n));
   size_t r = 0;
-  for (; n_rows - r >= 4; r += 4, codes += 4 * stride)
-    dot_four_vnni(codes, codes + stride, codes + 2 * stride, codes + 3 * stride, query, n, start, out + r);
-  for (; r < n_rows; r++, codes += stride) out[r] = dot_one_vnni(codes, query, n, start);
+  for (; n_rows - r >= 4; r += 4, codes += 4 * stride) {
+    __m512i s0 = row_vnni(codes, query, n, start), s1 = row_vnni(codes + stride, query, n, start);
+    __m512i s2 = row_vnni(codes + 2 * stride, query, n, start), s3 = row_vnni(codes + 3 * stride, query, n, start);
+    _mm_storeu_si128((__m128i *)(void *)(out + r), fold_four_avx512(s0, s1, s2, s3));
+  }
+  for (; r < n_rows; r++, codes += stride) out[r] = fold_i32_avx512(row_vnni(codes, query, n, start));
 }
 
 VNNI static void gather_i8_avx512vnni(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
@@ -246,10 +229,13 @@ VNNI static void gather_i8_avx512vnni(const int8_t *codes, size_t stride, const 
   __m512i start = _mm512_sub_epi32(_mm512_setzero_si512(), offset_vnni(query, n));
   for (; n_rows - i >= 4; i += 4) {
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_avx512(codes + rows[ahead] * stride, n);
-    dot_four_vnni(codes + rows[i] * stride, codes + rows[i + 1] * stride, codes + rows[i + 2] * stride,
-                  codes + rows[i + 3] * stride, query, n, start, out + i);
+    __m512i s0 = row_vnni(codes + rows[i] * stride, query, n, start);
+    __m512i s1 = row_vnni(codes + rows[i + 1] * stride, query, n, start);
+    __m512i s2 = row_vnni(codes + rows[i + 2] * stride, query, n, start);
+    __m512i s3 = row_vnni(codes + rows[i + 3] * stride, query, n, start);
+    _mm_storeu_si128((__m128i *)(void *)(out + i), fold_four_avx512(s0, s1, s2, s3));
   }
-  for (; i < n_rows; i++) out[i] = dot_one_vnni(codes + rows[i] * stride, query, n, start);
+  for (; i < n_rows; i++) out[i] = fold_i32_avx512(row_vnni(codes + rows[i] * stride, query, n, start));
 }
 
 /* ---- sums over bits ------------------------------------------------------------------------------------------- */

@@ -24,8 +24,8 @@ static void check_refusal(program *p, connection *c, const expectation *e, const
   char id[64] = "";
   if (e->row.type == MODEL_TEXT) snprintf(id, sizeof id, "%s", e->row.bytes);
   if (e->row.type == MODEL_INTEGER) model_value_print(&e->row, id, sizeof id);
-  /* An id with a quote in it may be shown quoted. */
-  if (MODEL_ERROR_NAMES_ROW && id[0] && !strchr(id, '\''))
+  /* An id with a quote in it may be shown quoted; and a full table is not the row's fault. */
+  if (MODEL_ERROR_NAMES_ROW && id[0] && !strchr(id, '\'') && !strstr(e->refusal, "max_vectors"))
     check(p, strstr(r->message, id) != NULL, "the error does not name the row %s (%s): %s", id, e->refusal, r->message);
 }
 

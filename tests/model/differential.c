@@ -212,8 +212,11 @@ static void report_signal(int number) {
 
 static char directory[300];
 
-/* Runs the program of that seed; operations that `leaves_out` names are not run. Reports a failure unless is_quiet. */
-static bool run_program(const arguments *a, uint64_t seed, const bool *leaves_out, bool is_quiet, totals *sum) {
+/* How much a failure says. */
+typedef enum report { NOTHING, ONE_LINE, WHOLE_TRACE } report;
+
+/* Runs the program of that seed; operations that `leaves_out` names are not run. */
+static bool run_program(const arguments *a, uint64_t seed, const bool *leaves_out, report how, totals *sum) {
   program *p = calloc(1, sizeof *p);
   if (!p) abort();
   p->seed = seed;
@@ -221,7 +224,7 @@ static bool run_program(const arguments *a, uint64_t seed, const bool *leaves_ou
   p->extension = a->extension;
   p->traced_connection = -1;
   p->index = -1;
-  current = is_quiet ? NULL : p;
+  current = how == WHOLE_TRACE ? p : NULL;
   choose_program(p);
   if (p->in_memory)
     snprintf(p->path, sizeof p->path, ":memory:");
@@ -240,12 +243,14 @@ static bool run_program(const arguments *a, uint64_t seed, const bool *leaves_ou
   free_program(p);
   alarm(0);
   bool has_failed = p->has_failed;
-  if (has_failed && !is_quiet) {
+  if (has_failed && how == WHOLE_TRACE) {
     printf("\n---- program seed %llu%s: the SQL of the program ----\n", (unsigned long long)seed,
            p->binds ? " (values were bound as parameters)" : "");
     fwrite(p->trace.s, 1, p->trace.n, stdout);
+  }
+  if (has_failed && how >= ONE_LINE) {
     printf("---- program seed %llu failed: %s\n", (unsigned long long)seed, p->failure);
-    printf("---- again: differential --ops %d --program-seed %llu --minimize\n\n", a->operations,
+    printf("---- again: differential --ops %d --program-seed %llu --minimize\n", a->operations,
            (unsigned long long)seed);
     fflush(stdout);
   }
@@ -270,7 +275,7 @@ static bool fails_without(const arguments *a, const bool *leaves_out) {
     totals sum = {0};
     arguments quiet = *a;
     quiet.is_verbose = false;
-    _exit(run_program(&quiet, a->program_seed, leaves_out, true, &sum) ? 0 : 1);
+    _exit(run_program(&quiet, a->program_seed, leaves_out, NOTHING, &sum) ? 0 : 1);
   }
   int status = 0;
   if (child < 0 || waitpid(child, &status, 0) < 0) return false;
@@ -297,7 +302,7 @@ static void minimize(const arguments *a, totals *sum) {
       }
     }
   }
-  run_program(a, a->program_seed, leaves_out, false, sum);
+  run_program(a, a->program_seed, leaves_out, WHOLE_TRACE, sum);
   free(leaves_out);
   free(attempt);
 }
@@ -346,7 +351,8 @@ static arguments parse(int argc, char **argv) {
 static void run_programs(const arguments *a, totals *sum) {
   int step = a->programs / 10 > 0 ? a->programs / 10 : 1;
   for (int i = 0; i < a->programs; i++) {
-    run_program(a, mix(a->seed, (uint64_t)i), NULL, sum->failures >= 5, sum); /* the first few tell enough */
+    /* The traces of the first few tell enough. */
+    run_program(a, mix(a->seed, (uint64_t)i), NULL, sum->failures < 3 ? WHOLE_TRACE : ONE_LINE, sum);
     if ((i + 1) % step == 0 && i + 1 < a->programs) {
       printf("differential: %d of %d programs, %ld failures\n", i + 1, a->programs, sum->failures);
       fflush(stdout);
@@ -373,7 +379,7 @@ int main(int argc, char **argv) {
   if (a.minimizes)
     minimize(&a, &sum);
   else if (a.has_program_seed)
-    run_program(&a, a.program_seed, NULL, false, &sum);
+    run_program(&a, a.program_seed, NULL, WHOLE_TRACE, &sum);
   else
     run_programs(&a, &sum);
   rmdir(directory);

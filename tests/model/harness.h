@@ -135,7 +135,7 @@ result run(program *p, connection *c, statement *s);
 /* A read that may only fail because of the other connection; false if there is nothing to look at. */
 bool query(program *p, connection *c, statement *s, result *r);
 bool may_be_busy(const program *p, const connection *c);
-/* For pragmas and the like: must succeed, rows are ignored. */
+/* For pragmas and the like: must succeed unless the file is busy, rows are ignored. */
 void execute(program *p, connection *c, const char *format, ...);
 
 /* The table as the connection must see it. */

@@ -439,7 +439,7 @@ const char *model_create(model_table *t, const model_value *id, const float *vec
 
 const char *model_replace(model_table *t, const model_value *id, const float *vector, int n, const model_patch *patch,
                           int64_t time) {
-  model_row *row = model_find(t, id);
+  model_row *row = id->type == MODEL_NULL ? NULL : model_find(t, id);
   if (!model_now(row)) return model_create(t, id, vector, n, patch, time);
   const char *why = check_vector(t->shape, vector, n);
   if (why) return why;

@@ -57,8 +57,10 @@ static char *refusal(const char *arguments) {
   char *sql = sqlite3_mprintf("CREATE VIRTUAL TABLE t USING delta_vectors(%s)", arguments);
   char *message = NULL;
   int rc = sqlite3_exec(db, sql, NULL, NULL, &message);
-  if (rc == SQLITE_OK) run("DROP TABLE t");
-  else ck_assert_msg(message != NULL && rc != SQLITE_NOMEM, "%s: no message", sql);
+  if (rc == SQLITE_OK)
+    run("DROP TABLE t");
+  else
+    ck_assert_msg(message != NULL && rc != SQLITE_NOMEM, "%s: no message", sql);
   sqlite3_free(sql);
   return message;
 }
@@ -190,19 +192,25 @@ static const struct {
     {"dimensions=-1", "option dimensions is '-1': expected an integer from 1 to 65536"},
     {"dimensions=3.5", "option dimensions is '3.5': expected an integer from 1 to 65536"},
     {"dimensions=3 4", "option dimensions is '3 4': expected an integer from 1 to 65536"},
-    {"dimensions=99999999999999999999", "option dimensions is '99999999999999999999': expected an integer from 1 to 65536"},
+    {"dimensions=99999999999999999999",
+     "option dimensions is '99999999999999999999': expected an integer from 1 to 65536"},
     {"dimensions=3, metric=hamming", "option metric is 'hamming': expected l2, cosine, ip or l1"},
     {"dimensions=3, index=ivf", "option index is 'ivf': expected auto, flat or hnsw"},
     {"dimensions=3, hnsw_m=1", "option hnsw_m is '1': expected an integer from 2 to 512"},
     {"dimensions=3, hnsw_m=513", "option hnsw_m is '513': expected an integer from 2 to 512"},
-    {"dimensions=3, hnsw_ef_construction=0", "option hnsw_ef_construction is '0': expected an integer from 1 to 100000"},
+    {"dimensions=3, hnsw_ef_construction=0",
+     "option hnsw_ef_construction is '0': expected an integer from 1 to 100000"},
     {"dimensions=3, hnsw_ef_search=100001", "option hnsw_ef_search is '100001': expected an integer from 1 to 100000"},
-    {"dimensions=3, recall_target=0", "option recall_target is '0': expected a number above 0, at most 1, such as 0.95"},
-    {"dimensions=3, recall_target=1.5", "option recall_target is '1.5': expected a number above 0, at most 1, such as 0.95"},
-    {"dimensions=3, recall_target=95%", "option recall_target is '95%': expected a number above 0, at most 1, such as 0.95"},
+    {"dimensions=3, recall_target=0",
+     "option recall_target is '0': expected a number above 0, at most 1, such as 0.95"},
+    {"dimensions=3, recall_target=1.5",
+     "option recall_target is '1.5': expected a number above 0, at most 1, such as 0.95"},
+    {"dimensions=3, recall_target=95%",
+     "option recall_target is '95%': expected a number above 0, at most 1, such as 0.95"},
     {"dimensions=3, max_vectors=-1", "option max_vectors is '-1': expected an integer from 0 (no limit) to 4294967295"},
     {"dimensions=3, checkpoint_interval=0", "option checkpoint_interval is '0': expected an integer from 1 to 10000"},
-    {"dimensions=3, checkpoint_interval=10001", "option checkpoint_interval is '10001': expected an integer from 1 to 10000"},
+    {"dimensions=3, checkpoint_interval=10001",
+     "option checkpoint_interval is '10001': expected an integer from 1 to 10000"},
     {"dimensions=3, compression=zip", "option compression is 'zip': expected on, off or max"},
     {"dimensions=3, retention='90 moons'", "option retention is '90 moons': expected " EXTENTS},
     {"dimensions=3, retention='days'", "option retention is 'days': expected " EXTENTS},
@@ -218,10 +226,12 @@ static const struct {
     {"v FLOAT[3], x TEXT, X REAL", "column X is declared twice"},
     {"v FLOAT[3], v TEXT", "column v is declared twice"},
     {"v FLOAT[3], id TEXT PRIMARY KEY, id TEXT", "column id is declared twice"},
-    {"v int8[3]", "column v: int8[n] is not supported, only FLOAT[n]; searches compress vectors to 8 bits and to 1 bit by "
-                  "themselves"},
-    {"v BIT[3]", "column v: BIT[n] is not supported, only FLOAT[n]; searches compress vectors to 8 bits and to 1 bit by "
-                 "themselves"},
+    {"v int8[3]",
+     "column v: int8[n] is not supported, only FLOAT[n]; searches compress vectors to 8 bits and to 1 bit by "
+     "themselves"},
+    {"v BIT[3]",
+     "column v: BIT[n] is not supported, only FLOAT[n]; searches compress vectors to 8 bits and to 1 bit by "
+     "themselves"},
     {"v FLOAT[]", "column v: the dimensions in FLOAT[] are not an integer from 1 to 65536"},
     {"v FLOAT[0]", "column v: the dimensions in FLOAT[0] are not an integer from 1 to 65536"},
     {"v FLOAT[65537]", "column v: the dimensions in FLOAT[65537] are not an integer from 1 to 65536"},
@@ -240,13 +250,15 @@ static const struct {
     {"v FLOAT[3], x TEXT NOT NULL", "column x: unexpected 'NOT', expected PRIMARY KEY, PARTITION KEY or nothing"},
     {"v FLOAT[3], x TEXT PRIMARY KEY AUTOINCREMENT", "column x: unexpected 'AUTOINCREMENT' behind KEY"},
     {"v FLOAT[3], x REAL PRIMARY KEY", "column x: the PRIMARY KEY is TEXT or INTEGER"},
-    {"v FLOAT[3], x TEXT PRIMARY KEY, y TEXT PRIMARY KEY", "columns x and y are both PRIMARY KEY, a table has at most one"},
+    {"v FLOAT[3], x TEXT PRIMARY KEY, y TEXT PRIMARY KEY",
+     "columns x and y are both PRIMARY KEY, a table has at most one"},
     {"v FLOAT[3], +x TEXT PARTITION KEY", "column x: unexpected 'PARTITION', expected nothing behind the type"},
     {"v FLOAT[3], distance REAL", "column distance: this name is reserved, choose another one"},
     {"v FLOAT[3], ROWID INTEGER", "column ROWID: this name is reserved, choose another one"},
     {"v FLOAT[3], as_of TEXT", "column as_of: this name is reserved, choose another one"},
     {"v FLOAT[3], T TEXT", "column T has the name of the table, which is that of the column for commands: rename one"},
-    {"v FLOAT[3], a INT PARTITION KEY, b INT PARTITION KEY, c INT PARTITION KEY, d INT PARTITION KEY, e INT PARTITION KEY",
+    {"v FLOAT[3], a INT PARTITION KEY, b INT PARTITION KEY, c INT PARTITION KEY, d INT PARTITION KEY, e INT PARTITION "
+     "KEY",
      "column e: at most 4 partition keys are allowed"},
 };
 
@@ -261,11 +273,13 @@ static void assert_fails(const char *sql, const char *expected) {
 }
 
 START_TEST(table_may_not_be_named_like_a_column) {
-  assert_fails("CREATE VIRTUAL TABLE distance USING delta_vectors(dimensions=3)",
-               "delta_vectors: table main.distance: this name is also that of a column, choose another one for the table");
-  assert_fails("CREATE VIRTUAL TABLE vector USING delta_vectors(dimensions=3)",
-               "delta_vectors: table main.vector: column vector has the name of the table, which is that of the column for "
-               "commands: rename one");
+  assert_fails(
+      "CREATE VIRTUAL TABLE distance USING delta_vectors(dimensions=3)",
+      "delta_vectors: table main.distance: this name is also that of a column, choose another one for the table");
+  assert_fails(
+      "CREATE VIRTUAL TABLE vector USING delta_vectors(dimensions=3)",
+      "delta_vectors: table main.vector: column vector has the name of the table, which is that of the column for "
+      "commands: rename one");
   assert_fails("CREATE VIRTUAL TABLE temp.t USING delta_vectors(dimensions=0)",
                "delta_vectors: table temp.t: option dimensions is '0': expected an integer from 1 to 65536");
 }
@@ -312,7 +326,8 @@ END_TEST
 /* A value of a megabyte must not be copied anywhere, nor shown whole. */
 START_TEST(long_values_are_cut_in_messages) {
   char *arguments = sqlite3_mprintf("dimensions=3, metric=%.*c", 1000000, 'm');
-  assert_refused(arguments, "option metric is 'mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm…': expected l2, cosine, ip or l1");
+  assert_refused(arguments,
+                 "option metric is 'mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm…': expected l2, cosine, ip or l1");
   sqlite3_free(arguments);
   arguments = sqlite3_mprintf("dimensions=3, %.*c=1", 1000000, 'm');
   assert_refused(arguments, "unknown option mmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmmm…: the options are " OPTIONS);
@@ -330,12 +345,26 @@ static uint32_t random_below(uint32_t n) {
 /* Words of the grammar in any order: every outcome but a table or a message is a fault. */
 START_TEST(any_words_give_a_table_or_a_message) {
   static const char *const words[] = {
-      "dimensions", "metric",  "distance_metric", "index",   "hnsw_m", "retention", "=",      "=",         "=",    ",",
-      ",",          ",",       "3",               "16",      "0.5",    "-1",        "l2",     "cosine",    "hnsw", "flat",
-      "v",          "id",      "FLOAT[3]",        "FLOAT",   "[3]",    "[]",        "TEXT",   "INTEGER",   "REAL", "PRIMARY",
-      "KEY",        "PARTITION", "INDEXED",       "BY",      "(",      ")",         "(m=8)",  "(m=,)",     "+",    "-",
-      "'90 days'",  "''",      "\"a\"\"b\"",      "[x y]",   "`",      "--\n",      "/**/",   "t",         "k",    "é",
-      "\x01",       ";",       ".",               "max_vectors", "boolean", "int8[2]", "''''", "compression", "off", "*",
+      "dimensions",  "metric",    "distance_metric",
+      "index",       "hnsw_m",    "retention",
+      "=",           "=",         "=",
+      ",",           ",",         ",",
+      "3",           "16",        "0.5",
+      "-1",          "l2",        "cosine",
+      "hnsw",        "flat",      "v",
+      "id",          "FLOAT[3]",  "FLOAT",
+      "[3]",         "[]",        "TEXT",
+      "INTEGER",     "REAL",      "PRIMARY",
+      "KEY",         "PARTITION", "INDEXED",
+      "BY",          "(",         ")",
+      "(m=8)",       "(m=,)",     "+",
+      "-",           "'90 days'", "''",
+      "\"a\"\"b\"",  "[x y]",     "`",
+      "--\n",        "/**/",      "t",
+      "k",           "é",         "\x01",
+      ";",           ".",         "max_vectors",
+      "boolean",     "int8[2]",   "''''",
+      "compression", "off",       "*",
   };
   int n_created = 0;
   for (int i = 0; i < 20000; i++) {

@@ -168,7 +168,8 @@ END_TEST
 
 START_TEST(scale_folds_as_vector_scale_multiplies) {
   float v[MAX_N], scaled[MAX_N];
-  sqlite3_stmt *folded = prepare("SELECT delta_patch(?1, delta_scale(?2))"), *direct = prepare("SELECT vector_scale(?1, ?2)");
+  sqlite3_stmt *folded = prepare("SELECT delta_patch(?1, delta_scale(?2))"),
+               *direct = prepare("SELECT vector_scale(?1, ?2)");
   for (int i = 0; i < 300; i++) {
     size_t n = 1 + random_below(MAX_N);
     double factor = (double)(next_random() >> 11) * 0x1p-53;
@@ -213,8 +214,9 @@ START_TEST(dimensions_end_at_65536) {
                "delta_vectors: vector_length(): vector has more than 65536 dimensions, expected 1 to 65536");
   assert_fails("SELECT delta_sparse(zeroblob(4 * 65537), zeroblob(4))",
                "delta_vectors: delta_sparse(): indices has more than 65536 elements, as many as dimensions at most");
-  assert_fails("SELECT vector_int8(zeroblob(65537), 1)",
-               "delta_vectors: vector_int8(): codes is BLOB of 65537 bytes: expected a BLOB of 1 to 65536 signed bytes");
+  assert_fails(
+      "SELECT vector_int8(zeroblob(65537), 1)",
+      "delta_vectors: vector_int8(): codes is BLOB of 65537 bytes: expected a BLOB of 1 to 65536 signed bytes");
 }
 END_TEST
 
@@ -230,8 +232,14 @@ static int try_delta(sqlite3_stmt *stmt, const uint8_t *bytes, int n) {
 }
 
 static const char *const deltas[] = {
-    "delta_create('[1,2,3,4]')",         "delta_dense('[1,2,3,4]')", "delta_sparse('[0,2]', '[5,6]')", "delta_scale(2)",
-    "delta_sparse('[1,2,3]', '[5,6,7]')", "delta_offset(2)",         "delta_delete()",                 "delta_sparse('[]','[]')",
+    "delta_create('[1,2,3,4]')",
+    "delta_dense('[1,2,3,4]')",
+    "delta_sparse('[0,2]', '[5,6]')",
+    "delta_scale(2)",
+    "delta_sparse('[1,2,3]', '[5,6,7]')",
+    "delta_offset(2)",
+    "delta_delete()",
+    "delta_sparse('[]','[]')",
     "delta_diff('[1,2,3,4]', '[1.1,2.1,3.1,4.1]')",
 };
 
@@ -357,7 +365,8 @@ START_TEST(close_v2_with_an_open_statement_frees_all) {
   sqlite3_stmt *stmt;
   ck_assert_int_eq(sqlite3_open(":memory:", &other), SQLITE_OK);
   load(other);
-  ck_assert_int_eq(sqlite3_prepare_v2(other, "SELECT delta_pack('a', delta_delete(), 'now'), value FROM vector_each('[1,2]')",
+  ck_assert_int_eq(sqlite3_prepare_v2(other,
+                                      "SELECT delta_pack('a', delta_delete(), 'now'), value FROM vector_each('[1,2]')",
                                       -1, &stmt, NULL),
                    SQLITE_OK);
   ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
@@ -381,7 +390,8 @@ END_TEST
 
 START_TEST(version_and_backend_have_values) {
   ck_assert_str_eq(value("SELECT delta_vectors_version() GLOB '[0-9]*.[0-9]*.[0-9]*'"), "1");
-  ck_assert_str_eq(value("SELECT delta_vectors_backend() IN ('scalar','avx2','avx512','avx512vnni','neon','wasm128')"), "1");
+  ck_assert_str_eq(value("SELECT delta_vectors_backend() IN ('scalar','avx2','avx512','avx512vnni','neon','wasm128')"),
+                   "1");
 }
 END_TEST
 
