@@ -39,8 +39,8 @@ typedef struct dv_flat_scratch {
   struct dv_flat_candidate *candidates;
   size_t n_candidates;
   size_t candidate_capacity;
-  uint8_t *table; /* of the query for bits */
-  size_t table_bytes;
+  uint32_t *words; /* of the bits: the query's table, and a sum a row */
+  size_t word_capacity;
   dv_topk highs; /* the k smallest high ends */
   /* What the last search did, for statistics and tests. */
   size_t n_scanned;  /* rows whose int8 codes were looked at */

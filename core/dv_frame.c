@@ -222,7 +222,7 @@ void dv_record_write(dv_buf *out, const dv_record *r, dv_log_state *state) {
   const uint64_t gap = r->seq - state->seq, time = dv_zigzag((int64_t)((uint64_t)r->time - (uint64_t)state->time));
   const unsigned extra = (r->extra & (FRAME_RECORD_EXTRAS & ~DV_RECORD_GAP)) | (gap != 1 ? DV_RECORD_GAP : 0u) |
                          (r->n_fields ? DV_RECORD_FIELDS : 0u);
-  DV_ASSERT(r->seq > state->seq && r->link <= r->seq);
+  DV_ASSERT(r->seq > state->seq);
 
   size_t length = dv_varint_size(r->vid) + dv_varint_size(r->link) + dv_varint_size(time) + r->delta.n_payload;
   if (extra & DV_RECORD_GAP) length += dv_varint_size(gap);

@@ -121,7 +121,7 @@ static config_token config_next(config_lexer *l, bool brackets_quote) {
   t.kind = *l->z;
   t.z = l->z;
   if (t.kind == '\'' || t.kind == '"' || t.kind == '`' || (t.kind == '[' && brackets_quote)) {
-    char close = t.kind == '[' ? ']' : t.kind;
+    const char close = (char)(t.kind == '[' ? ']' : t.kind);
     l->z++;
     while (*l->z && (*l->z != close || (l->z[1] == close && close != ']'))) l->z += *l->z == close ? 2 : 1;
     if (*l->z) l->z++;
@@ -149,7 +149,7 @@ static bool config_is(config_token t, const char *word) {
 static bool config_text(config_token t, char *out, size_t capacity) {
   size_t n = 0;
   if (t.kind == 'q') {
-    char close = t.z[0] == '[' ? ']' : t.z[0];
+    const char close = (char)(t.z[0] == '[' ? ']' : t.z[0]);
     for (size_t i = 1; i + 1 < t.n; i++) {
       if (n + 1 >= capacity) return false;
       out[n++] = t.z[i];
@@ -192,7 +192,7 @@ static bool config_recall(const char *z, double *out) {
   size_t n = strlen(z), at = z[0] == '.'; /* .95 is a number in SQL, not in JSON */
   number[0] = '0';
   if (n > CONFIG_MAX_VALUE) return false;
-  memcpy(number + at, z, n);
+  memcpy(number + at, z, n + 1);
   if (n == 0 || dv_double_parse(number, n + at, &d) != n + at || !(d > 0 && d <= 1)) return false;
   *out = d;
   return true;
@@ -716,7 +716,7 @@ static dvx_config *config_new(void) {
 
 void dvx_config_free(dvx_config *c) {
   if (!c) return;
-  for (int i = 0; i < c->n_columns; i++) sqlite3_free(c->columns[i].name);
+  for (int i = 0; c->columns && i < c->n_columns; i++) sqlite3_free(c->columns[i].name);
   sqlite3_free(c->columns);
   sqlite3_free(c->meta_column);
   sqlite3_free(c->id_name);

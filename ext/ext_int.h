@@ -382,6 +382,8 @@ typedef struct dvx_overlay {
   size_t n_released;    /* pendings whose bytes were given back after they were written (large transactions) */
   size_t n_written;     /* pendings that are in the file (in this open transaction) */
   dvx_position written; /* end of the stored log, pendings included */
+  dvx_position joined;  /* ... when the table joined the transaction */
+  uint32_t joined_vid;
   uint64_t first_seq;
   dvx_touched *touched; /* hash by vid, power of two */
   size_t n_touched_slots;
@@ -395,6 +397,8 @@ typedef struct dvx_overlay {
   uint32_t stored_vid;  /* rows up to here have their line in %_row */
   unsigned rewrites;    /* of the stored log in this transaction */
   bool is_settled_touched;
+  bool is_renamed;      /* away, in this transaction, ... */
+  size_t renamed_level; /* ... under this many savepoints */
   bool is_poisoned;     /* the commit is vetoed, with the text in poison */
   bool is_open;         /* between xBegin and xCommit/xRollback */
   char *poison;
@@ -500,8 +504,9 @@ static inline unsigned dvx_word_chain(uint64_t w) { return (unsigned)(w & DVX_WO
 /* For xCreate and xConnect: the state of this table, with a reference taken; takes config (frees it on failure too). */
 int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_config *config, bool is_new, dvx_table **out);
 void dvx_table_release(dvx_table *t);
-/* No longer found by name: dropped, renamed or replaced. */
+/* No longer found by name: dropped, renamed or replaced; and found again. */
 void dvx_table_unregister(dvx_table *t);
+void dvx_table_register(dvx_table *t);
 
 #define DVX_MAX_VID 0x7fffffff
 #define DVX_MAX_SEQ ((int64_t)1 << 47)
@@ -523,10 +528,13 @@ dvx_touched *dvx_txn_touched(const dvx_table *t, uint32_t vid);
 void dvx_txn_init(dvx_table *t);
 void dvx_txn_free(dvx_table *t);
 void dvx_txn_rebase(dvx_table *t);
+/* The table now goes by another name, and another dvx_table. */
+void dvx_txn_renamed(dvx_table *t);
 /* The stored log was rewritten: nothing is pending any more. */
 void dvx_txn_rewritten(dvx_table *t);
-/* Would ROLLBACK TO some savepoint need deltas that are not in the file? Then DROP and rewrites must be refused. */
-bool dvx_txn_savepoint_needs_memory(const dvx_table *t);
+/* Would ROLLBACK TO some savepoint need deltas that are not in the file? Then DROP and rewrites must be refused. The n_own
+ * innermost savepoints, those of the statement itself, do not count. */
+bool dvx_txn_savepoint_needs_memory(const dvx_table *t, size_t n_own);
 int dvx_txn_run_call(dvx_table *t, sqlite3_value *command, bool *is_call);
 int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records);
 

@@ -20,11 +20,11 @@ DVX_EXTENSION_INIT1
 
 void dvx_conn_ref(dvx_conn *conn) { conn->n_refs++; }
 
-void dvx_conn_unref(void *p) {
-  dvx_conn *conn = p;
-  if (--conn->n_refs > 0) return;
-  sqlite3_free(conn->error);
-  sqlite3_free(conn);
+void dvx_conn_unref(void *conn) {
+  dvx_conn *c = conn;
+  if (--c->n_refs > 0) return;
+  sqlite3_free(c->error);
+  sqlite3_free(c);
 }
 
 int dvx_conn_function(dvx_conn *conn, const char *name, int n_args, int flags,
@@ -102,6 +102,8 @@ static int extension_find_loaded(sqlite3 *db, char **message) {
     }
   }
   (void)sqlite3_finalize(stmt);
+  /* sqlite3_open() asks for the connection's error code after automatic extensions: the look-up must not leave one. */
+  if (rc == SQLITE_OK) (void)sqlite3_exec(db, "", NULL, NULL, NULL);
   return rc;
 }
 

@@ -299,8 +299,9 @@ static void fn_vector_int8(sqlite3_context *ctx, int argc, sqlite3_value **argv)
   }
   if (rc == SQLITE_OK) rc = fn_number(conn, argv[1], "vector_int8(): scale", &scale);
   if (rc == SQLITE_OK) rc = fn_new((size_t)n, &x);
+  const uint8_t *codes = rc == SQLITE_OK ? sqlite3_value_blob(argv[0]) : NULL;
+  if (rc == SQLITE_OK && !codes) rc = SQLITE_NOMEM;
   if (rc == SQLITE_OK) {
-    const uint8_t *codes = sqlite3_value_blob(argv[0]);
     for (size_t i = 0; i < x.n; i++) x.v[i] = (float)(codes[i] < 128 ? codes[i] : codes[i] - 256) * scale;
     rc = fn_check(conn, &x, "vector_int8()");
   }
@@ -480,11 +481,15 @@ static void fn_delta_dense(sqlite3_context *ctx, int argc, sqlite3_value **argv)
 /* Indices as host-order integers: a JSON array, or a BLOB of little-endian u32. May be none. */
 static int fn_read_indices(dvx_conn *conn, sqlite3_value *value, dv_buf *out, size_t *n) {
   static const char *const expected = "expected a JSON array of dimensions or a BLOB of little-endian 32-bit integers";
-  int type = sqlite3_value_type(value);
+  int type = sqlite3_value_type(value), n_bytes = type == SQLITE_BLOB ? sqlite3_value_bytes(value) : -1;
   *n = 0;
-  if (type == SQLITE_BLOB && sqlite3_value_bytes(value) % 4 == 0) {
-    *n = (size_t)sqlite3_value_bytes(value) / 4;
-    if (*n <= DV_MAX_DIMENSIONS) dv_buf_bytes(out, sqlite3_value_blob(value), 4 * *n);
+  if (n_bytes >= 0 && n_bytes % 4 == 0) {
+    *n = (size_t)n_bytes / 4;
+    if (*n > 0 && *n <= DV_MAX_DIMENSIONS) {
+      const void *blob = sqlite3_value_blob(value);
+      if (!blob) return SQLITE_NOMEM;
+      dv_buf_bytes(out, blob, 4 * *n);
+    }
   } else if (type == SQLITE_TEXT) {
     dv_detail detail = {0, 0};
     const char *text = (const char *)sqlite3_value_text(value);
@@ -507,9 +512,9 @@ static int fn_read_indices(dvx_conn *conn, sqlite3_value *value, dv_buf *out, si
                     "delta_sparse(): indices has more than %u elements, as many as dimensions at most",
                     (uint64_t)DV_MAX_DIMENSIONS);
   }
-  for (size_t i = 0; i < *n; i++) {
-    uint32_t u = dv_load_u32(out->data + 4 * i);
-    memcpy(out->data + 4 * i, &u, 4);
+  for (size_t i = 0; i < out->n; i += 4) {
+    uint32_t u = dv_load_u32(out->data + i);
+    memcpy(out->data + i, &u, 4);
   }
   return SQLITE_OK;
 }
@@ -694,6 +699,7 @@ static void fn_delta_patch(sqlite3_context *ctx, int argc, sqlite3_value **argv)
   dv_delta delta;
   dv_detail detail = {0, 0};
   (void)argc;
+  memset(&delta, 0, sizeof delta);
   if (fn_is_null(argv[1])) return;
   dv_buf_init(&x.bytes, &dvx_alloc);
   int rc = dvx_value_delta(conn, NULL, argv[1], "delta_patch(): delta", &delta);
@@ -755,6 +761,7 @@ static void fn_delta_json(sqlite3_context *ctx, int argc, sqlite3_value **argv) 
   dv_delta delta;
   dvx_str s = {0};
   (void)argc;
+  memset(&delta, 0, sizeof delta);
   if (fn_is_null(argv[0])) return;
   int rc = dvx_value_delta(conn, NULL, argv[0], "delta_json(): delta", &delta);
   if (rc == SQLITE_OK) {

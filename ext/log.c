@@ -673,7 +673,7 @@ int dvx_log_append(dvx_table *t, dvx_position *position, const uint8_t *bytes, c
 /* ---- rewriting ------------------------------------------------------------------------------------------------------ */
 
 int dvx_log_rewrite_begin(dvx_table *t, dvx_rewrite *w) {
-  if (dvx_txn_savepoint_needs_memory(t)) {
+  if (dvx_txn_savepoint_needs_memory(t, 0)) {
     return dvx_fail(t->conn, t, SQLITE_LOCKED,
                     "the log cannot be rewritten while a savepoint holds changes: RELEASE it or COMMIT first");
   }

@@ -61,17 +61,26 @@ void dvx_table_unregister(dvx_table *t) {
   t->is_registered = false;
 }
 
-void dvx_table_release(dvx_table *t) {
-  if (--t->n_refs > 0) return;
-  dvx_table_unregister(t);
-  table_free(t);
-}
-
 static dvx_table *table_lookup(dvx_conn *conn, const char *schema, const char *name) {
   for (dvx_table *t = conn->tables; t; t = t->next) {
     if (sqlite3_stricmp(t->name, name) == 0 && sqlite3_stricmp(t->schema, schema) == 0) return t;
   }
   return NULL;
+}
+
+void dvx_table_register(dvx_table *t) {
+  if (t->is_registered) return;
+  dvx_table *other = table_lookup(t->conn, t->schema, t->name);
+  if (other) dvx_table_unregister(other);
+  t->next = t->conn->tables;
+  t->conn->tables = t;
+  t->is_registered = true;
+}
+
+void dvx_table_release(dvx_table *t) {
+  if (--t->n_refs > 0) return;
+  dvx_table_unregister(t);
+  table_free(t);
 }
 
 /* The same CREATE statement? Another process may have dropped the table and made another one under the same name. */
@@ -127,9 +136,7 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
     table_free(t);
     return SQLITE_NOMEM;
   }
-  t->next = conn->tables;
-  conn->tables = t;
-  t->is_registered = true;
+  dvx_table_register(t);
   *out = t;
   return SQLITE_OK;
 }

@@ -14,7 +14,7 @@
 #include <stdarg.h>
 
 /* A user's text in a message ends after so many characters. */
-#define TEXT_SHOWN 40
+#define TEXT_SHOWN 40u
 
 /* ---- memory -------------------------------------------------------------------------------------------------- */
 
@@ -92,9 +92,11 @@ static void text_add_doubled(dvx_str *s, const char *z, char quote) {
  * quote, if not 0, is doubled inside. */
 static void text_add_cut(dvx_str *s, const char *z, size_t n, char quote) {
   size_t i = 0, n_shown = 0;
-  for (; i < n && i < 4 * TEXT_SHOWN; i++) {
+  for (; i < n && i < (size_t)4 * TEXT_SHOWN; i++) {
     unsigned char c = (unsigned char)z[i];
-    if ((c & 0xc0) != 0x80 && n_shown++ == TEXT_SHOWN) break;
+    bool is_first = (c & 0xc0) != 0x80; /* of a character's bytes */
+    if (is_first && n_shown == TEXT_SHOWN) break;
+    n_shown += is_first;
     if (c < ' ' || c == 0x7f) {
       dvx_str_add(s, " ", 1);
     } else {
@@ -255,6 +257,11 @@ static void text_add_value(dvx_str *s, const dv_value *v) {
 
 static void text_add_sqlite_value(dvx_str *s, sqlite3_value *v) {
   dv_value value;
+  if (sqlite3_value_type(v) == SQLITE_BLOB) { /* its size is enough: asked for, the bytes of a zeroblob would be made */
+    value = (dv_value){.type = DV_BLOB, .n_bytes = (size_t)sqlite3_value_bytes(v)};
+    text_add_value(s, &value);
+    return;
+  }
   if (dvx_value_of(NULL, v, &value) != SQLITE_OK)
     s->is_oom = true;
   else
@@ -265,7 +272,8 @@ static void text_add_formatted(dvx_str *s, const char *format, va_list args) {
   for (const char *from = format;; format++) {
     if (*format != 0 && *format != '%') continue;
     dvx_str_add(s, from, (size_t)(format - from));
-    if (*format == 0 || *++format == 0) return;
+    if (*format == 0 || format[1] == 0) return;
+    format++;
     from = format + 1;
     switch (*format) {
     case 's': text_add_z(s, va_arg(args, const char *)); break;
@@ -459,7 +467,6 @@ int dvx_value_vector(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, size_
   size_t start = out->n, count = 0;
   int rc = SQLITE_OK;
   if (sqlite3_value_type(v) == SQLITE_BLOB) {
-    const uint8_t *blob = sqlite3_value_blob(v);
     size_t n_bytes = (size_t)sqlite3_value_bytes(v);
     count = n_bytes / 4;
     if (n_bytes % 4 != 0) {
@@ -472,10 +479,11 @@ int dvx_value_vector(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, size_
                       "%s: vector is %v: a little-endian f32 blob has 4 bytes a dimension, expected %u", what, v,
                       (uint64_t)n_expected * 4);
     }
-    /* Compared before anything is copied: a wrong blob of a gigabyte costs nothing. */
+    /* Compared before the bytes are asked for: a wrong zeroblob of a gigabyte costs nothing. */
     if (n_expected ? count != n_expected : count == 0 || count > DV_MAX_DIMENSIONS) {
       return text_fail_length(conn, t, count, n_expected, what);
     }
+    const uint8_t *blob = sqlite3_value_blob(v);
     if (!blob) return SQLITE_NOMEM;
     dv_buf_bytes(out, blob, n_bytes);
     if (out->status != DV_OK) return SQLITE_NOMEM;

@@ -14,7 +14,7 @@
  *   BEGIN; SAVEPOINT s0; INSERT of two rows; ROLLBACK TO s0
  *                                        xSavepoint(1), xRelease(1), and then xRollbackTo(0), never announced
  *
- * so setting level n also fills every level below that is not set: at that time nothing had been written under them.
+ * so setting level n also fills every level below that is not set with the state of before the table took part.
  * xRollbackTo(-1) empties the overlay. A level that is not set on xRollbackTo means that nothing was written since it.
  *
  * What has been written in this transaction (by a COMMIT that got SQLITE_BUSY, by a spill, by a command that needs the file)
@@ -26,6 +26,10 @@
  * refuses the commit, until a ROLLBACK TO takes the file back behind the failure.
  *
  * xCommit folds the overlay into the committed rows and cannot fail: room was made in xSync. xRollback drops it.
+ *
+ * RENAME writes everything to the file; from then on another object, with another dvx_table, serves the table under its new
+ * name. The old one goes out of the registry, and comes back when a ROLLBACK takes the table's name back: it alone knows the
+ * deltas that were pending before.
  *
  * A rewrite of the log (compaction, rebuild) inside a transaction drops the overlay, all of which it has written before, and
  * counts `rewrites`. Memory then reflects uncommitted stored state; a rollback across it forgets everything and reads the
@@ -137,6 +141,10 @@ int dvx_txn_begin(dvx_table *t) {
   o->rewrites = 0;
   o->is_settled_touched = o->is_poisoned = false;
   dvx_txn_rebase(t);
+  o->joined = o->written;
+  o->joined_vid = o->stored_vid;
+  o->is_renamed = false;
+  t->is_settled_known = false; /* another connection may have settled, which does not move the log's end */
   return SQLITE_OK;
 }
 
@@ -264,6 +272,22 @@ static int txn_fields(dvx_table *t, const dvx_change *ch, bool is_new_row, bool 
   return out->status == DV_OK ? SQLITE_OK : SQLITE_NOMEM;
 }
 
+/* Metadata is folded like vectors: a record that sets all of it is where a walk back may end. All of it rides with a key,
+ * unless it is large beside the vector; then still once in a while, so that the walk stays short. */
+static int txn_fields_of(dvx_table *t, const dvx_change *ch, uint64_t seq, bool is_due, bool is_key, bool *all, dv_buf *out) {
+  const dvx_config *c = t->config;
+  bool is_new_row = ch->vid == 0;
+  bool is_forced = *all || is_due || seq % (uint64_t)c->checkpoint_interval == 0;
+  bool exists = !is_new_row && dvx_word_exists(dvx_row_word(t, ch->vid));
+  if (ch->delta.op == DV_OP_DELETE) is_forced = is_key = *all = false;
+  int rc = txn_fields(t, ch, is_new_row, is_forced || is_key, exists, out);
+  if (rc != SQLITE_OK) return rc;
+  *all = is_forced || (is_key && out->n <= c->dimensions);
+  if (*all || !is_key) return SQLITE_OK;
+  out->n = 0;
+  return txn_fields(t, ch, is_new_row, false, exists, out);
+}
+
 static int txn_spill(dvx_table *t) {
   dvx_overlay *o = &t->overlay;
   int rc = dvx_table_flush(t);
@@ -305,14 +329,12 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
   if (status != DV_OK) return txn_delta_error(t, ch, status, &detail);
   if (is_new_row && o->last_vid >= DVX_MAX_VID) return dvx_fail(t->conn, t, SQLITE_FULL, "no row numbers are left");
 
-  /* 2. What does the record hold? A key holds the full vector and all metadata: reading never walks past one. */
+  /* 2. What does the record hold? A key holds the full vector; a chain has one at least every checkpoint_interval. */
   dv_op op = ch->delta.op;
   bool is_full = dv_encoding_is_full(ch->delta.encoding);
   unsigned chain = word ? dvx_word_chain(word) + 1 : 0;
-  bool has_all_fields = op == DV_OP_CREATE || (ch->fields && ch->is_set == NULL) || c->n_columns == 0;
   bool is_due = op != DV_OP_DELETE && chain >= (unsigned)c->checkpoint_interval;
-  bool is_key = op != DV_OP_DELETE && ((is_full && has_all_fields) || is_due);
-  bool all_fields = is_key || has_all_fields;
+  bool is_key = is_full || is_due;
   bool needs_result = (op == DV_OP_SCALE || op == DV_OP_OFFSET || ch->delta.encoding == DV_ENC_DIFF || (is_key && !is_full));
   if (needs_result) {
     const float *current;
@@ -337,14 +359,15 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
   dv_buf fields, full;
   dv_buf_init(&fields, &dvx_alloc);
   dv_buf_init(&full, &dvx_alloc);
-  if (is_new_row || c->n_columns) rc = txn_fields(t, ch, is_new_row, all_fields, exists, &fields);
+  uint32_t new_vid = is_new_row ? o->last_vid + 1 : vid;
+  uint64_t new_seq = o->first_seq + o->n_pending;
+  bool all_fields = op == DV_OP_CREATE || (ch->fields && ch->is_set == NULL);
+  if (is_new_row || c->n_columns) rc = txn_fields_of(t, ch, new_seq, is_due, is_key, &all_fields, &fields);
   dv_delta full_delta = {DV_OP_CREATE, DV_ENC_DENSE, NULL, 0};
   if (rc == SQLITE_OK && is_key && !is_full) {
     dv_delta_encode_dense(&full, &full_delta, DV_OP_CREATE, NULL, t->next_vector, n, c->compression);
     if (full.status != DV_OK) rc = SQLITE_NOMEM;
   }
-  uint32_t new_vid = is_new_row ? o->last_vid + 1 : vid;
-  uint64_t new_seq = o->first_seq + o->n_pending;
   const dvx_pending *before = o->n_pending ? &o->pending[o->n_pending - 1] : NULL;
   dv_log_state state = {before ? new_seq - 1 : o->written.seq, before ? before->time : o->written.time, 0};
   dv_record rec = {0};
@@ -524,12 +547,27 @@ int dvx_table_flush(dvx_table *t) {
 
 /* ---- the callbacks of a transaction ---------------------------------------------------------------------------------------------- */
 
+static bool txn_has_tables(dvx_table *t) {
+  sqlite3_stmt *stmt;
+  int64_t format;
+  if (dvx_shadow_stmt(t, DVX_SQL_META_GET, &stmt) == SQLITE_OK && dvx_meta_get(t, "format", 0, &format) == SQLITE_OK) return true;
+  sqlite3_free(t->conn->error);
+  t->conn->error = NULL;
+  return sqlite3_errcode(t->conn->db) != SQLITE_ERROR;
+}
+
 int dvx_txn_sync(dvx_table *t) {
   dvx_overlay *o = &t->overlay;
   if (!o->is_open) return SQLITE_OK;
   if (o->is_poisoned) {
     return dvx_fail(t->conn, t, SQLITE_ABORT, "the commit is refused: %s; ROLLBACK and try again",
                     o->poison ? o->poison : "an earlier write failed");
+  }
+  if (o->n_pending == o->n_written && o->n_synced == o->n_pending) return SQLITE_OK;
+  if (!txn_has_tables(t)) {
+    /* The table was created in this transaction and is gone by a ROLLBACK TO, of which SQLite did not tell. */
+    txn_cut(t, 0);
+    return SQLITE_OK;
   }
   size_t n_new = o->n_pending - o->n_synced;
   int rc = dvx_table_flush(t);
@@ -597,6 +635,7 @@ void dvx_txn_rollback(dvx_table *t) {
   dvx_overlay *o = &t->overlay;
   if (!o->is_open) return;
   bool was_stored = o->n_written > 0 || o->n_released > 0 || o->is_settled_touched;
+  if (o->is_renamed) dvx_table_register(t);
   if (o->rewrites || !t->is_loaded) {
     dvx_table_forget(t);
   } else {
@@ -631,10 +670,9 @@ void dvx_txn_savepoint(dvx_table *t, int level, int *rc) {
     o->levels = grown;
     o->level_capacity = capacity;
   }
-  size_t from = o->n_levels < n ? o->n_levels : n;
-  for (size_t i = from; i <= n; i++) {
-    o->levels[i] = (dvx_level){o->n_pending, o->n_written, o->written, o->stored_vid, o->rewrites, o->is_poisoned};
-  }
+  /* Levels below that nobody announced are older than this table's part in the transaction. */
+  for (size_t i = o->n_levels; i < n; i++) o->levels[i] = (dvx_level){.written = o->joined, .stored_vid = o->joined_vid};
+  o->levels[n] = (dvx_level){o->n_pending, o->n_written, o->written, o->stored_vid, o->rewrites, o->is_poisoned};
   o->n_levels = n + 1;
 }
 
@@ -642,6 +680,7 @@ void dvx_txn_release(dvx_table *t, int level) {
   dvx_overlay *o = &t->overlay;
   if (!o->is_open || level < 0) return;
   if ((size_t)level < o->n_levels) o->n_levels = (size_t)level;
+  if (o->renamed_level > (size_t)level) o->renamed_level = (size_t)level;
 }
 
 int dvx_txn_rollback_to(dvx_table *t, int level) {
@@ -653,6 +692,10 @@ int dvx_txn_rollback_to(dvx_table *t, int level) {
     o->n_levels = (size_t)level + 1;
   } else {
     o->n_levels = 0;
+  }
+  if (o->is_renamed && (level < 0 || (size_t)level < o->renamed_level)) {
+    dvx_table_register(t);
+    o->is_renamed = false;
   }
   bool was_stored = o->n_written > l.n_written || o->is_settled_touched;
   if (level < 0 ? o->rewrites != 0 : l.rewrites != o->rewrites) {
@@ -680,12 +723,20 @@ int dvx_txn_rollback_to(dvx_table *t, int level) {
   return SQLITE_OK;
 }
 
-bool dvx_txn_savepoint_needs_memory(const dvx_table *t) {
+bool dvx_txn_savepoint_needs_memory(const dvx_table *t, size_t n_own) {
   const dvx_overlay *o = &t->overlay;
-  for (size_t i = 0; o->is_open && i < o->n_levels; i++) {
+  for (size_t i = 0; o->is_open && i + n_own < o->n_levels; i++) {
     if (o->levels[i].n_written < o->levels[i].n_pending) return true;
   }
   return false;
+}
+
+void dvx_txn_renamed(dvx_table *t) {
+  dvx_overlay *o = &t->overlay;
+  dvx_table_unregister(t);
+  if (!o->is_open) return;
+  o->is_renamed = true;
+  o->renamed_level = o->n_levels;
 }
 
 void dvx_txn_rewritten(dvx_table *t) {

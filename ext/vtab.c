@@ -75,6 +75,8 @@ static int table_connect_or_create(sqlite3 *db, void *aux, int argc, const char 
   rc = dvx_table_acquire(conn, argv[1], argv[2], config, is_new, &t);
   if (rc != SQLITE_OK) return rc;
   if (is_new) rc = dvx_shadow_create(t);
+  /* SQLite counts a table it has just created as taking part in the transaction, and never calls xBegin for it. */
+  if (is_new && rc == SQLITE_OK) rc = dvx_txn_begin(t);
   table_vtab *v = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *v) : NULL;
   if (rc == SQLITE_OK && !v) rc = SQLITE_NOMEM;
   if (rc != SQLITE_OK) {
@@ -108,9 +110,9 @@ static int table_disconnect(sqlite3_vtab *vtab) {
 static int table_destroy(sqlite3_vtab *vtab) {
   dvx_table *t = ((table_vtab *)vtab)->t;
   dvx_conn *conn = t->conn;
-  if (dvx_txn_savepoint_needs_memory(t) && t->overlay.n_levels > 1) {
+  if (dvx_txn_savepoint_needs_memory(t, 1)) {
     /* ROLLBACK TO would bring the table back, but SQLite calls no method of this object any more, so the deltas that only
-     * memory holds would be lost. The DROP's own statement savepoint is the one that does not count. */
+     * memory holds would be lost. The innermost savepoint is that of DROP itself. */
     return dvx_give_vtab(conn, vtab,
                          dvx_fail(conn, t, SQLITE_LOCKED,
                                   "it cannot be dropped while a savepoint holds uncommitted changes: RELEASE it or COMMIT"));
@@ -118,6 +120,7 @@ static int table_destroy(sqlite3_vtab *vtab) {
   int rc = dvx_shadow_drop(t);
   if (rc != SQLITE_OK) return dvx_give_vtab(conn, vtab, rc);
   dvx_table_unregister(t);
+  dvx_txn_rollback(t); /* no other callback will end its part in the transaction */
   dvx_table_release(t);
   sqlite3_free(vtab);
   return SQLITE_OK;
@@ -867,6 +870,7 @@ static int table_rename(sqlite3_vtab *vtab, const char *new_name) {
   /* From now on another object, under the new name, serves the table; it reads the file. So the file must have it all. */
   int rc = t->overlay.is_open ? dvx_table_flush(t) : SQLITE_OK;
   if (rc == SQLITE_OK) rc = dvx_shadow_rename(t, new_name);
+  if (rc == SQLITE_OK) dvx_txn_renamed(t);
   return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, vtab, rc);
 }
 

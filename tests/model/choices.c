@@ -49,7 +49,8 @@ bool random_json_form(program *p, const float *v, int n) {
 static const model_row *random_row(program *p, const model_table *t, bool exists) {
   for (int tries = 0; tries < 30 && t->n_rows; tries++) {
     const model_row *row = &t->rows[rng_below(&p->rng, t->n_rows)];
-    if ((model_now(row) != NULL) == exists) return row;
+    /* A row that waits for an id of SQLite's choice has none to be named by. */
+    if (row->id.type != MODEL_NULL && (model_now(row) != NULL) == exists) return row;
   }
   return NULL;
 }

@@ -174,9 +174,8 @@ static void end_program(program *p) {
 
 static void free_program(program *p) {
   for (int i = 0; i < p->n_connections; i++) close_connection(p, &p->connections[i]);
-  if (!p->has_failed)
-    check(p, sqlite3_memory_used() == 0, "%lld bytes of SQLite's memory are not freed",
-          (long long)sqlite3_memory_used());
+  long long left = (long long)(sqlite3_memory_used() - p->memory_before);
+  if (!p->has_failed) check(p, left == 0, "%lld bytes of SQLite's memory are not freed", left);
   model_free(p->committed);
   for (int i = 0; i < p->n_ids; i++) model_value_free(&p->ids[i]);
   static const char *const suffixes[] = {"", "-journal", "-wal", "-shm"};
@@ -224,6 +223,7 @@ static bool run_program(const arguments *a, uint64_t seed, const bool *leaves_ou
   p->extension = a->extension;
   p->traced_connection = -1;
   p->index = -1;
+  p->memory_before = sqlite3_memory_used();
   current = how == WHOLE_TRACE ? p : NULL;
   choose_program(p);
   if (p->in_memory)

@@ -122,6 +122,7 @@ typedef struct program {
   char failure[1200];
   long checks;
   long expected, present; /* recall of index=hnsw */
+  sqlite3_int64 memory_before;
 } program;
 
 void fail(program *p, const char *format, ...);

@@ -156,7 +156,6 @@ typedef struct model_table {
   const model_shape *shape;
   char name[32];
   int64_t last_seq;
-  bool is_compacted;
   model_row *rows;
   int n_rows, capacity;
 } model_table;

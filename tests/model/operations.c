@@ -88,14 +88,15 @@ static int versions_to_keep(const model_row *row, const char *keep) {
   return kept < row->n_versions ? kept + 1 : kept; /* and the one that held when the period began */
 }
 
-/* Compaction may keep more than was asked for, so what it kept is read from the chains; it must be the end of each
- * chain, and long enough. Of a row that is deleted, nothing may be left. */
-static void learn_compaction(program *p, connection *c, model_table *next, const char *keep, const model_value *only) {
+/* Compaction may keep more than was asked for, so what it kept is read from the log; it must be the end of each chain,
+ * and long enough. That a row was deleted need not be kept where nothing comes before. True if anything is gone. */
+static bool learn_compaction(program *p, connection *c, model_table *next, const char *keep, const model_value *only) {
   statement s = {0};
   result r;
   put(&s, "SELECT seq, id FROM delta_log(");
   put_text(&s, next->name);
   put(&s, ", 0)");
+  bool has_forgotten = false;
   if (!query(p, c, &s, &r)) fail(p, "the log cannot be read after delta_compact");
   for (int i = 0; i < next->n_rows && !p->has_failed; i++) {
     model_row *row = &next->rows[i];
@@ -104,15 +105,18 @@ static void learn_compaction(program *p, connection *c, model_table *next, const
     bool is_meant = !only || model_value_equal(only, &row->id);
     int least = is_meant ? versions_to_keep(row, keep) : row->n_versions;
     int most = MODEL_COMPACT_IS_EXACT ? least : row->n_versions;
-    if (is_meant && !model_now(row) && strcmp(keep, "forever") != 0 && keep[0]) least = 0;
+    while (least > 0 && least < row->n_versions && !row->versions[row->n_versions - least].content->exists) least--;
+    if (is_meant && row->n_versions == 1 && !model_now(row)) least = 0;
     for (int j = 0; j < r.n_rows; j++) kept += model_value_equal(cell(&r, j, 1), &row->id);
     model_value_print(&row->id, id, sizeof id);
     check(p, kept >= least && kept <= most, "delta_compact keeps %d of %d versions of row %s, should keep %d", kept,
           row->n_versions, id, least);
     if (kept > row->n_versions) break;
+    has_forgotten = has_forgotten || kept < row->n_versions;
     model_forget(row, kept); /* that it is these versions, check_log finds out */
   }
   result_free(&r);
+  return has_forgotten;
 }
 
 static void compact(program *p, connection *c) {
@@ -129,7 +133,10 @@ static void compact(program *p, connection *c) {
     snprintf(keep, sizeof keep, "%d days", rng_between(&p->rng, 1, 400));
   bool has_keep = keep[0] != 0;
   if (!has_keep) snprintf(keep, sizeof keep, "%s", p->keep);
-  if (has_keep && next->n_rows && rng_chance(&p->rng, 25)) only = &next->rows[rng_below(&p->rng, next->n_rows)].id;
+  if (has_keep && next->n_rows && rng_chance(&p->rng, 25)) {
+    const model_row *row = &next->rows[rng_below(&p->rng, next->n_rows)];
+    if (row->n_versions) only = &row->id; /* of a row with none, the table does not know any more */
+  }
   put(&s, "SELECT delta_compact(");
   put_text(&s, next->name);
   if (has_keep) {
@@ -147,9 +154,8 @@ static void compact(program *p, connection *c) {
   if (p->has_failed) {
     model_free(next);
   } else if (r.rc == SQLITE_OK) {
-    learn_compaction(p, c, next, keep, only);
-    next->is_compacted = true;
-    adopt(p, c, next, true);
+    bool is_change = learn_compaction(p, c, next, keep, only);
+    adopt(p, c, next, is_change);
     check_everything(p, c, rng_chance(&p->rng, 20));
   } else {
     bool may_refuse = c->in_transaction && MODEL_COMPACT_MAY_REFUSE_TRANSACTION;
