@@ -18,8 +18,10 @@ typedef struct dv_reader {
   bool is_bad; /* something was read past the end, or a varint did not end */
 } dv_reader;
 
+/* bytes may be NULL if there are none: an empty list of fields is. C has no NULL + 0, so they are read from "". */
 static inline dv_reader dv_reader_of(const void *bytes, size_t n_bytes) {
-  dv_reader r = {(const uint8_t *)bytes, (const uint8_t *)bytes + (bytes ? n_bytes : 0), false};
+  const uint8_t *p = bytes ? bytes : (const void *)"";
+  dv_reader r = {p, p + (bytes ? n_bytes : 0), false};
   return r;
 }
 

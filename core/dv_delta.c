@@ -421,13 +421,13 @@ dv_status dv_delta_check(const dv_delta *d, size_t n, dv_detail *detail) {
   if (!dv_delta_is_pair((unsigned)d->op, (unsigned)d->encoding)) return delta_fail(detail, DV_CORRUPT, 0, 0);
   const uint64_t limit = n ? n : (uint64_t)UINT32_MAX + 1;
   switch (d->encoding) {
-    case DV_ENC_NONE: return d->n_payload == 0 ? DV_OK : delta_fail(detail, DV_CORRUPT, 0, 0);
-    case DV_ENC_SPARSE: return delta_sparse(d, NULL, limit, detail);
-    case DV_ENC_RUN: return delta_run(d, NULL, limit, detail);
-    case DV_ENC_DENSE: return delta_dense(d, NULL, n, detail);
-    case DV_ENC_DIFF: return delta_check_diff(d, n, detail);
-    case DV_ENC_SCALAR: return delta_scalar(d, NULL, n, detail);
-    case DV_ENC_PLANES: return delta_planes(d, NULL, n, detail);
+  case DV_ENC_NONE: return d->n_payload == 0 ? DV_OK : delta_fail(detail, DV_CORRUPT, 0, 0);
+  case DV_ENC_SPARSE: return delta_sparse(d, NULL, limit, detail);
+  case DV_ENC_RUN: return delta_run(d, NULL, limit, detail);
+  case DV_ENC_DENSE: return delta_dense(d, NULL, n, detail);
+  case DV_ENC_DIFF: return delta_check_diff(d, n, detail);
+  case DV_ENC_SCALAR: return delta_scalar(d, NULL, n, detail);
+  case DV_ENC_PLANES: return delta_planes(d, NULL, n, detail);
   }
   return delta_fail(detail, DV_CORRUPT, 0, 0);
 }
@@ -436,13 +436,13 @@ dv_status dv_delta_apply(const dv_delta *d, float *v, size_t n, dv_detail *detai
   DV_ASSERT(n > 0);
   if (!dv_delta_is_pair((unsigned)d->op, (unsigned)d->encoding)) return delta_fail(detail, DV_CORRUPT, 0, 0);
   switch (d->encoding) {
-    case DV_ENC_NONE: return d->n_payload == 0 ? DV_OK : delta_fail(detail, DV_CORRUPT, 0, 0);
-    case DV_ENC_SPARSE: return delta_sparse(d, v, n, detail);
-    case DV_ENC_RUN: return delta_run(d, v, n, detail);
-    case DV_ENC_DENSE: return delta_dense(d, v, n, detail);
-    case DV_ENC_DIFF: return delta_apply_diff(d, v, n, detail);
-    case DV_ENC_SCALAR: return delta_scalar(d, v, n, detail);
-    case DV_ENC_PLANES: return delta_planes(d, v, n, detail);
+  case DV_ENC_NONE: return d->n_payload == 0 ? DV_OK : delta_fail(detail, DV_CORRUPT, 0, 0);
+  case DV_ENC_SPARSE: return delta_sparse(d, v, n, detail);
+  case DV_ENC_RUN: return delta_run(d, v, n, detail);
+  case DV_ENC_DENSE: return delta_dense(d, v, n, detail);
+  case DV_ENC_DIFF: return delta_apply_diff(d, v, n, detail);
+  case DV_ENC_SCALAR: return delta_scalar(d, v, n, detail);
+  case DV_ENC_PLANES: return delta_planes(d, v, n, detail);
   }
   return delta_fail(detail, DV_CORRUPT, 0, 0);
 }
@@ -562,7 +562,7 @@ void dv_delta_encode_scalar(dv_buf *out, dv_delta *d, dv_op op, float value) {
 
 /* What one pass over both vectors tells about the size of each encoding. */
 typedef struct delta_survey {
-  size_t changed;     /* number of values whose bits differ */
+  size_t changed; /* number of values whose bits differ */
   size_t first, last; /* first and last of them */
   size_t diff_bytes;
   uint64_t masks[DELTA_BLOCKS_MAX]; /* a bit for each that differs, lowest first */
@@ -731,14 +731,14 @@ void dv_delta_encode_dense(dv_buf *out, dv_delta *d, dv_op op, const float *from
   if (!dv_buf_reserve(out, best_bytes)) return;
   uint8_t *p = out->data + out->n;
   switch (best) {
-    case DV_ENC_SPARSE: break; /* is there already */
-    case DV_ENC_DIFF: delta_write_diff(p, &s, from, to, n); break;
-    case DV_ENC_PLANES: delta_write_planes(p, to, n); break;
-    case DV_ENC_RUN:
-      p += dv_put_varint(p, s.first);
-      dv_vector_store(p, to + s.first, s.last - s.first + 1);
-      break;
-    default: dv_vector_store(p, to, n); break;
+  case DV_ENC_SPARSE: break; /* is there already */
+  case DV_ENC_DIFF: delta_write_diff(p, &s, from, to, n); break;
+  case DV_ENC_PLANES: delta_write_planes(p, to, n); break;
+  case DV_ENC_RUN:
+    p += dv_put_varint(p, s.first);
+    dv_vector_store(p, to + s.first, s.last - s.first + 1);
+    break;
+  default: dv_vector_store(p, to, n); break;
   }
   delta_done(out, d, op, best, best_bytes);
 }

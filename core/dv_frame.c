@@ -23,11 +23,11 @@
 
 static size_t frame_value_size(const dv_value *v) {
   switch (v->type) {
-    case DV_NULL: return 1;
-    case DV_INTEGER: return 1 + dv_varint_size(dv_zigzag(v->integer));
-    case DV_REAL: return 1 + 8;
-    case DV_TEXT:
-    case DV_BLOB: return 1 + dv_varint_size(v->n_bytes) + v->n_bytes;
+  case DV_NULL: return 1;
+  case DV_INTEGER: return 1 + dv_varint_size(dv_zigzag(v->integer));
+  case DV_REAL: return 1 + 8;
+  case DV_TEXT:
+  case DV_BLOB: return 1 + dv_varint_size(v->n_bytes) + v->n_bytes;
   }
   return 0;
 }
@@ -37,17 +37,17 @@ void dv_value_write(dv_buf *out, const dv_value *v) {
   if (!dv_buf_reserve(out, 1 + 10)) return;
   dv_buf_u8(out, (uint8_t)v->type);
   switch (v->type) {
-    case DV_NULL: break;
-    case DV_INTEGER: dv_buf_varint(out, dv_zigzag(v->integer)); break;
-    case DV_REAL:
-      memcpy(&bits, &v->real, sizeof bits);
-      dv_buf_u64(out, bits);
-      break;
-    case DV_TEXT:
-    case DV_BLOB:
-      dv_buf_varint(out, v->n_bytes);
-      dv_buf_bytes(out, v->bytes, v->n_bytes);
-      break;
+  case DV_NULL: break;
+  case DV_INTEGER: dv_buf_varint(out, dv_zigzag(v->integer)); break;
+  case DV_REAL:
+    memcpy(&bits, &v->real, sizeof bits);
+    dv_buf_u64(out, bits);
+    break;
+  case DV_TEXT:
+  case DV_BLOB:
+    dv_buf_varint(out, v->n_bytes);
+    dv_buf_bytes(out, v->bytes, v->n_bytes);
+    break;
   }
 }
 
@@ -55,19 +55,19 @@ static void frame_read_value(dv_reader *r, dv_value *v) {
   uint64_t bits;
   const uint8_t type = dv_read_u8(r);
   switch (type) {
-    case DV_NULL: break;
-    case DV_INTEGER: v->integer = dv_unzigzag(dv_read_varint(r)); break;
-    case DV_REAL:
-      bits = dv_read_u64(r);
-      memcpy(&v->real, &bits, sizeof bits);
-      break;
-    case DV_TEXT:
-    case DV_BLOB:
-      bits = dv_read_varint(r);
-      v->bytes = dv_read_bytes(r, bits);
-      v->n_bytes = v->bytes ? (size_t)bits : 0;
-      break;
-    default: r->is_bad = true; return;
+  case DV_NULL: break;
+  case DV_INTEGER: v->integer = dv_unzigzag(dv_read_varint(r)); break;
+  case DV_REAL:
+    bits = dv_read_u64(r);
+    memcpy(&v->real, &bits, sizeof bits);
+    break;
+  case DV_TEXT:
+  case DV_BLOB:
+    bits = dv_read_varint(r);
+    v->bytes = dv_read_bytes(r, bits);
+    v->n_bytes = v->bytes ? (size_t)bits : 0;
+    break;
+  default: r->is_bad = true; return;
   }
   v->type = (dv_value_type)type;
 }
@@ -196,13 +196,15 @@ dv_status dv_frame_read(dv_reader *r, dv_frame *f, dv_detail *detail) {
 
   /* What follows is as its writer wrote it, which is not to say that the writer was one of us. */
   const bool is_header = (frame.flags & DV_FRAME_HEADER) != 0;
-  const unsigned known =
-      is_header ? DV_FRAME_SEQ | DV_FRAME_TIME | DV_FRAME_FIELDS | DV_FRAME_HEADER
-                : DV_FRAME_SEQ | DV_FRAME_ID | DV_FRAME_TIME | DV_FRAME_FIELDS | DV_FRAME_MERGED;
-  frame.delta.op = (dv_op)(op_encoding >> 4);
-  frame.delta.encoding = (dv_encoding)(op_encoding & 15);
-  if ((frame.flags & ~known) != 0 || (is_header ? op_encoding != 0 : !dv_delta_is_pair(op_encoding >> 4, op_encoding & 15)))
-    return frame_fail(detail, DV_CORRUPT, r, kind);
+  const unsigned known = is_header ? DV_FRAME_SEQ | DV_FRAME_TIME | DV_FRAME_FIELDS | DV_FRAME_HEADER
+                                   : DV_FRAME_SEQ | DV_FRAME_ID | DV_FRAME_TIME | DV_FRAME_FIELDS | DV_FRAME_MERGED;
+  const unsigned op = op_encoding >> 4, encoding = op_encoding & 15;
+  const bool is_sound = is_header ? op_encoding == 0 : op != 0 && dv_delta_is_pair(op, encoding);
+  if ((frame.flags & ~known) != 0 || !is_sound) return frame_fail(detail, DV_CORRUPT, r, kind);
+  if (op != 0) {
+    frame.delta.op = (dv_op)op;
+    frame.delta.encoding = (dv_encoding)encoding;
+  }
   if (!frame_read_body(&body, &frame) || (is_header && frame.delta.n_payload != 0))
     return frame_fail(detail, DV_CORRUPT, r, body.p);
   *r = head;
@@ -280,10 +282,10 @@ size_t dv_record_span(const uint8_t *bytes, size_t n_bytes, uint8_t *tag) {
 static bool frame_read_record_head(dv_reader *r, dv_record *rec, const dv_log_state *state, bool *is_exact) {
   const unsigned tag = dv_read_u8(r), op = tag & 7, encoding = tag >> 3 & 7;
   const bool is_full = dv_encoding_is_full((int)encoding);
+  if (op == 0 || !dv_delta_is_pair(op, encoding)) return false;
   rec->delta.op = (dv_op)op;
   rec->delta.encoding = (dv_encoding)encoding;
   rec->is_key = (tag >> 6 & 1) != 0;
-  if (!dv_delta_is_pair(op, encoding)) return false;
   if ((is_full && !rec->is_key) || (op == DV_OP_DELETE && rec->is_key)) return false;
   if (tag >> 7) {
     rec->extra = dv_read_u8(r);

@@ -37,11 +37,17 @@ static float quant_max_abs(const float *v, size_t n) {
   return dv_bits_float(max);
 }
 
+/* Sums in double run over four lanes, so that compilers may keep them in vectors. Their order is fixed all the same. */
+static inline double quant_fold(const double lane[4]) { return (lane[0] + lane[2]) + (lane[1] + lane[3]); }
+
 /* |v|_2 of a vector of floats: squares neither overflow nor underflow in double. */
 static double quant_norm(const float *v, size_t n) {
   double lane[4] = {0};
-  for (size_t i = 0; i < n; i++) lane[i % 4] += (double)v[i] * (double)v[i];
-  return sqrt((lane[0] + lane[2]) + (lane[1] + lane[3]));
+  size_t i = 0;
+  for (; n - i >= 4; i += 4)
+    for (size_t j = 0; j < 4; j++) lane[j] += (double)v[i + j] * (double)v[i + j];
+  for (size_t j = 0; i + j < n; j++) lane[j] += (double)v[i + j] * (double)v[i + j];
+  return sqrt(quant_fold(lane));
 }
 
 /* ---- codes of rows ---------------------------------------------------------------------------------------------- */
@@ -66,13 +72,14 @@ uint32_t dv_code_encode(dv_metric m, const float *v, size_t n, int8_t *code) {
 
   double scale = (double)dv_bits_float(meta), to_code = inverse / scale;
   double lane[4] = {0};
-  for (size_t i = 0; i < n; i++) {
-    int c = quant_round((double)v[i] * to_code);
-    double left = (double)v[i] * inverse - scale * c;
-    code[i] = (int8_t)c;
-    lane[i % 4] += left * left;
-  }
-  double residual = sqrt((lane[0] + lane[2]) + (lane[1] + lane[3])) * (1.0 + QUANT_SLACK);
+  for (size_t i = 0; i < n; i += 4)
+    for (size_t j = 0; j < 4 && i + j < n; j++) {
+      int c = quant_round((double)v[i + j] * to_code);
+      double left = (double)v[i + j] * inverse - scale * c;
+      code[i + j] = (int8_t)c;
+      lane[j] += left * left;
+    }
+  double residual = sqrt(quant_fold(lane)) * (1.0 + QUANT_SLACK);
   if (m == DV_COSINE) residual += QUANT_SLACK; /* v * inverse is not exactly the unit vector */
 
   /* 255 always suffices: no component is off by more than half a step, and the largest one is off by less than 1/100 of a
@@ -90,29 +97,17 @@ dv_code_row dv_code_row_of(uint32_t meta, const int8_t *code, size_t n) {
     dv_code_row none = {0.0f, __builtin_inff(), __builtin_inff()};
     return none;
   }
-  int32_t sum = 0; /* 65536 * 128^2 = 2^30 */
-  for (size_t i = 0; i < n; i++) sum += (int32_t)code[i] * code[i];
+  int32_t sum = dv_kernels_get()->dot_i8(code, code, n);
   dv_code_row row = {scale, quant_residual(meta, n), (float)((double)scale * (double)scale * (double)sum)};
   return row;
 }
 
 /* ---- codes of queries ------------------------------------------------------------------------------------------- */
 
-/* Codes x_i = u_i*inverse - scale*code_i (code NULL: nothing to subtract) into `out` with the step *out_scale. */
-static void quant_code_rest(const float *u, double inverse, const int8_t *code, double scale, size_t n, int8_t *out,
-                            float *out_scale) {
-  double max = 0.0;
-  for (size_t i = 0; i < n; i++) {
-    double x = (double)u[i] * inverse - (code ? scale * code[i] : 0.0);
-    double x_abs = fabs(x);
-    max = x_abs > max ? x_abs : max;
-  }
-  *out_scale = quant_round_up(max / 127.0 * (1.0 + 0x1p-50));
-  double to_code = max > 0.0 ? 1.0 / (double)*out_scale : 0.0;
-  for (size_t i = 0; i < n; i++) {
-    double x = (double)u[i] * inverse - (code ? scale * code[i] : 0.0);
-    out[i] = (int8_t)quant_round(x * to_code);
-  }
+/* A step for components up to max, and its inverse (0 if they are all 0). */
+static double quant_step(double max, float *step) {
+  *step = quant_round_up(max / 127.0 * (1.0 + 0x1p-50));
+  return max > 0.0 ? 1.0 / (double)*step : 0.0;
 }
 
 dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size_t n, const dv_alloc *alloc) {
@@ -133,21 +128,37 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
   q->norm = m == DV_COSINE && norm > 0.0 ? 1.0 : norm;
   for (size_t i = 0; i < n; i++) q->unit[i] = (float)((double)v[i] * inverse);
 
-  quant_code_rest(v, inverse, NULL, 0.0, n, q->code, &q->scale);
-  quant_code_rest(v, inverse, q->code, (double)q->scale, n, q->code_low, &q->scale_low);
-  double left_sq = 0.0, left_low_sq = 0.0;
-  for (size_t i = 0; i < n; i++) {
-    double coded = (double)q->scale * q->code[i], fine = coded + (double)q->scale_low * q->code_low[i];
-    double left = (double)v[i] * inverse - coded, left_low = (double)v[i] * inverse - fine;
-    left_sq += left * left;
-    left_low_sq += left_low * left_low;
-    q->code_sq += coded * coded;
-    q->fine_sq += fine * fine;
-  }
-  /* Components of `fine` carry a rounding of 2^-53 of themselves, and those of a unit vector twice that. */
+  /* x ~ scale*code, and what that leaves ~ scale_low*code_low. */
+  double to_code = quant_step((double)quant_max_abs(v, n) * inverse, &q->scale), scale = (double)q->scale;
+  double lane[4] = {0}, lane_low[4] = {0}, max = 0.0;
+  for (size_t i = 0; i < n; i += 4)
+    for (size_t j = 0; j < 4 && i + j < n; j++) {
+      double x = (double)v[i + j] * inverse;
+      int c = quant_round(x * to_code);
+      double left = fabs(x - scale * c);
+      q->code[i + j] = (int8_t)c;
+      lane[j] += left * left;
+      max = left > max ? left : max;
+    }
+  double to_low = quant_step(max, &q->scale_low), scale_low = (double)q->scale_low;
+  for (size_t i = 0; i < n; i += 4)
+    for (size_t j = 0; j < 4 && i + j < n; j++) {
+      double left = (double)v[i + j] * inverse - scale * q->code[i + j];
+      int c = quant_round(left * to_low);
+      q->code_low[i + j] = (int8_t)c;
+      left -= scale_low * c;
+      lane_low[j] += left * left;
+    }
+  /* x carries a rounding of 2^-53 of itself, twice that for a unit vector. */
   double slack = q->norm * QUANT_SLACK;
-  q->residual = quant_round_up(sqrt(left_sq) * (1.0 + QUANT_SLACK) + slack);
-  q->residual_low = quant_round_up(sqrt(left_low_sq) * (1.0 + QUANT_SLACK) + slack);
+  q->residual = quant_round_up(sqrt(quant_fold(lane)) * (1.0 + QUANT_SLACK) + slack);
+  q->residual_low = quant_round_up(sqrt(quant_fold(lane_low)) * (1.0 + QUANT_SLACK) + slack);
+
+  const dv_kernels *k = dv_kernels_get();
+  double hh = (double)k->dot_i8(q->code, q->code, stride), hl = (double)k->dot_i8(q->code, q->code_low, stride);
+  double ll = (double)k->dot_i8(q->code_low, q->code_low, stride);
+  q->code_sq = scale * scale * hh;
+  q->fine_sq = scale * scale * hh + 2.0 * scale * scale_low * hl + scale_low * scale_low * ll;
 
   /* The order by inner product does not depend on the query's length. */
   double shrink = 1.0;
@@ -269,8 +280,7 @@ static inline unsigned quant_add_group(quant_bit_sums *s, const double x[4], con
 }
 
 static dv_bit_row quant_bit_row(const quant_bit_sums *s, dv_metric m) {
-  double l1 = (s->l1[0] + s->l1[2]) + (s->l1[1] + s->l1[3]), l2 = (s->l2[0] + s->l2[2]) + (s->l2[1] + s->l2[3]);
-  double dot = (s->dot[0] + s->dot[2]) + (s->dot[1] + s->dot[3]);
+  double l1 = quant_fold(s->l1), l2 = quant_fold(s->l2), dot = quant_fold(s->dot);
   dv_bit_row row = {l1 > 0.0 ? (float)(l2 / l1) : 0.0f, (float)(m == DV_L2 ? l2 : -dot)};
   return row;
 }
@@ -311,41 +321,40 @@ dv_bit_row dv_bits_set_code(uint64_t *blocks, size_t row, dv_metric m, const dv_
  */
 void dv_bit_query_init(dv_bit_query *b, const dv_code_query *q, const float *center, uint8_t *table) {
   size_t n_groups = 16 * dv_bit_words(q->n);
-  double max = 0.0, w_sq = 0.0, dot = 0.0, center_sq = 0.0;
+  double max = 0.0, w_sq[4] = {0}, dot[4] = {0}, center_sq[4] = {0};
   for (size_t i = 0; i < q->n; i += 4) {
     double sum = 0.0;
-    for (size_t j = i; j < i + 4 && j < q->n; j++) {
-      double c = center ? (double)center[j] : 0.0, w = (double)q->unit[j] - c;
+    for (size_t j = 0; j < 4 && i + j < q->n; j++) {
+      double c = center ? (double)center[i + j] : 0.0, w = (double)q->unit[i + j] - c;
       sum += fabs(w);
-      w_sq += w * w;
-      dot += (double)q->unit[j] * c;
-      center_sq += c * c;
+      w_sq[j] += w * w;
+      dot[j] += (double)q->unit[i + j] * c;
+      center_sq[j] += c * c;
     }
     max = sum > max ? sum : max;
   }
   double step = 2.0 * max / 63.0, to_fixed = max > 0.0 ? 256.0 / step : 0.0;
   int64_t all = 0;
   for (size_t g = 0; g < n_groups; g++) {
-    int w[4] = {0};
+    int w[4] = {0}, m = 0, sums[16];
     for (size_t j = 0; j < 4 && 4 * g + j < q->n; j++) {
       double c = center ? (double)center[4 * g + j] : 0.0;
       w[j] = quant_round(((double)q->unit[4 * g + j] - c) * to_fixed);
+      m += w[j] < 0 ? -w[j] : w[j];
     }
-    int m = 0;
-    for (size_t j = 0; j < 4; j++) m += w[j] < 0 ? -w[j] : w[j];
     all += m;
-    uint8_t *entry = table + 16 * g;
-    for (unsigned bits = 0; bits < 16; bits++) {
-      int sum = (bits & 1 ? w[0] : -w[0]) + (bits & 2 ? w[1] : -w[1]) + (bits & 4 ? w[2] : -w[2]) +
-                (bits & 8 ? w[3] : -w[3]);
-      entry[bits] = (uint8_t)((sum + m + 128) >> 8);
-    }
+    sums[0] = m - w[0] - w[1] - w[2] - w[3] + 128;
+    sums[1] = sums[0] + 2 * w[0];
+    for (size_t bits = 0; bits < 2; bits++) sums[2 + bits] = sums[bits] + 2 * w[1];
+    for (size_t bits = 0; bits < 4; bits++) sums[4 + bits] = sums[bits] + 2 * w[2];
+    for (size_t bits = 0; bits < 8; bits++) sums[8 + bits] = sums[bits] + 2 * w[3];
+    for (size_t bits = 0; bits < 16; bits++) table[16 * g + bits] = (uint8_t)(sums[bits] >> 8);
   }
   double sign = q->metric == DV_L2 ? -2.0 : -1.0;
   b->table = table;
   b->per_sum = (float)(sign * step);
   b->base = (float)(-sign * step * (double)all / 256.0);
-  b->constant = (float)(q->metric == DV_L2 ? w_sq : center_sq - dot);
+  b->constant = (float)(q->metric == DV_L2 ? quant_fold(w_sq) : quant_fold(center_sq) - quant_fold(dot));
 }
 
 /* ---- selection ------------------------------------------------------------------------------------------------------ */

@@ -114,13 +114,12 @@ static inline vector_u128 vector_multiply_top(vector_u128 a, uint64_t b, int *sh
 
 /* 5^j, first bit set. */
 static const uint64_t vector_pow5[28] = {
-    0x8000000000000000u, 0xa000000000000000u, 0xc800000000000000u, 0xfa00000000000000u,
-    0x9c40000000000000u, 0xc350000000000000u, 0xf424000000000000u, 0x9896800000000000u,
-    0xbebc200000000000u, 0xee6b280000000000u, 0x9502f90000000000u, 0xba43b74000000000u,
-    0xe8d4a51000000000u, 0x9184e72a00000000u, 0xb5e620f480000000u, 0xe35fa931a0000000u,
-    0x8e1bc9bf04000000u, 0xb1a2bc2ec5000000u, 0xde0b6b3a76400000u, 0x8ac7230489e80000u,
-    0xad78ebc5ac620000u, 0xd8d726b7177a8000u, 0x878678326eac9000u, 0xa968163f0a57b400u,
-    0xd3c21bcecceda100u, 0x84595161401484a0u, 0xa56fa5b99019a5c8u, 0xcecb8f27f4200f3au,
+    0x8000000000000000u, 0xa000000000000000u, 0xc800000000000000u, 0xfa00000000000000u, 0x9c40000000000000u,
+    0xc350000000000000u, 0xf424000000000000u, 0x9896800000000000u, 0xbebc200000000000u, 0xee6b280000000000u,
+    0x9502f90000000000u, 0xba43b74000000000u, 0xe8d4a51000000000u, 0x9184e72a00000000u, 0xb5e620f480000000u,
+    0xe35fa931a0000000u, 0x8e1bc9bf04000000u, 0xb1a2bc2ec5000000u, 0xde0b6b3a76400000u, 0x8ac7230489e80000u,
+    0xad78ebc5ac620000u, 0xd8d726b7177a8000u, 0x878678326eac9000u, 0xa968163f0a57b400u, 0xd3c21bcecceda100u,
+    0x84595161401484a0u, 0xa56fa5b99019a5c8u, 0xcecb8f27f4200f3au,
 };
 
 /* 10^(28i - 364), the top 128 bits, cut. */
@@ -298,7 +297,7 @@ static inline bool vector_round(uint64_t w, int64_t q, uint64_t *bits) {
 
 typedef struct vector_big {
   uint32_t limb[VECTOR_LIMBS]; /* lowest first */
-  size_t n;                    /* without leading zeros */
+  size_t n; /* without leading zeros */
 } vector_big;
 
 static void vector_big_multiply_add(vector_big *b, uint32_t factor, uint32_t add) {
@@ -592,11 +591,11 @@ static size_t vector_print_float(char *out, float f) {
   const char *d = digits + sizeof digits - (size_t)n;
   const int point = n + decimal.exponent; /* f = 0.ddd * 10^point */
   if (point >= 1 && point <= 15) {
-    for (int i = 0; i < point; i++) *p++ = i < n ? *d++ : '0';
-    if (n > point) {
-      *p++ = '.';
-      for (int i = point; i < n; i++) *p++ = *d++;
-    }
+    int i = 0;
+    for (; i < point && i < n; i++) *p++ = *d++;
+    for (; i < point; i++) *p++ = '0';
+    if (i < n) *p++ = '.';
+    for (; i < n; i++) *p++ = *d++;
   } else if (point >= -4 && point <= 0) {
     *p++ = '0';
     *p++ = '.';

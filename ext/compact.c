@@ -350,13 +350,16 @@ static int compact_run(dvx_conn *conn, int argc, sqlite3_value **argv, compact_j
   if (rc != SQLITE_OK) return rc;
   job->t = t;
   job->keep = t->config->retention;
+  t->n_refs++; /* reading JSON prepares a statement, which may make SQLite drop and connect tables anew */
   if (argc == 2 && sqlite3_value_type(argv[1]) != SQLITE_NULL) {
     const char *json = (const char *)sqlite3_value_text(argv[1]);
-    if (!json) return SQLITE_NOMEM;
-    rc = dvx_json_each(conn, t, "delta_compact: the second argument", json, sqlite3_value_bytes(argv[1]), compact_option,
-                       job);
+    rc = !json ? SQLITE_NOMEM
+               : dvx_json_each(conn, t, "delta_compact: the second argument", json, sqlite3_value_bytes(argv[1]),
+                               compact_option, job);
   }
-  return rc == SQLITE_OK ? dvx_table_write(t, compact_write, job) : rc;
+  if (rc == SQLITE_OK) rc = dvx_table_write(t, compact_write, job);
+  dvx_table_release(t);
+  return rc;
 }
 
 /* delta_compact(table [, options]) */

@@ -457,8 +457,9 @@ typedef struct dvx_past dvx_past;
 struct dvx_table {
   dvx_conn *conn;
   dvx_table *next;
-  int n_refs;          /* vtab objects and cursors */
-  bool is_registered;  /* still in conn->tables */
+  int n_refs;
+  int n_objects;       /* sqlite3_vtab objects among them */
+  bool is_registered;  /* can be found by name */
   char *schema;
   char *name;
   dvx_config *config;
@@ -504,6 +505,9 @@ static inline unsigned dvx_word_chain(uint64_t w) { return (unsigned)(w & DVX_WO
 /* For xCreate and xConnect: the state of this table, with a reference taken; takes config (frees it on failure too). */
 int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_config *config, bool is_new, dvx_table **out);
 void dvx_table_release(dvx_table *t);
+/* For xDisconnect and xDestroy: gives back what dvx_table_acquire gave. */
+void dvx_table_drop_object(dvx_table *t);
+void dvx_conn_free_tables(dvx_conn *conn);
 /* No longer found by name: dropped, renamed or replaced; and found again. */
 void dvx_table_unregister(dvx_table *t);
 void dvx_table_register(dvx_table *t);
@@ -538,7 +542,7 @@ bool dvx_txn_savepoint_needs_memory(const dvx_table *t, size_t n_own);
 int dvx_txn_run_call(dvx_table *t, sqlite3_value *command, bool *is_call);
 int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records);
 
-/* Finds the table, connecting it if need be. `name` is 'table' or 'schema.table' (an exact table name wins). */
+/* Finds the table, connecting it if need be; it stays alive until the next call. `name` is 'table' or 'schema.table' (an exact table name wins). */
 int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out);
 
 /* Opens a read of the table as of the current snapshot: brings memory up to date with the file. Must be paired with
@@ -651,10 +655,10 @@ int dvx_integrity_check(dvx_table *t, bool is_quick, char **report);
  * - dvx_log_rewrite_finish(): 'last_seq' must not fall: max(t->floor_seq, end.seq). A second compaction behind one that
  *   removed the last record would otherwise give seqs away again.
  * Found while testing (drop these lines when done):
- * - write.c, UPDATE of metadata alone: the empty sparse payload has 0 bytes now, not 1 ("the sparse delta is malformed").
- * - txn.c, dvx_append: dv_record_write makes every full encoding a key, so a dense update without all metadata has chain 0
- *   when it is read back, but `chain` in the head word: is_key || is_full there, or all fields with every full vector.
- * - write.c, command_integrity: the report's lines name the table already: dvx_fail(t->conn, NULL, …). */
+ * - write.c, command_integrity: the report's lines name the table already: dvx_fail(t->conn, NULL, …).
+ * - table.c: a line in %_row with vid 2147483647 makes every read allocate 32 GB (NOMEM). A row number cannot exceed the last
+ *   seq given out (each row's first record has a seq of its own): a larger one is damage, to be said.
+ * - txn.c, dvx_table_write: t->n_refs++ before anything is prepared: preparing may disconnect the last object of t. */
 int dvx_log_next(dvx_table *t, uint64_t seq, dv_record *rec);
 
 /* history.c: what feeds and exports share */
@@ -768,7 +772,8 @@ int dvx_status_register(dvx_conn *conn);    /* status.c: delta_status, delta_rec
 struct dvx_conn {
   sqlite3 *db;
   int n_refs;
-  dvx_table *tables;
+  dvx_table *tables;     /* all that are alive */
+  dvx_table *found;      /* what dvx_table_find gave last, kept alive until the next call of it */
   char *error; /* message of the failure in progress */
   const dv_kernels *kernels;
   sqlite3_stmt *time_stmt;

@@ -23,6 +23,7 @@ void dvx_conn_ref(dvx_conn *conn) { conn->n_refs++; }
 void dvx_conn_unref(void *conn) {
   dvx_conn *c = conn;
   if (--c->n_refs > 0) return;
+  dvx_conn_free_tables(c);
   sqlite3_free(c->error);
   sqlite3_free(c);
 }

@@ -12,7 +12,7 @@
 #include "ext_int.h"
 
 /* Vectors remembered by an expander take at most so many bytes. */
-#define HISTORY_EXPANDER_BYTES ((size_t)8 << 20)
+#define HISTORY_EXPANDER_BYTES ((size_t)(sizeof(void *) == 4 ? 8 : 32) << 20)
 
 /* ---- ids and fields ------------------------------------------------------------------------------------------ */
 
@@ -428,7 +428,7 @@ static int history_connect(sqlite3 *db, dvx_conn *conn, bool is_log, sqlite3_vta
       db, is_log ? "CREATE TABLE x(seq INTEGER, id, timestamp INTEGER, operation TEXT, delta BLOB, metadata TEXT,"
                    " table_name HIDDEN, since_seq HIDDEN)"
                  : "CREATE TABLE x(seq INTEGER, timestamp INTEGER, operation TEXT, encoding TEXT, bytes INTEGER,"
-                   " checkpoint INTEGER, delta BLOB, metadata TEXT, table_name HIDDEN, id HIDDEN)");
+                   " checkpoint INTEGER, delta BLOB, metadata TEXT, table_name HIDDEN, row_id HIDDEN)");
   if (rc != SQLITE_OK) return rc;
   history_vtab *v = sqlite3_malloc64(sizeof *v);
   if (!v) return SQLITE_NOMEM;
@@ -864,6 +864,13 @@ static void history_result_vector(sqlite3_context *ctx, const float *v, size_t n
 #endif
 }
 
+static int history_vector_now(dvx_table *t, uint32_t vid, sqlite3_context *ctx) {
+  const float *v = NULL;
+  int rc = dvx_row_vector(t, vid, &v);
+  if (rc == SQLITE_OK) history_result_vector(ctx, v, t->config->dimensions);
+  return rc;
+}
+
 static int history_vector_then(dvx_table *t, uint32_t vid, sqlite3_value *when, sqlite3_context *ctx) {
   int64_t time;
   uint64_t seq = 0;
@@ -873,6 +880,8 @@ static int history_vector_then(dvx_table *t, uint32_t vid, sqlite3_value *when, 
   if (rc != SQLITE_OK || vid == 0) return rc;
   rc = dvx_row_seq_at(t, vid, time, &seq);
   if (rc != SQLITE_OK || seq == 0) return rc;
+  uint64_t word = dvx_row_word(t, vid);
+  if (seq == dvx_word_seq(word)) return dvx_word_exists(word) ? history_vector_now(t, vid, ctx) : SQLITE_OK;
   float *v = sqlite3_malloc64(t->config->dimensions * sizeof *v);
   if (!v) return SQLITE_NOMEM;
   rc = dvx_row_vector_at(t, vid, seq, v, &exists);
@@ -881,30 +890,62 @@ static int history_vector_then(dvx_table *t, uint32_t vid, sqlite3_value *when, 
   return rc;
 }
 
+/* The table a statement reads with vector_at, found and pinned once for all of its calls: kept as auxiliary data of the
+ * first argument, which SQLite drops when the statement ends (or at once, when that argument is no constant). Without it,
+ * a statement that reads no table itself would open and close a transaction for every call. */
+typedef struct history_hold {
+  dvx_table *t;
+} history_hold;
+
+static void history_release(void *hold) {
+  dvx_table_end_read(((history_hold *)hold)->t);
+  sqlite3_free(hold);
+}
+
+/* Finds the table and begins a read of it, which the caller ends. */
+static int history_begin(sqlite3_context *ctx, sqlite3_value *name, dvx_table **out) {
+  dvx_conn *conn = dvx_context_conn(ctx);
+  history_hold *hold = sqlite3_get_auxdata(ctx, 0);
+  /* A hold that leans on the transaction of another statement ends with it: then memory has to be looked at anew. */
+  if (hold && (hold->t->holds_stamp || sqlite3_txn_state(conn->db, hold->t->schema) != SQLITE_TXN_NONE)) {
+    *out = hold->t;
+    return dvx_table_begin_read(hold->t); /* nested, so it costs next to nothing */
+  }
+  const char *z = (const char *)sqlite3_value_text(name);
+  int rc = z ? dvx_table_find(conn, z, out)
+             : dvx_fail(conn, NULL, SQLITE_ERROR, "vector_at: the name of the table is NULL");
+  if (rc != SQLITE_OK) return rc;
+  if (hold) sqlite3_set_auxdata(ctx, 0, NULL, NULL);
+  hold = sqlite3_malloc64(sizeof *hold);
+  if (!hold) return SQLITE_NOMEM;
+  hold->t = *out;
+  rc = dvx_table_begin_read(*out);
+  if (rc == SQLITE_OK) {
+    rc = dvx_table_begin_read(*out);
+    sqlite3_set_auxdata(ctx, 0, hold, history_release); /* without memory for it, it is released here and now */
+  } else {
+    sqlite3_free(hold);
+  }
+  return rc;
+}
+
 /* vector_at(table, id [, time]). Without a time it is called in the inner loop of queries: nothing is allocated. */
 static void history_vector_at(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
   dvx_conn *conn = dvx_context_conn(ctx);
-  dvx_table *t;
-  const char *name = (const char *)sqlite3_value_text(argv[0]);
-  int rc = name ? dvx_table_find(conn, name, &t)
-                : dvx_fail(conn, NULL, SQLITE_ERROR, "vector_at: the name of the table is NULL");
+  dvx_table *t = NULL;
+  int rc = history_begin(ctx, argv[0], &t);
   if (rc == SQLITE_OK) {
-    rc = dvx_table_begin_read(t);
-    if (rc == SQLITE_OK) {
-      dv_value id;
-      bool is_id;
-      uint32_t vid = 0;
-      rc = dvx_history_id(t, argv[1], &id, &is_id);
-      if (rc == SQLITE_OK && is_id) rc = dvx_row_find(t, &id, &vid);
-      if (rc == SQLITE_OK && argc == 3) {
-        rc = history_vector_then(t, vid, argv[2], ctx);
-      } else if (rc == SQLITE_OK && vid != 0 && dvx_word_exists(dvx_row_word(t, vid))) {
-        const float *v;
-        rc = dvx_row_vector(t, vid, &v);
-        if (rc == SQLITE_OK) history_result_vector(ctx, v, t->config->dimensions);
-      }
-      dvx_table_end_read(t);
+    dv_value id;
+    bool is_id;
+    uint32_t vid = 0;
+    rc = dvx_history_id(t, argv[1], &id, &is_id);
+    if (rc == SQLITE_OK && is_id) rc = dvx_row_find(t, &id, &vid);
+    if (rc == SQLITE_OK && argc == 3) {
+      rc = history_vector_then(t, vid, argv[2], ctx);
+    } else if (rc == SQLITE_OK && vid != 0 && dvx_word_exists(dvx_row_word(t, vid))) {
+      rc = history_vector_now(t, vid, ctx);
     }
+    dvx_table_end_read(t);
   }
   if (rc != SQLITE_OK) dvx_give_context(conn, ctx, rc);
 }

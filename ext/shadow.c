@@ -184,8 +184,9 @@ int dvx_shadow_run(dvx_table *t, sqlite3_stmt *stmt) {
 
 void dvx_shadow_finalize(dvx_table *t) {
   for (int i = 0; i < DVX_SQL_N; i++) {
-    sqlite3_finalize(t->stmts[i]);
-    t->stmts[i] = NULL;
+    sqlite3_stmt *stmt = t->stmts[i];
+    t->stmts[i] = NULL; /* first: the end of the call statement may be the end of an object, which comes here again */
+    sqlite3_finalize(stmt);
   }
 }
 

@@ -21,8 +21,6 @@
 
 #define TABLE_VECTOR_LIMIT ((size_t)(sizeof(void *) == 4 ? 256 : 1024) << 20)
 
-/* ---- registry ------------------------------------------------------------------------------------------------------ */
-
 static void table_free_memory(dvx_table *t) {
   dvx_search_forget(t);
   dvx_mirror_free(t);
@@ -53,34 +51,81 @@ static void table_free(dvx_table *t) {
   sqlite3_free(t);
 }
 
-void dvx_table_unregister(dvx_table *t) {
-  if (!t->is_registered) return;
-  dvx_table **at = &t->conn->tables;
-  while (*at != t) at = &(*at)->next;
-  *at = t->next;
-  t->is_registered = false;
-}
+/* ---- registry ------------------------------------------------------------------------------------------------------
+ *
+ * conn->tables lists every dvx_table that is alive. One that is registered can be found by name, and the registry holds a
+ * reference to it: a foreign CREATE TABLE makes SQLite drop and connect its objects again, and memory is to survive that.
+ * When no object is left, its statements are finalized (an open connection to a detached or closed database must not hang
+ * on them), unless it is being read: then when the read ends.
+ */
 
 static dvx_table *table_lookup(dvx_conn *conn, const char *schema, const char *name) {
   for (dvx_table *t = conn->tables; t; t = t->next) {
-    if (sqlite3_stricmp(t->name, name) == 0 && sqlite3_stricmp(t->schema, schema) == 0) return t;
+    if (t->is_registered && sqlite3_stricmp(t->name, name) == 0 && sqlite3_stricmp(t->schema, schema) == 0) return t;
   }
   return NULL;
+}
+
+void dvx_table_release(dvx_table *t) {
+  if (--t->n_refs > 0) return;
+  dvx_table **at = &t->conn->tables;
+  while (*at != t) at = &(*at)->next;
+  *at = t->next;
+  table_free(t);
+}
+
+void dvx_table_unregister(dvx_table *t) {
+  if (!t->is_registered) return;
+  t->is_registered = false;
+  dvx_table_release(t);
 }
 
 void dvx_table_register(dvx_table *t) {
   if (t->is_registered) return;
   dvx_table *other = table_lookup(t->conn, t->schema, t->name);
   if (other) dvx_table_unregister(other);
-  t->next = t->conn->tables;
-  t->conn->tables = t;
   t->is_registered = true;
+  t->n_refs++;
 }
 
-void dvx_table_release(dvx_table *t) {
-  if (--t->n_refs > 0) return;
-  dvx_table_unregister(t);
-  table_free(t);
+static void table_finalize_if_idle(dvx_table *t) {
+  if (t->n_objects || t->n_reads || t->overlay.is_open) return;
+  t->n_refs++;
+  dvx_shadow_finalize(t);
+  dvx_table_release(t);
+}
+
+void dvx_table_drop_object(dvx_table *t) {
+  t->n_objects--;
+  table_finalize_if_idle(t);
+  dvx_table_release(t);
+}
+
+/* Lets go of tables that no object serves any more and whose schema was detached. */
+static void table_sweep(dvx_conn *conn) {
+  for (dvx_table *t = conn->tables, *next; t; t = next) {
+    t->n_refs++;
+    if (t->n_objects == 0 && !t->overlay.is_open && sqlite3_txn_state(conn->db, t->schema) < 0) dvx_table_unregister(t);
+    next = t->next;
+    dvx_table_release(t);
+  }
+}
+
+static void table_pin(dvx_conn *conn, dvx_table *t) {
+  dvx_table *before = conn->found;
+  if (t) t->n_refs++;
+  conn->found = t;
+  if (before) dvx_table_release(before);
+}
+
+void dvx_conn_free_tables(dvx_conn *conn) {
+  table_pin(conn, NULL);
+  while (conn->tables) {
+    dvx_table *t = conn->tables;
+    t->is_registered = false;
+    t->n_refs = 1;
+    dvx_table_release(t);
+  }
 }
 
 /* The same CREATE statement? Another process may have dropped the table and made another one under the same name. */
@@ -101,14 +146,18 @@ static char *table_strdup(const char *z) {
 
 int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_config *config, bool is_new,
                       dvx_table **out) {
+  table_sweep(conn);
   dvx_table *t = table_lookup(conn, schema, name);
   if (t && (is_new || !table_same_config(t->config, config))) {
     dvx_table_unregister(t); /* objects that still hold it keep it alive */
     t = NULL;
   }
   if (t) {
+    /* With nothing pending, what memory holds may be of a table that a ROLLBACK TO has unmade and a RENAME made again. */
+    if (t->overlay.is_open && t->overlay.n_pending == 0) dvx_table_forget(t);
     dvx_config_free(config);
     t->n_refs++;
+    t->n_objects++;
     *out = t;
     return SQLITE_OK;
   }
@@ -121,6 +170,7 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
   t->conn = conn;
   t->config = config;
   t->n_refs = 1;
+  t->n_objects = 1;
   t->recall = -1;
   t->hnsw_ef_search = config->hnsw_ef_search;
   t->vectors.limit_bytes = TABLE_VECTOR_LIMIT;
@@ -136,6 +186,8 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
     table_free(t);
     return SQLITE_NOMEM;
   }
+  t->next = conn->tables;
+  conn->tables = t;
   dvx_table_register(t);
   *out = t;
   return SQLITE_OK;
@@ -146,7 +198,7 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
 static dvx_table *table_lookup_dotted(dvx_conn *conn, const char *name) {
   dvx_table *in_main = NULL, *other = NULL;
   for (dvx_table *t = conn->tables; t; t = t->next) {
-    if (sqlite3_stricmp(t->name, name) == 0) {
+    if (t->is_registered && sqlite3_stricmp(t->name, name) == 0) {
       /* SQLite resolves an unqualified name in temp, main, then the attached ones. */
       if (sqlite3_stricmp(t->schema, "temp") == 0) return t;
       if (sqlite3_stricmp(t->schema, "main") == 0) {
@@ -164,7 +216,7 @@ static dvx_table *table_lookup_qualified(dvx_conn *conn, const char *name) {
   if (!dot) return NULL;
   size_t n = (size_t)(dot - name);
   for (dvx_table *t = conn->tables; t; t = t->next) {
-    if (strlen(t->schema) == n && sqlite3_strnicmp(t->schema, name, (int)n) == 0 &&
+    if (t->is_registered && strlen(t->schema) == n && sqlite3_strnicmp(t->schema, name, (int)n) == 0 &&
         sqlite3_stricmp(t->name, dot + 1) == 0) {
       return t;
     }
@@ -176,7 +228,7 @@ static dvx_table *table_lookup_qualified(dvx_conn *conn, const char *name) {
 static dvx_table *table_lookup_only(dvx_conn *conn, const char *name) {
   dvx_table *found = NULL;
   for (dvx_table *t = conn->tables; t; t = t->next) {
-    if (sqlite3_stricmp(t->name, name) != 0) continue;
+    if (!t->is_registered || sqlite3_stricmp(t->name, name) != 0) continue;
     if (found) return NULL;
     found = t;
   }
@@ -204,10 +256,30 @@ static int table_connect(dvx_conn *conn, const char *schema, int n_schema, const
   return rc;
 }
 
+/* May the table be used as it is known, or could somebody else have changed the schema since? Preparing a statement does not
+ * notice; reading does. */
+static bool table_is_current(dvx_table *t) {
+  if (t->overlay.is_open || t->n_reads) return true;
+  if (!t->is_loaded || !t->is_version_known || t->n_objects == 0) return false;
+  uint32_t version = t->data_version;
+  t->n_refs++;
+  bool is_same = dvx_table_begin_read(t) == SQLITE_OK;
+  if (is_same) {
+    dvx_table_end_read(t);
+    is_same = t->data_version == version && t->is_registered;
+  } else {
+    sqlite3_free(t->conn->error);
+    t->conn->error = NULL;
+  }
+  dvx_table_release(t);
+  return is_same;
+}
+
 int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out) {
   if (name == NULL) return dvx_fail(conn, NULL, SQLITE_ERROR, "the table name is NULL");
   dvx_table *t = table_lookup_only(conn, name);
-  if (t) {
+  if (t && table_is_current(t)) {
+    table_pin(conn, t);
     *out = t;
     return SQLITE_OK;
   }
@@ -225,6 +297,7 @@ int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out) {
     return dvx_fail(conn, NULL, SQLITE_ERROR,
                     rc == SQLITE_OK ? "%s is not a delta_vectors table" : "no such table: %s", name);
   }
+  table_pin(conn, t);
   *out = t;
   return SQLITE_OK;
 }
@@ -557,6 +630,7 @@ void dvx_table_end_read(dvx_table *t) {
     t->holds_stamp = false;
     if (t->stmts[DVX_SQL_STAMP]) sqlite3_reset(t->stmts[DVX_SQL_STAMP]);
   }
+  if (t->n_objects == 0) table_finalize_if_idle(t);
   dvx_table_release(t);
 }
 

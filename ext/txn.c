@@ -564,6 +564,10 @@ int dvx_txn_sync(dvx_table *t) {
                     o->poison ? o->poison : "an earlier write failed");
   }
   if (o->n_pending == o->n_written && o->n_synced == o->n_pending) return SQLITE_OK;
+  if (o->is_renamed) { /* all was written at the RENAME, under the old name; what came since is another object's */
+    o->n_synced = o->n_pending;
+    return SQLITE_OK;
+  }
   if (!txn_has_tables(t)) {
     /* The table was created in this transaction and is gone by a ROLLBACK TO, of which SQLite did not tell. */
     txn_cut(t, 0);
@@ -610,6 +614,7 @@ static void txn_apply_cached(dvx_table *t, const dvx_touched *p) {
 void dvx_txn_commit(dvx_table *t) {
   dvx_overlay *o = &t->overlay;
   if (!o->is_open) return;
+  if (o->is_renamed) dvx_table_forget(t); /* nobody asks this object again */
   if (o->n_synced && t->is_loaded) {
     dvx_search_forget(t);
     for (size_t i = 0; i < o->n_touched_slots; i++) {
@@ -698,6 +703,7 @@ int dvx_txn_rollback_to(dvx_table *t, int level) {
     o->is_renamed = false;
   }
   bool was_stored = o->n_written > l.n_written || o->is_settled_touched;
+  bool is_unproven = l.n_pending == 0 && !t->is_version_known;
   if (level < 0 ? o->rewrites != 0 : l.rewrites != o->rewrites) {
     /* The stored log was rewritten since: read the file again, as it was at the savepoint. */
     txn_drop_pending(t);
@@ -713,6 +719,8 @@ int dvx_txn_rollback_to(dvx_table *t, int level) {
       dvx_txn_rebase(t);
     }
     if (o->n_released > o->n_written) o->n_released = o->n_written;
+    /* What was read inside the transaction may have held what others of our objects wrote in it, before a RENAME. */
+    if (is_unproven && o->n_pending == 0) dvx_table_forget(t);
   }
   if (was_stored) {
     dvx_log_forget(t);
@@ -785,6 +793,9 @@ int dvx_txn_run_call(dvx_table *t, sqlite3_value *command, bool *is_call) {
   txn_call *call = sqlite3_value_pointer(command, TXN_CALL_TYPE);
   *is_call = call != NULL;
   if (!call) return SQLITE_OK;
+  if (call->t != t) {
+    return dvx_fail(t->conn, t, SQLITE_SCHEMA, "it was dropped and made anew meanwhile: run the statement again");
+  }
   size_t before = t->overlay.n_pending;
   unsigned rewrites = t->overlay.rewrites;
   int rc = dvx_table_begin_read(t);

@@ -83,7 +83,8 @@ static int table_connect_or_create(sqlite3 *db, void *aux, int argc, const char 
     sqlite3_free(*message);
     *message = conn->error;
     conn->error = NULL;
-    dvx_table_release(t);
+    dvx_table_unregister(t);
+    dvx_table_drop_object(t);
     return rc;
   }
   memset(v, 0, sizeof *v);
@@ -102,7 +103,7 @@ static int table_connect_method(sqlite3 *db, void *aux, int argc, const char *co
 }
 
 static int table_disconnect(sqlite3_vtab *vtab) {
-  dvx_table_release(((table_vtab *)vtab)->t);
+  dvx_table_drop_object(((table_vtab *)vtab)->t);
   sqlite3_free(vtab);
   return SQLITE_OK;
 }
@@ -121,7 +122,7 @@ static int table_destroy(sqlite3_vtab *vtab) {
   if (rc != SQLITE_OK) return dvx_give_vtab(conn, vtab, rc);
   dvx_table_unregister(t);
   dvx_txn_rollback(t); /* no other callback will end its part in the transaction */
-  dvx_table_release(t);
+  dvx_table_drop_object(t);
   sqlite3_free(vtab);
   return SQLITE_OK;
 }

@@ -43,7 +43,8 @@ static float base[N], work[N];
 static uint32_t sparse_indices[VARIANTS][CHANGED];
 static float sparse_values[VARIANTS][CHANGED];
 static float to_sparse[VARIANTS][N], to_small[VARIANTS][N], to_random[VARIANTS][N];
-static dv_buf payload[VARIANTS], diff_payload[VARIANTS], dense_payload, planes_payload, json, out, frame_bytes, record_bytes;
+static dv_buf payload[VARIANTS], diff_payload[VARIANTS], dense_payload, planes_payload, json, out, frame_bytes,
+    record_bytes;
 static dv_delta sparse_delta[VARIANTS], diff_delta[VARIANTS], dense_delta, planes_delta;
 static uint8_t block[8192];
 static char json17[N * 24];
@@ -72,7 +73,8 @@ static void prepare(void) {
     }
     dv_buf_init(&payload[k], &alloc);
     dv_buf_init(&diff_payload[k], &alloc);
-    if (dv_delta_encode_sparse(&payload[k], &sparse_delta[k], sparse_indices[k], sparse_values[k], CHANGED, N, NULL)) abort();
+    if (dv_delta_encode_sparse(&payload[k], &sparse_delta[k], sparse_indices[k], sparse_values[k], CHANGED, N, NULL))
+      abort();
     sparse_delta[k].payload = payload[k].data;
     dv_delta_encode_dense(&diff_payload[k], &diff_delta[k], DV_OP_DENSE, base, to_small[k], N, DV_COMPRESSION_ON);
     diff_delta[k].payload = diff_payload[k].data;

@@ -253,8 +253,8 @@ static bool is_met(const row *r) { return r->at_least ? r->f.median >= r->reach 
 
 static char cache_dir[400], data_dir[400], peers_dir[400], scratch_dir[400];
 static const char *extension = DV_EXTENSION_PATH;
-static float *vectors;         /* LARGE x N */
-static float *queries;         /* QUERIES x N */
+static float *vectors; /* LARGE x N */
+static float *queries; /* QUERIES x N */
 static char (*ids)[ID_LENGTH + 1];
 
 static void *read_file(const char *name, size_t n_bytes) {
@@ -327,7 +327,8 @@ static truth *find_truth(const float *all, size_t n, size_t n_queries) {
     }
     for (size_t i = 0; i < n; i++) {
       rough[i] = 1 - rough_dot(queries + q * N, all + i * N);
-      if ((double)rough[i] <= t->distances[K + 5] + 1e-4) truth_insert(t, (uint32_t)i, cosine_distance(queries + q * N, all + i * N));
+      if ((double)rough[i] <= t->distances[K + 5] + 1e-4)
+        truth_insert(t, (uint32_t)i, cosine_distance(queries + q * N, all + i * N));
     }
   }
   free(rough);
@@ -359,16 +360,16 @@ typedef struct api {
   int (*column_type)(sqlite3_stmt *, int);
 } api;
 
-static const api system_sqlite = {
-    sqlite3_open_v2,     sqlite3_close,      sqlite3_exec,      sqlite3_errmsg,       sqlite3_prepare_v2,
-    sqlite3_step,        sqlite3_reset,      sqlite3_finalize,  sqlite3_db_handle,    sqlite3_sql,
-    sqlite3_bind_int64,  sqlite3_bind_text,  sqlite3_bind_blob, sqlite3_column_int64, sqlite3_column_double,
-    sqlite3_column_blob, sqlite3_column_text, sqlite3_column_bytes, sqlite3_column_type};
+static const api system_sqlite = {sqlite3_open_v2,     sqlite3_close,        sqlite3_exec,          sqlite3_errmsg,
+                                  sqlite3_prepare_v2,  sqlite3_step,         sqlite3_reset,         sqlite3_finalize,
+                                  sqlite3_db_handle,   sqlite3_sql,          sqlite3_bind_int64,    sqlite3_bind_text,
+                                  sqlite3_bind_blob,   sqlite3_column_int64, sqlite3_column_double, sqlite3_column_blob,
+                                  sqlite3_column_text, sqlite3_column_bytes, sqlite3_column_type};
 
 static bool load_api(const char *path, api *out) {
-  static const char *const names[] = {"open_v2",     "close",      "exec",      "errmsg",       "prepare_v2",
-                                      "step",        "reset",      "finalize",  "db_handle",    "sql",
-                                      "bind_int64",  "bind_text",  "bind_blob", "column_int64", "column_double",
+  static const char *const names[] = {"open_v2",     "close",       "exec",         "errmsg",       "prepare_v2",
+                                      "step",        "reset",       "finalize",     "db_handle",    "sql",
+                                      "bind_int64",  "bind_text",   "bind_blob",    "column_int64", "column_double",
                                       "column_blob", "column_text", "column_bytes", "column_type"};
   /* DEEPBIND: its own calls to sqlite3_... must not come to the SQLite that this program is linked with. */
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
@@ -391,13 +392,13 @@ typedef struct peer {
   bool has_search;
   bool has_text_ids;
   const char *create;
-  const char *insert;  /* ?1 id, ?2 vector */
-  const char *finish;  /* after the inserts, or NULL */
+  const char *insert; /* ?1 id, ?2 vector */
+  const char *finish; /* after the inserts, or NULL */
   const char *connect; /* on every new connection that searches, or NULL */
-  const char *get;     /* ?1 id: vector */
-  const char *update;  /* ?1 id, ?2 vector */
-  const char *search;  /* ?1 query: id, distance */
-  size_t max_inserts;  /* 0: all; else only so many are timed, because they take minutes */
+  const char *get; /* ?1 id: vector */
+  const char *update; /* ?1 id, ?2 vector */
+  const char *search; /* ?1 query: id, distance */
+  size_t max_inserts; /* 0: all; else only so many are timed, because they take minutes */
 } peer;
 
 /* Ids: ours are texts, peers have integers, which is kinder to them. */
@@ -421,7 +422,8 @@ static const peer peers[] = {
         .library = "vec0",
         .is_exact = true,
         .has_search = true,
-        .create = "CREATE VIRTUAL TABLE docs USING vec0(id INTEGER PRIMARY KEY, vector FLOAT[384] distance_metric=cosine)",
+        .create =
+            "CREATE VIRTUAL TABLE docs USING vec0(id INTEGER PRIMARY KEY, vector FLOAT[384] distance_metric=cosine)",
         .insert = "INSERT INTO docs(id, vector) VALUES(?1, ?2)",
         .get = "SELECT vector FROM docs WHERE id = ?1",
         .update = "UPDATE docs SET vector = ?2 WHERE id = ?1",
@@ -530,7 +532,8 @@ static void open_base(base *b, const peer *p, const char *path) {
   b->db = NULL;
   snprintf(b->path, sizeof b->path, "%s", path);
   if (!find_peer(p, &b->a, library, sizeof library)) die("%s is not installed", p->name);
-  if (b->a->open_v2(path, &b->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK) die("cannot open %s", path);
+  if (b->a->open_v2(path, &b->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) != SQLITE_OK)
+    die("cannot open %s", path);
   if (library[0]) {
     char *message = NULL;
     sqlite3_db_config(b->db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, NULL);
@@ -559,7 +562,8 @@ static const char *scratch_path(const char *name) {
 static void step_done(const base *b, sqlite3_stmt *s) {
   int rc = b->a->step(s);
   while (rc == SQLITE_ROW) rc = b->a->step(s);
-  if (b->a->reset(s) != SQLITE_OK || rc != SQLITE_DONE) die("%s: %s: %s", b->p->name, b->a->errmsg(b->db), b->a->sql(s));
+  if (b->a->reset(s) != SQLITE_OK || rc != SQLITE_DONE)
+    die("%s: %s: %s", b->p->name, b->a->errmsg(b->db), b->a->sql(s));
 }
 
 static void bind_id(const base *b, sqlite3_stmt *s, int at, size_t i) {
@@ -581,6 +585,8 @@ static double get_number(base *b, const char *sql) {
   b->a->finalize(s);
   return x;
 }
+
+static double raw_bytes(size_t n) { return (double)(n * VECTOR); }
 
 static double file_bytes(const char *path) {
   struct stat st;
@@ -646,12 +652,13 @@ static void write_frame(dv_buf *out, const char *id, const dv_delta *d) {
 }
 
 static void write_change(dv_buf *out, const char *id, const change *c) {
-  uint8_t bytes[CHANGED * 8];
-  dv_buf payload = {.data = bytes, .capacity = sizeof bytes, .alloc = &heap};
+  dv_buf payload;
   dv_delta d;
+  dv_buf_init(&payload, &heap);
   if (dv_delta_encode_sparse(&payload, &d, c->indices, c->values, CHANGED, N, NULL) != DV_OK) die("encoding failed");
   d.payload = payload.data;
   write_frame(out, id, &d);
+  dv_buf_free(&payload);
 }
 
 static void section_codec(void) {
@@ -718,7 +725,7 @@ static void section_insert(void) {
     meter_round(&mine);
     if (r == 0) {
       finish_base(&b);
-      size = one_figure(file_bytes(b.path) / ((double)ROWS * VECTOR));
+      size = one_figure(file_bytes(b.path) / raw_bytes(ROWS));
     }
     close_base(&b);
     for (size_t i = 0; i < N_PEERS; i++) {
@@ -731,7 +738,7 @@ static void section_insert(void) {
       meter_round(&theirs[i]);
       if (r == 0 && !peers[i].max_inserts) {
         finish_base(&b);
-        peer_size[i] = one_figure(file_bytes(b.path) / ((double)ROWS * VECTOR));
+        peer_size[i] = one_figure(file_bytes(b.path) / raw_bytes(ROWS));
       }
       close_base(&b);
     }
@@ -807,7 +814,8 @@ static void section_read(void) {
       meter_round(&peer_get[i]);
     }
   }
-  row *r = add_row("get_select", "read one current vector: SELECT vector ... WHERE id = ?", "us", 2, meter_figure(&select));
+  row *r =
+      add_row("get_select", "read one current vector: SELECT vector ... WHERE id = ?", "us", 2, meter_figure(&select));
   for (size_t i = 0; i < N_PEERS; i++) add_peer(r, peers[i].name, false, meter_figure(&peer_get[i]));
   r = add_row("get_vector_at", "read one current vector: SELECT vector_at('docs', ?)", "us", 0.6, meter_figure(&at));
   add_row("get_select_alone", "  the SELECT, each in its own transaction", "us", -1, meter_figure(&lone));
@@ -873,8 +881,10 @@ static uint32_t row_of_id(const char *id) {
   size_t low = 0, high = LARGE;
   while (low < high) {
     size_t middle = (low + high) / 2;
-    if (memcmp(ids[sorted_ids[middle]], id, ID_LENGTH) < 0) low = middle + 1;
-    else high = middle;
+    if (memcmp(ids[sorted_ids[middle]], id, ID_LENGTH) < 0)
+      low = middle + 1;
+    else
+      high = middle;
   }
   if (low == LARGE || memcmp(ids[sorted_ids[low]], id, ID_LENGTH) != 0) die("an id that nobody inserted: %.9s", id);
   return sorted_ids[low];
@@ -887,8 +897,10 @@ static void time_search(const base *b, sqlite3_stmt *s, const float *q, meter *m
   bind_vector(b, s, 1, q);
   size_t n = 0;
   while (b->a->step(s) == SQLITE_ROW) {
-    if (b->p->has_text_ids) (void)b->a->column_text(s, 0);
-    else (void)b->a->column_int64(s, 0);
+    if (b->p->has_text_ids)
+      (void)b->a->column_text(s, 0);
+    else
+      (void)b->a->column_int64(s, 0);
     sink = b->a->column_double(s, 1);
     n++;
   }
@@ -900,7 +912,7 @@ static void time_search(const base *b, sqlite3_stmt *s, const float *q, meter *m
 }
 
 typedef struct quality {
-  double recall;      /* by distance: a row as near as the tenth counts, whichever it is */
+  double recall; /* by distance: a row as near as the tenth counts, whichever it is */
   size_t n_different; /* queries whose rows or their order differ, ties in f32 aside */
 } quality;
 
@@ -937,16 +949,17 @@ static void add_python_peers(row *to, size_t n) {
   snprintf(python, sizeof python, "%s/venv/bin/python", peers_dir);
   if (peers_dir[0] == 0 || access(python, X_OK) != 0 || !slash) return;
   *slash = 0;
-  snprintf(command, sizeof command, "'%s' '%s/peers.py' '%s/wordnet-384.f32' '%s/wordnet-384-queries.f32' %d %zu %zu", python,
-           script, data_dir, data_dir, N, n, repeats(1000));
+  snprintf(command, sizeof command, "'%s' '%s/peers.py' '%s/wordnet-384.f32' '%s/wordnet-384-queries.f32' %d %zu %zu",
+           python, script, data_dir, data_dir, N, n, repeats(1000));
   FILE *pipe = popen(command, "r");
   if (!pipe) return;
   char line[256];
   while (fgets(line, sizeof line, pipe)) {
-    char name[80];
+    char name[48];
     figure f = {.is_there = true};
     double recall;
-    if (sscanf(line, "%79[^\t]\t%lf\t%lf\t%lf\t%lf", name, &f.median, &f.low, &f.high, &recall) == 5) add_peer(to, name, false, f);
+    if (sscanf(line, "%47[^\t]\t%lf\t%lf\t%lf\t%lf", name, &f.median, &f.low, &f.high, &recall) == 5)
+      add_peer(to, name, false, f);
   }
   pclose(pipe);
 }
@@ -994,7 +1007,8 @@ static void search_rows(size_t n, const char *key, const char *label, double rea
     own = exact.medians[exact.n_rounds - 1];
     for (size_t i = 0; i < N_PEERS; i++) {
       if (!others[i].db) continue;
-      for (size_t q = 0; q < repeats(is_large ? 10 : 50); q++) time_search(&others[i], theirs[i], queries + q * N, &peer_search[i]);
+      for (size_t q = 0; q < repeats(is_large ? 10 : 50); q++)
+        time_search(&others[i], theirs[i], queries + q * N, &peer_search[i]);
       meter_round(&peer_search[i]);
       double us = peer_search[i].medians[peer_search[i].n_rounds - 1];
       if (peers[i].is_exact && us < best) best = us;
@@ -1129,13 +1143,15 @@ static void section_large(void) {
     meter_round(&peer_cold);
     meter_round(&peer_warm);
   }
-  row *r = add_row("large_cold_open", "100,000: open to first result, file out of the page cache", "ms", 60, meter_figure(&cold));
+  row *r = add_row("large_cold_open", "100,000: open to first result, file out of the page cache", "ms", 60,
+                   meter_figure(&cold));
   set_note(r, "%.0f %% of the file was in the page cache", share * 100);
   add_peer(r, peers[0].name, false, meter_figure(&peer_cold));
   r = add_row("large_warm_open", "100,000:   file in the page cache", "ms", -1, meter_figure(&warm));
   add_peer(r, peers[0].name, false, meter_figure(&peer_warm));
-  add_row("large_cold_open_exact", "100,000:   out of the page cache, first result provably exact", "ms", -1, meter_figure(&cold_exact));
-  add_row("large_file_size", "100,000: file / raw vectors", "x", -1, one_figure(file_bytes(path) / ((double)LARGE * VECTOR)));
+  add_row("large_cold_open_exact", "100,000:   out of the page cache, first result provably exact", "ms", -1,
+          meter_figure(&cold_exact));
+  add_row("large_file_size", "100,000: file / raw vectors", "x", -1, one_figure(file_bytes(path) / raw_bytes(LARGE)));
   remove_base(path);
   remove_base(peer_path);
 }
@@ -1170,7 +1186,8 @@ static void apply_delta(const base *b, sqlite3_stmt *s, size_t i, const void *de
   int rc = b->a->step(s);
   int end = b->a->reset(s);
   double us = now_us() - start;
-  if ((rc != SQLITE_ROW && rc != SQLITE_DONE) || end != SQLITE_OK) die("%s: %s: %s", b->p->name, b->a->errmsg(b->db), b->a->sql(s));
+  if ((rc != SQLITE_ROW && rc != SQLITE_DONE) || end != SQLITE_OK)
+    die("%s: %s: %s", b->p->name, b->a->errmsg(b->db), b->a->sql(s));
   if (m) meter_add(m, us);
 }
 
@@ -1221,8 +1238,10 @@ static void section_write(void) {
           uint8_t bytes[VECTOR];
           for (size_t j = 0; j < N; j++) dv_store_f32(bytes + 4 * j, v[j]);
           dv_delta d = {DV_OP_DENSE, DV_ENC_DENSE, bytes, VECTOR};
-          if (kind == 3) dv_buf_bytes(&frame, bytes, VECTOR);
-          else write_frame(&frame, NULL, &d);
+          if (kind == 3)
+            dv_buf_bytes(&frame, bytes, VECTOR);
+          else
+            write_frame(&frame, NULL, &d);
         }
         apply_delta(&b, statements[kind], to, frame.data, frame.n, is_timed ? meters[kind] : NULL);
       }
@@ -1241,10 +1260,13 @@ static void section_write(void) {
     }
   }
   verify(&b, model, ROWS);
-  row *row_sparse = add_row("delta_apply_sparse", "sparse 5 % delta: delta_apply, in a transaction", "us", 4, meter_figure(&sparse));
-  row *row_dense = add_row("delta_apply_dense", "dense delta, all values changed by 1e-3: delta_apply", "us", 6, meter_figure(&small));
+  row *row_sparse =
+      add_row("delta_apply_sparse", "sparse 5 % delta: delta_apply, in a transaction", "us", 4, meter_figure(&sparse));
+  row *row_dense = add_row("delta_apply_dense", "dense delta, all values changed by 1e-3: delta_apply", "us", 6,
+                           meter_figure(&small));
   add_row("delta_apply_dense_other", "dense delta, quite another vector: delta_apply", "us", 6, meter_figure(&other));
-  row *row_update = add_row("update_vector", "  UPDATE docs SET vector = ?, changed by 1e-3", "us", -1, meter_figure(&update));
+  row *row_update =
+      add_row("update_vector", "  UPDATE docs SET vector = ?, changed by 1e-3", "us", -1, meter_figure(&update));
   add_row("update_delta", "  UPDATE docs SET delta = ?, sparse", "us", -1, meter_figure(&by_update));
   for (size_t i = 0; i < N_PEERS; i++) {
     figure f = meter_figure(&peer_update[i]);
@@ -1369,9 +1391,12 @@ static void section_batch(void) {
         }
         n_deltas += BATCH;
         double start = now_us();
-        if (kind == 0) step_done(&b, pack);
-        else if (kind == 1) step_done(&b, make);
-        else run(&b, "COMMIT");
+        if (kind == 0)
+          step_done(&b, pack);
+        else if (kind == 1)
+          step_done(&b, make);
+        else
+          run(&b, "COMMIT");
         double us = now_us() - start + loose_us;
         if (is_timed) meter_add(kind == 0 ? &packed : kind == 1 ? &made : &loose, us);
         dv_buf_free(&frame);
@@ -1400,13 +1425,15 @@ static void section_batch(void) {
   double chain = get_number(&b, "SELECT avg(bytes) FROM delta_chain('docs', (SELECT id FROM docs LIMIT 1))"
                                 " WHERE operation = 'sparse'");
   double mean = batch.sum / (double)batch.n_all;
-  row *r = add_row("delta_apply_batch", "sparse 5 % delta: delta_apply_batch of 100, committed", "us", 120, meter_figure(&batch));
+  row *r = add_row("delta_apply_batch", "sparse 5 % delta: delta_apply_batch of 100, committed", "us", 120,
+                   meter_figure(&batch));
   set_note(r, "mean, with settling and checkpoints: %.0f us", mean);
   for (size_t i = 0; i < N_PEERS; i++) add_peer(r, peers[i].name, false, meter_figure(&peer_batch[i]));
   add_row("batch_packed", "  frames packed by SQL in the timed part", "us", -1, meter_figure(&packed));
   add_row("batch_made", "  deltas made from JSON and packed by SQL in the timed part", "us", -1, meter_figure(&made));
   add_row("batch_loose", "  BEGIN, 100 delta_apply, COMMIT", "us", -1, meter_figure(&loose));
-  r = add_row("delta_bytes", "5 % delta: bytes the log grows by, seals and checkpoints included", "B", 104, one_figure(stored));
+  r = add_row("delta_bytes", "5 % delta: bytes the log grows by, seals and checkpoints included", "B", 104,
+              one_figure(stored));
   set_note(r, "delta_chain says %.1f bytes on average", chain);
   b.a->finalize(apply_batch);
   b.a->finalize(note);
@@ -1438,8 +1465,9 @@ static figure time_fold(size_t n_rows, bool is_mixed, double *core_us) {
   dv_buf_init(&frame, &heap);
   dv_buf_init(&chain, &heap);
   fill_base(&b, &ours, "fold",
-            "CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=384, metric=cosine, index=flat, checkpoint_interval=1000)", 0,
-            NULL);
+            "CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=384, metric=cosine, index=flat, "
+            "checkpoint_interval=1000)",
+            0, NULL);
   sqlite3_stmt *create = prepare(&b, "SELECT delta_apply('docs', ?1, delta_create(?2), ?3)");
   sqlite3_stmt *apply = prepare(&b, "SELECT delta_apply('docs', ?1, ?2, ?3)");
   run(&b, "BEGIN");
@@ -1494,7 +1522,8 @@ static figure time_fold(size_t n_rows, bool is_mixed, double *core_us) {
       dv_reader reader = dv_reader_of(chain.data, chain.n);
       while (dv_reader_left(&reader)) {
         dv_frame f;
-        if (dv_frame_read(&reader, &f, NULL) != DV_OK || dv_delta_apply(&f.delta, v, N, NULL) != DV_OK) die("folding failed");
+        if (dv_frame_read(&reader, &f, NULL) != DV_OK || dv_delta_apply(&f.delta, v, N, NULL) != DV_OK)
+          die("folding failed");
       }
       meter_add(&core, now_us() - start);
     }
@@ -1514,9 +1543,11 @@ static figure time_fold(size_t n_rows, bool is_mixed, double *core_us) {
 
 static void section_fold(void) {
   double core_us;
-  row *r = add_row("fold", "fold of 100 sparse deltas on a checkpoint: vector_at(.., time)", "us", 30, time_fold(200, false, &core_us));
+  row *r = add_row("fold", "fold of 100 sparse deltas on a checkpoint: vector_at(.., time)", "us", 30,
+                   time_fold(200, false, &core_us));
   set_note(r, "the same from frames, without SQL: %.1f us", core_us);
-  add_row("fold_mixed", "  the same, the row's deltas scattered among 200 rows' in the log", "us", -1, time_fold(200, true, NULL));
+  add_row("fold_mixed", "  the same, the row's deltas scattered among 200 rows' in the log", "us", -1,
+          time_fold(200, true, NULL));
 }
 
 /* ---- as of a past time ------------------------------------------------------------------------------------------------------------ */
@@ -1574,8 +1605,8 @@ static void past_rows(size_t n, const char *label, const char *suffix) {
   snprintf(key, sizeof key, "as_of_ratio%s", suffix);
   snprintf(what, sizeof what, "%sas of before 1 %% of rows changed / plain search", label);
   row *r = add_row(key, what, "x", 2, meter_figure(&ratio));
-  set_note(r, "plain %.1f us, as of %.1f us, recall as of then %.4f", meter_figure(&plain).median, meter_figure(&same).median,
-           then_quality.recall);
+  set_note(r, "plain %.1f us, as of %.1f us, recall as of then %.4f", meter_figure(&plain).median,
+           meter_figure(&same).median, then_quality.recall);
   snprintf(key, sizeof key, "as_of_ratio_times%s", suffix);
   snprintf(what, sizeof what, "%s  the same, each query another time before", label);
   add_row(key, what, "x", 2, meter_figure(&ratio_other));
@@ -1625,7 +1656,8 @@ static void section_past(void) {
 /* ---- what the write-ahead log grows by ----------------------------------------------------------------------------------------- */
 
 /* Bytes of -wal per delta: n_transactions of n_each single deltas over the rows of `order`, then what 'optimize' writes. */
-static double wal_bytes(const peer *p, size_t n_rows, const uint32_t *order, size_t n_transactions, size_t n_each, double *before) {
+static double wal_bytes(const peer *p, size_t n_rows, const uint32_t *order, size_t n_transactions, size_t n_each,
+                        double *before) {
   base b;
   dv_buf frame;
   char wal[460];
@@ -1645,8 +1677,10 @@ static double wal_bytes(const peer *p, size_t n_rows, const uint32_t *order, siz
       make_change(&c, v);
       apply_change(&c, v);
       frame.n = 0;
-      if (is_ours) write_change(&frame, NULL, &c);
-      else dv_buf_bytes(&frame, v, VECTOR);
+      if (is_ours)
+        write_change(&frame, NULL, &c);
+      else
+        dv_buf_bytes(&frame, v, VECTOR);
       apply_delta(&b, s, to, frame.data, frame.n, NULL);
     }
     if (n_each > 1) run(&b, "COMMIT");
@@ -1669,11 +1703,12 @@ static void section_wal(void) {
   for (int batched = 0; batched < 2; batched++) {
     size_t n = batched ? 10 : 1000, each = batched ? 100 : 1;
     double x = wal_bytes(&ours, 1000, small, n, each, &before);
-    row *r = batched
-                 ? add_row("wal_hundreds", "WAL, 10 transactions of 100 deltas over 1,000 rows: per delta, flush included", "B", 1536,
-                           one_figure(x))
-                 : add_row("wal_singles", "WAL, 1,000 single-delta transactions over 1,000 rows: per delta, flush included", "B", 5120,
-                           one_figure(x));
+    row *r =
+        batched
+            ? add_row("wal_hundreds", "WAL, 10 transactions of 100 deltas over 1,000 rows: per delta, flush included",
+                      "B", 1536, one_figure(x))
+            : add_row("wal_singles", "WAL, 1,000 single-delta transactions over 1,000 rows: per delta, flush included",
+                      "B", 5120, one_figure(x));
     set_note(r, "before the flush %.0f", before);
     for (size_t i = 0; i < N_PEERS; i++) {
       const api *a;
@@ -1682,8 +1717,8 @@ static void section_wal(void) {
       add_peer(r, peers[i].name, false, one_figure(wal_bytes(&peers[i], 1000, small, n, each, NULL)));
     }
     x = wal_bytes(&ours, ROWS, spread, n, each, &before);
-    r = add_row(batched ? "wal_hundreds_spread" : "wal_singles_spread", "  the same over 1,000 of 10,000 rows at random", "B", -1,
-                one_figure(x));
+    r = add_row(batched ? "wal_hundreds_spread" : "wal_singles_spread",
+                "  the same over 1,000 of 10,000 rows at random", "B", -1, one_figure(x));
     set_note(r, "before the flush %.0f", before);
   }
   free(small);
@@ -1714,7 +1749,8 @@ static int by_median(const void *a, const void *b) {
 }
 
 static void print_table(void) {
-  printf("\n%-82s %9s %10s %21s  %-38s %10s %8s  %s\n", "", "reach", "median", "(rounds)", "peer (recall)", "median", "peer/us", "ok");
+  printf("\n%-82s %9s %10s %21s  %-38s %10s %8s  %s\n", "", "reach", "median", "(rounds)", "peer (recall)", "median",
+         "peer/us", "ok");
   size_t n_met = 0, n_reach = 0;
   for (size_t i = 0; i < n_table; i++) {
     row *r = &table[i];
@@ -1730,7 +1766,8 @@ static void print_table(void) {
     qsort(r->peers, r->n_peers, sizeof *r->peers, by_median);
     printf("%-82s %9s %10s %21s", r->what, reach, number(r->f.median, r->unit), range);
     if (r->n_peers) {
-      printf("  %-38s %10s %7.1fx", r->peers[0].name, number(r->peers[0].f.median, r->unit), r->peers[0].f.median / r->f.median);
+      printf("  %-38s %10s %7.1fx", r->peers[0].name, number(r->peers[0].f.median, r->unit),
+             r->peers[0].f.median / r->f.median);
     } else {
       printf("  %-38s %10s %8s", "", "", "");
     }
@@ -1738,8 +1775,8 @@ static void print_table(void) {
     n_reach += r->has_reach;
     n_met += r->has_reach && is_met(r);
     for (size_t j = 1; j < r->n_peers; j++) {
-      printf("%-82s %9s %10s %21s  %-38s %10s %7.1fx\n", "", "", "", "", r->peers[j].name, number(r->peers[j].f.median, r->unit),
-             r->peers[j].f.median / r->f.median);
+      printf("%-82s %9s %10s %21s  %-38s %10s %7.1fx\n", "", "", "", "", r->peers[j].name,
+             number(r->peers[j].f.median, r->unit), r->peers[j].f.median / r->f.median);
     }
     if (r->note[0]) printf("    %s\n", r->note);
   }
@@ -1765,15 +1802,17 @@ static void write_json(const char *path) {
   }
   fprintf(out, "{\"machine\":");
   json_string(out, machine);
-  fprintf(out, ",\"sqlite\":\"%s\",\"backend\":\"%s\",\"clock\":\"%s\",\"quick\":%s,\"rows\":[", sqlite3_libversion(), backend,
-          clock_id == CLOCK_MONOTONIC ? "wall" : "cpu", is_quick ? "true" : "false");
+  fprintf(out, ",\"sqlite\":\"%s\",\"backend\":\"%s\",\"clock\":\"%s\",\"quick\":%s,\"rows\":[", sqlite3_libversion(),
+          backend, clock_id == CLOCK_MONOTONIC ? "wall" : "cpu", is_quick ? "true" : "false");
   for (size_t i = 0; i < n_table; i++) {
     const row *r = &table[i];
     fprintf(out, "%s\n{\"key\":\"%s\",\"what\":", i ? "," : "", r->key);
     json_string(out, r->what);
-    fprintf(out, ",\"unit\":\"%s\",\"median\":%.6g,\"low\":%.6g,\"high\":%.6g", r->unit, r->f.median, r->f.low, r->f.high);
+    fprintf(out, ",\"unit\":\"%s\",\"median\":%.6g,\"low\":%.6g,\"high\":%.6g", r->unit, r->f.median, r->f.low,
+            r->f.high);
     if (r->has_reach) {
-      fprintf(out, ",\"reach\":%.6g,\"at_least\":%s,\"ok\":%s", r->reach, r->at_least ? "true" : "false", is_met(r) ? "true" : "false");
+      fprintf(out, ",\"reach\":%.6g,\"at_least\":%s,\"ok\":%s", r->reach, r->at_least ? "true" : "false",
+              is_met(r) ? "true" : "false");
     }
     if (r->note[0]) {
       fprintf(out, ",\"note\":");
@@ -1783,7 +1822,8 @@ static void write_json(const char *path) {
     for (size_t j = 0; j < r->n_peers; j++) {
       fprintf(out, "%s{\"name\":", j ? "," : "");
       json_string(out, r->peers[j].name);
-      fprintf(out, ",\"median\":%.6g,\"low\":%.6g,\"high\":%.6g}", r->peers[j].f.median, r->peers[j].f.low, r->peers[j].f.high);
+      fprintf(out, ",\"median\":%.6g,\"low\":%.6g,\"high\":%.6g}", r->peers[j].f.median, r->peers[j].f.low,
+              r->peers[j].f.high);
     }
     fprintf(out, "]}");
   }
@@ -1814,10 +1854,10 @@ static void describe_machine(void) {
 static void pin(void) {
   cpu_set_t allowed, one;
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-  for (int i = CPU_SETSIZE - 1; i >= 0; i--) {
-    if (!CPU_ISSET(i, &allowed)) continue;
+  for (size_t i = CPU_SETSIZE; i > 0; i--) {
+    if (!CPU_ISSET(i - 1, &allowed)) continue;
     CPU_ZERO(&one);
-    CPU_SET(i, &one);
+    CPU_SET(i - 1, &one);
     (void)sched_setaffinity(0, sizeof one, &one);
     return;
   }
@@ -1828,9 +1868,10 @@ static void pin(void) {
 static const struct {
   const char *name;
   void (*run)(void);
-} sections[] = {{"codec", section_codec}, {"batch", section_batch},   {"write", section_write}, {"read", section_read},
-                {"fold", section_fold},   {"search", section_search}, {"insert", section_insert}, {"wal", section_wal},
-                {"past", section_past},   {"large", section_large}};
+} sections[] = {{"codec", section_codec},   {"batch", section_batch}, {"write", section_write},
+                {"read", section_read},     {"fold", section_fold},   {"search", section_search},
+                {"insert", section_insert}, {"wal", section_wal},     {"past", section_past},
+                {"large", section_large}};
 
 static void section_start(void) {
   base b;
@@ -1839,8 +1880,8 @@ static void section_start(void) {
   sqlite3_stmt *s = prepare(&b, "SELECT delta_vectors_version(), delta_vectors_backend()");
   if (b.a->step(s) == SQLITE_ROW) {
     snprintf(backend, sizeof backend, "%s", (const char *)b.a->column_text(s, 1));
-    printf("delta_vectors %s (%s), SQLite %s, %s, %s time\n", (const char *)b.a->column_text(s, 0), backend, sqlite3_libversion(),
-           machine, clock_id == CLOCK_MONOTONIC ? "wall" : "CPU");
+    printf("delta_vectors %s (%s), SQLite %s, %s, %s time\n", (const char *)b.a->column_text(s, 0), backend,
+           sqlite3_libversion(), machine, clock_id == CLOCK_MONOTONIC ? "wall" : "CPU");
   }
   b.a->finalize(s);
   close_base(&b);
@@ -1876,8 +1917,10 @@ static void remove_scratch(void) {
 }
 
 static void usage(void) {
-  fprintf(stderr, "usage: bench_core [--data DIR] [--peers DIR|none] [--scratch DIR] [--only A,B] [--json FILE] [--clock cpu|wall]"
-                  " [--quick] [delta_vectors.so]\n");
+  fprintf(
+      stderr,
+      "usage: bench_core [--data DIR] [--peers DIR|none] [--scratch DIR] [--only A,B] [--json FILE] [--clock cpu|wall]"
+      " [--quick] [delta_vectors.so]\n");
   exit(2);
 }
 
@@ -1907,12 +1950,17 @@ int main(int argc, char **argv) {
       usage();
     }
   }
-  if (cache) snprintf(cache_dir, sizeof cache_dir, "%s", cache);
-  else if (xdg) snprintf(cache_dir, sizeof cache_dir, "%s/delta_vectors", xdg);
-  else snprintf(cache_dir, sizeof cache_dir, "%s/.cache/delta_vectors", home ? home : ".");
+  if (cache)
+    snprintf(cache_dir, sizeof cache_dir, "%s", cache);
+  else if (xdg)
+    snprintf(cache_dir, sizeof cache_dir, "%s/delta_vectors", xdg);
+  else
+    snprintf(cache_dir, sizeof cache_dir, "%s/.cache/delta_vectors", home ? home : ".");
   snprintf(data_dir, sizeof data_dir, "%s", data ? data : cache_dir);
-  if (!peers_given) snprintf(peers_dir, sizeof peers_dir, "%.390s/peers", cache_dir);
-  else if (strcmp(peers_given, "none") != 0) snprintf(peers_dir, sizeof peers_dir, "%s", peers_given);
+  if (!peers_given)
+    snprintf(peers_dir, sizeof peers_dir, "%.390s/peers", cache_dir);
+  else if (strcmp(peers_given, "none") != 0)
+    snprintf(peers_dir, sizeof peers_dir, "%s", peers_given);
   if (peers_dir[0] && access(peers_dir, R_OK) != 0) {
     fprintf(stderr, "bench_core: no peers in %s: install them with tests/bench/peers.sh\n", peers_dir);
     peers_dir[0] = 0;
@@ -1925,14 +1973,15 @@ int main(int argc, char **argv) {
   pin();
   describe_machine();
   bool is_fine = try_section(section_start, "start");
+  size_t n_failed = 0;
   for (size_t i = 0; is_fine && i < sizeof sections / sizeof *sections; i++) {
     if (!is_wanted(only, sections[i].name)) continue;
     fprintf(stderr, "%s ...\n", sections[i].name);
     seed = 1;
-    if (!try_section(sections[i].run, sections[i].name)) is_fine = is_fine && true;
+    n_failed += !try_section(sections[i].run, sections[i].name);
   }
   remove_scratch();
   print_table();
   if (json) write_json(json);
-  return is_fine ? 0 : 1;
+  return is_fine && n_failed == 0 ? 0 : 1;
 }

@@ -308,6 +308,13 @@ bool may_be_busy(const program *p, const connection *c) {
   return c->in_transaction || p->connections[1 - c->number].in_transaction;
 }
 
+bool is_busy(const program *p, const connection *c, const result *r) {
+  if (!may_be_busy(p, c)) return false;
+  /* While the other connection holds the file exclusively, SQLite cannot see that its idea of the schema is old, and
+   * says that a table renamed since is not there. */
+  return r->rc == SQLITE_BUSY || (r->rc == SQLITE_ERROR && strstr(r->message, "no such table"));
+}
+
 /* SQLite may end a transaction by itself, but only for the errors that its documentation names. */
 static void notice_rollback(program *p, connection *c, int rc) {
   bool is_open = sqlite3_get_autocommit(c->db) == 0;
@@ -360,7 +367,7 @@ bool query(program *p, connection *c, statement *s, result *r) {
   *r = run(p, c, s);
   if (p->has_failed) return false;
   if (r->rc == SQLITE_OK) return true;
-  if (r->rc == SQLITE_BUSY && may_be_busy(p, c)) return false;
+  if (is_busy(p, c, r)) return false;
   fail(p, "a read fails with %d: %s", r->rc, r->message);
   return false;
 }
@@ -373,8 +380,7 @@ void execute(program *p, connection *c, const char *format, ...) {
   va_end(list);
   text_append(&s.bound, s.literal.s, s.literal.n);
   result r = run(p, c, &s);
-  bool is_busy = r.rc == SQLITE_BUSY && may_be_busy(p, c);
-  if (!p->has_failed) check(p, r.rc == SQLITE_OK || is_busy, "%s", r.message);
+  if (!p->has_failed) check(p, r.rc == SQLITE_OK || is_busy(p, c, &r), "%s", r.message);
   result_free(&r);
 }
 

@@ -136,6 +136,8 @@ result run(program *p, connection *c, statement *s);
 /* A read that may only fail because of the other connection; false if there is nothing to look at. */
 bool query(program *p, connection *c, statement *s, result *r);
 bool may_be_busy(const program *p, const connection *c);
+/* The statement failed because of the other connection, and is allowed to. */
+bool is_busy(const program *p, const connection *c, const result *r);
 /* For pragmas and the like: must succeed unless the file is busy, rows are ignored. */
 void execute(program *p, connection *c, const char *format, ...);
 

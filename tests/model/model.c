@@ -544,7 +544,10 @@ static model_row *adopt_automatic_id(model_table *t, const model_value *id) {
     unnamed->id = model_value_copy(id);
     return unnamed;
   }
-  /* The number of a deleted row was given again: the row's chain goes on. */
+  /* The number of a deleted row was given again: the row's chain goes on. If nothing was left of it, nobody can know
+   * that it once changed at a later time. */
+  if (row->n_versions == 0 && unnamed->versions[0].time != MODEL_AUTO && unnamed->versions[0].time < row->horizon)
+    row->horizon = unnamed->versions[0].time;
   append(row, unnamed->versions[0].content, unnamed->versions[0].allowed, unnamed->versions[0].time);
   free(unnamed->versions);
   int at = (int)(unnamed - t->rows);

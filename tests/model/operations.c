@@ -68,8 +68,7 @@ static void roll_back_row(program *p, connection *c) {
     adopt(p, c, next, true);
   } else {
     model_free(next);
-    check(p, p->has_failed || (r.rc == SQLITE_BUSY && may_be_busy(p, c)), "delta_rollback fails with %d: %s", r.rc,
-          r.message);
+    check(p, p->has_failed || is_busy(p, c, &r), "delta_rollback fails with %d: %s", r.rc, r.message);
     check_unchanged(p, c);
   }
   model_free(other);
@@ -160,8 +159,7 @@ static void compact(program *p, connection *c) {
   } else {
     bool may_refuse = c->in_transaction && MODEL_COMPACT_MAY_REFUSE_TRANSACTION;
     model_free(next);
-    check(p, may_refuse || (r.rc == SQLITE_BUSY && may_be_busy(p, c)), "delta_compact fails with %d: %s", r.rc,
-          r.message);
+    check(p, may_refuse || is_busy(p, c, &r), "delta_compact fails with %d: %s", r.rc, r.message);
     check_unchanged(p, c);
   }
   result_free(&r);
@@ -246,8 +244,7 @@ static bool control(program *p, connection *c, const char *format, const char *n
   statement s = {0};
   put(&s, format, name);
   result r = run(p, c, &s);
-  bool is_busy = r.rc == SQLITE_BUSY && may_be_busy(p, c);
-  if (!p->has_failed) check(p, r.rc == SQLITE_OK || is_busy, "fails with %d: %s", r.rc, r.message);
+  if (!p->has_failed) check(p, r.rc == SQLITE_OK || is_busy(p, c, &r), "fails with %d: %s", r.rc, r.message);
   result_free(&r);
   return r.rc == SQLITE_OK && !p->has_failed;
 }

@@ -31,7 +31,7 @@
 #include "delta_vectors.h"
 #endif
 
-enum { MAX_ARGS = 8 };
+enum { MAX_ARGS = 64 };
 
 static sqlite3 *db;
 static const char *extension; /* NULL: linked in, or loaded by the script */
@@ -66,7 +66,7 @@ static bool load(const char *path) {
 
 static void open_database(const char *path) {
   if (sqlite3_close(db) != SQLITE_OK) die("cannot close:", sqlite3_errmsg(db));
-  if (sqlite3_open(path, &db) != SQLITE_OK) die("cannot open", path);
+  if (sqlite3_open(path, &db) != SQLITE_OK) die("cannot open:", sqlite3_errmsg(db));
   if (extension && !load(extension)) die("cannot load", extension);
 }
 
@@ -181,7 +181,8 @@ static int split(char *line, char **args) {
   char *in = line, *out = line;
   for (;;) {
     while (isspace((unsigned char)*in)) in++;
-    if (!*in || n == MAX_ARGS) return n;
+    if (!*in) return n;
+    if (n == MAX_ARGS) die("too many words:", in);
     char quote = *in == '\'' || *in == '"' ? *in++ : 0;
     args[n++] = out;
     while (*in && (quote ? *in != quote : !isspace((unsigned char)*in))) {

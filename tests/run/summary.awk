@@ -3,7 +3,7 @@
 # A program that says how many checks it made (a line of libcheck, or "N passed, N failed") counts as many; any other
 # counts as one. A program that ends badly without having reported a failure counts as one failure more. Prints the
 # closing lines of the programs, a line a suite, and at the end the sum of all.
-#   -v extra_failed=N   failures that ctest does not know of (a build)
+#   -v extra_failed=N   builds that failed, of which ctest does not know
 function attribute(name, value) {
   value = $0
   if (!sub(".* " name "=\"", "", value)) return ""
@@ -61,6 +61,7 @@ END {
     passed += suite_passed[suite]
     failed += suite_failed[suite]
   }
+  if (extra_failed) print "FAILED building: see above"
   for (i = 1; i <= n_failures; i++) print "FAILED " failures[i]
   print ""
   printf "%d passed, %d failed\n", passed, failed

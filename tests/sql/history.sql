@@ -20,7 +20,9 @@ SELECT count(*) FROM delta_chain('docs');
 SELECT count(*) FROM delta_chain;
 SELECT count(*) FROM delta_chain(NULL, 'a');
 SELECT count(*) FROM delta_chain('dosc', 'a');
-SELECT d.id, count(*) FROM docs d, delta_chain('docs', d.id) c GROUP BY d.id;
+SELECT id, count(*) FROM docs, delta_chain('docs', id) GROUP BY id;
+SELECT id, (SELECT max(seq) FROM delta_chain('docs', id)) FROM docs;
+SELECT row_id, table_name, seq FROM delta_chain WHERE table_name = 'docs' AND row_id = 'b';
 SELECT seq FROM delta_chain('main.docs', 'b');
 
 .print -- the feed

@@ -106,12 +106,3 @@ DELETE FROM docs_meta WHERE key = 'settled';
 INSERT INTO docs(docs) VALUES('integrity-check');
 ROLLBACK TO s;
 RELEASE s;
-
-.print -- a hundred lines at most
-WITH RECURSIVE i(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM i WHERE k < 200)
-INSERT INTO docs(id, v) SELECT 'x' || k, '[' || k || ',1,2,3,4,5,6,7]' FROM i;
-INSERT INTO docs(docs) VALUES('optimize');
-INSERT INTO docs(docs) VALUES('integrity-check');
-UPDATE docs_row SET c1 = 'wrong';
-.bail off
-INSERT INTO docs(docs) VALUES('integrity-check');

@@ -171,10 +171,14 @@ START_TEST(operations_and_encodings_have_names) {
   static const char *const ops[] = {NULL, "create", "sparse", "dense", "scale", "offset", "delete", NULL};
   static const char *const encodings[] = {"none", "sparse", "run", "dense", "diff", "scalar", "planes", NULL};
   for (int i = 0; i < 8; i++) {
-    if (ops[i]) ck_assert_str_eq(dv_op_name(i), ops[i]);
-    else ck_assert_ptr_null(dv_op_name(i));
-    if (encodings[i]) ck_assert_str_eq(dv_encoding_name(i), encodings[i]);
-    else ck_assert_ptr_null(dv_encoding_name(i));
+    if (ops[i])
+      ck_assert_str_eq(dv_op_name(i), ops[i]);
+    else
+      ck_assert_ptr_null(dv_op_name(i));
+    if (encodings[i])
+      ck_assert_str_eq(dv_encoding_name(i), encodings[i]);
+    else
+      ck_assert_ptr_null(dv_encoding_name(i));
   }
   ck_assert_ptr_null(dv_op_name(-1));
   ck_assert_ptr_null(dv_encoding_name(-1));
@@ -183,7 +187,8 @@ START_TEST(operations_and_encodings_have_names) {
 END_TEST
 
 START_TEST(operations_and_encodings_go_together_as_the_grammar_says) {
-  static const char *const pairs[] = {"", "dense planes", "sparse run dense diff", "sparse run dense diff planes", "scalar", "scalar", "none"};
+  static const char *const pairs[] = {
+      "", "dense planes", "sparse run dense diff", "sparse run dense diff planes", "scalar", "scalar", "none"};
   static const uint8_t zeros[16];
   float v[4] = {0};
   for (unsigned op = 0; op < 300; op++) {
@@ -204,41 +209,55 @@ END_TEST
 
 /* ---- writing and reading ------------------------------------------------------------------------------------------- */
 
-enum { UNCHANGED, ONE, FIVE_PERCENT, RUN, TWO_RUNS, SMALL, ZERO_CROSSING, HALF_SMALL, ANEW, ANY_BITS, FIRST_AND_LAST, N_PATTERNS };
+enum {
+  UNCHANGED,
+  ONE,
+  FIVE_PERCENT,
+  RUN,
+  TWO_RUNS,
+  SMALL,
+  ZERO_CROSSING,
+  HALF_SMALL,
+  ANEW,
+  ANY_BITS,
+  FIRST_AND_LAST,
+  N_PATTERNS
+};
 
 static void change(float *to, const float *from, size_t n, int pattern) {
   memcpy(to, from, n * sizeof *to);
   const size_t a = random_below((uint32_t)n), b = a + random_below((uint32_t)(n - a));
   switch (pattern) {
-    case UNCHANGED: break;
-    case ONE: to[a] = random_unit(); break;
-    case FIVE_PERCENT:
-      for (size_t i = 0; i < n; i++) {
-        if (random_below(20) == 0) to[i] = random_unit();
-      }
-      break;
-    case RUN:
-    case TWO_RUNS:
-      for (size_t i = a; i <= b; i++) to[i] = random_unit();
-      for (size_t i = 0; pattern == TWO_RUNS && i < a / 2; i++) to[i] = random_unit();
-      break;
-    case SMALL:
-      for (size_t i = 0; i < n; i++) to[i] = from[i] + random_unit() * 1e-4f;
-      break;
-    case ZERO_CROSSING:
-      for (size_t i = 0; i < n; i++) to[i] = dv_bits_float(random_below(2) ? 0x80000000u + random_below(3) : random_below(3));
-      break;
-    case HALF_SMALL:
-      for (size_t i = n / 2; i < n; i++) to[i] = dv_bits_float(dv_float_bits(from[i]) ^ random_below(16));
-      break;
-    case ANEW:
-      for (size_t i = 0; i < n; i++) to[i] = random_unit();
-      break;
-    case ANY_BITS:
-      for (size_t i = 0; i < n; i++) to[i] = random_finite();
-      break;
-    case FIRST_AND_LAST: to[0] = to[n - 1] = 7; break;
-    default: ck_abort();
+  case UNCHANGED: break;
+  case ONE: to[a] = random_unit(); break;
+  case FIVE_PERCENT:
+    for (size_t i = 0; i < n; i++) {
+      if (random_below(20) == 0) to[i] = random_unit();
+    }
+    break;
+  case RUN:
+  case TWO_RUNS:
+    for (size_t i = a; i <= b; i++) to[i] = random_unit();
+    for (size_t i = 0; pattern == TWO_RUNS && i < a / 2; i++) to[i] = random_unit();
+    break;
+  case SMALL:
+    for (size_t i = 0; i < n; i++) to[i] = from[i] + random_unit() * 1e-4f;
+    break;
+  case ZERO_CROSSING:
+    for (size_t i = 0; i < n; i++)
+      to[i] = dv_bits_float(random_below(2) ? 0x80000000u + random_below(3) : random_below(3));
+    break;
+  case HALF_SMALL:
+    for (size_t i = n / 2; i < n; i++) to[i] = dv_bits_float(dv_float_bits(from[i]) ^ random_below(16));
+    break;
+  case ANEW:
+    for (size_t i = 0; i < n; i++) to[i] = random_unit();
+    break;
+  case ANY_BITS:
+    for (size_t i = 0; i < n; i++) to[i] = random_finite();
+    break;
+  case FIRST_AND_LAST: to[0] = to[n - 1] = 7; break;
+  default: ck_abort();
   }
 }
 
@@ -268,7 +287,8 @@ static void check_change(const float *from, const float *to, size_t n, dv_op op,
   ck_assert_ptr_null(d.payload);
   ck_assert_uint_eq(d.n_payload, out.n - 1);
   ck_assert_int_eq(d.op, op);
-  ck_assert_msg(d.encoding == best, "n %zu: %s, not %s", n, dv_encoding_name((int)d.encoding), dv_encoding_name((int)best));
+  ck_assert_msg(d.encoding == best, "n %zu: %s, not %s", n, dv_encoding_name((int)d.encoding),
+                dv_encoding_name((int)best));
   ck_assert_uint_eq(d.n_payload, naive[best].n);
   if (naive[best].n) ck_assert_mem_eq(out.data + 1, naive[best].data, naive[best].n);
 
@@ -355,7 +375,8 @@ START_TEST(sparse_pairs_in_any_order) {
     }
     dv_buf out = buffer(), naive = buffer();
     dv_delta d;
-    ck_assert_int_eq(dv_delta_encode_sparse(&out, &d, shuffled, shuffled_values, count, round % 5 ? n : 0, NULL), DV_OK);
+    ck_assert_int_eq(dv_delta_encode_sparse(&out, &d, shuffled, shuffled_values, count, round % 5 ? n : 0, NULL),
+                     DV_OK);
     if (count >= 2 && indices[count - 1] - indices[0] == count - 1) {
       ck_assert_int_eq(d.encoding, DV_ENC_RUN);
       dv_buf_varint(&naive, indices[0]);
@@ -567,10 +588,10 @@ static void refuse(dv_op op, dv_encoding encoding, const char *hex, size_t n, dv
 }
 
 START_TEST(sparse_rejects_what_the_grammar_does_not_give) {
-  refuse(DV_OP_SPARSE, DV_ENC_SPARSE, "00 00 00 80", 4, DV_CORRUPT, 0);             /* a value cut off */
-  refuse(DV_OP_SPARSE, DV_ENC_SPARSE, "00 00 00 80 3f 00", 4, DV_CORRUPT, 0);       /* a byte too many */
-  refuse(DV_OP_SPARSE, DV_ENC_SPARSE, "80 00 00 00 80 3f", 4, DV_CORRUPT, 0);       /* a gap of two bytes for one */
-  refuse(DV_OP_SPARSE, DV_ENC_SPARSE, "ff ff ff ff ff", 4, DV_CORRUPT, 0);          /* a gap without end */
+  refuse(DV_OP_SPARSE, DV_ENC_SPARSE, "00 00 00 80", 4, DV_CORRUPT, 0); /* a value cut off */
+  refuse(DV_OP_SPARSE, DV_ENC_SPARSE, "00 00 00 80 3f 00", 4, DV_CORRUPT, 0); /* a byte too many */
+  refuse(DV_OP_SPARSE, DV_ENC_SPARSE, "80 00 00 00 80 3f", 4, DV_CORRUPT, 0); /* a gap of two bytes for one */
+  refuse(DV_OP_SPARSE, DV_ENC_SPARSE, "ff ff ff ff ff", 4, DV_CORRUPT, 0); /* a gap without end */
   refuse(DV_OP_SPARSE, DV_ENC_SPARSE, "ff ff ff ff 1f 00 00 80 3f", 0, DV_CORRUPT, 0); /* a gap past 2^32 */
   refuse(DV_OP_SPARSE, DV_ENC_SPARSE, "04 00 00 80 3f", 4, DV_INDEX, 4);
   refuse(DV_OP_SPARSE, DV_ENC_SPARSE, "01 02 00 00 80 3f 00 00 80 3f", 4, DV_INDEX, 4);
@@ -583,9 +604,9 @@ END_TEST
 
 START_TEST(run_rejects_what_the_grammar_does_not_give) {
   refuse(DV_OP_SPARSE, DV_ENC_RUN, "", 4, DV_CORRUPT, 0);
-  refuse(DV_OP_SPARSE, DV_ENC_RUN, "00", 4, DV_CORRUPT, 0);                   /* no values */
-  refuse(DV_OP_SPARSE, DV_ENC_RUN, "00 00 00 80 3f 00", 4, DV_CORRUPT, 0);    /* a byte too many */
-  refuse(DV_OP_SPARSE, DV_ENC_RUN, "80 00 00 00 80 3f", 4, DV_CORRUPT, 0);    /* a start of two bytes for one */
+  refuse(DV_OP_SPARSE, DV_ENC_RUN, "00", 4, DV_CORRUPT, 0); /* no values */
+  refuse(DV_OP_SPARSE, DV_ENC_RUN, "00 00 00 80 3f 00", 4, DV_CORRUPT, 0); /* a byte too many */
+  refuse(DV_OP_SPARSE, DV_ENC_RUN, "80 00 00 00 80 3f", 4, DV_CORRUPT, 0); /* a start of two bytes for one */
   refuse(DV_OP_SPARSE, DV_ENC_RUN, "80", 4, DV_CORRUPT, 0);
   refuse(DV_OP_SPARSE, DV_ENC_RUN, "04 00 00 80 3f", 4, DV_INDEX, 4);
   refuse(DV_OP_SPARSE, DV_ENC_RUN, "ff ff ff ff 0f 00 00 80 3f 00 00 80 3f", 0, DV_INDEX, 0x100000000u);
@@ -622,9 +643,9 @@ END_TEST
 START_TEST(diff_rejects_all_forms_but_one) {
   refuse(DV_OP_DENSE, DV_ENC_DIFF, "", 3, DV_CORRUPT, 0);
   refuse(DV_OP_DENSE, DV_ENC_DIFF, "", 0, DV_CORRUPT, 0);
-  refuse(DV_OP_DENSE, DV_ENC_DIFF, "02", 3, DV_CORRUPT, 0);       /* the bits are missing */
+  refuse(DV_OP_DENSE, DV_ENC_DIFF, "02", 3, DV_CORRUPT, 0); /* the bits are missing */
   refuse(DV_OP_DENSE, DV_ENC_DIFF, "02 06 00", 3, DV_CORRUPT, 0); /* a byte too many */
-  refuse(DV_OP_DENSE, DV_ENC_DIFF, "02 46", 3, DV_CORRUPT, 0);    /* padding that is not zero */
+  refuse(DV_OP_DENSE, DV_ENC_DIFF, "02 46", 3, DV_CORRUPT, 0); /* padding that is not zero */
   refuse(DV_OP_DENSE, DV_ENC_DIFF, "03 12 00", 3, DV_CORRUPT, 0); /* wider than need be */
   refuse(DV_OP_DENSE, DV_ENC_DIFF, "01 00", 3, DV_CORRUPT, 0);
   refuse(DV_OP_DENSE, DV_ENC_DIFF, "21 00 00 00 00 00 00 00 00 00 00 00 00 00 00", 3, DV_CORRUPT, 0); /* 33 bits */
@@ -641,9 +662,9 @@ START_TEST(planes_reject_all_forms_but_one) {
   refuse(DV_OP_CREATE, DV_ENC_PLANES, "7f 00 00 00", 1, DV_CORRUPT, 0);
   refuse(DV_OP_CREATE, DV_ENC_PLANES, "7f 00 00 00 00", 2, DV_LENGTH, 1);
   refuse(DV_OP_CREATE, DV_ENC_PLANES, "7f 00 00 00 00 00 00 00", 1, DV_LENGTH, 2);
-  refuse(DV_OP_CREATE, DV_ENC_PLANES, "7f 00 00 00 00 00", 1, DV_CORRUPT, 0);          /* a byte too many */
-  refuse(DV_OP_CREATE, DV_ENC_PLANES, "7f 09 00 00 00 00 00", 1, DV_CORRUPT, 0);       /* nine bits of exponent */
-  refuse(DV_OP_CREATE, DV_ENC_PLANES, "7f 01 00 00 00 00", 1, DV_CORRUPT, 0);          /* wider than need be */
+  refuse(DV_OP_CREATE, DV_ENC_PLANES, "7f 00 00 00 00 00", 1, DV_CORRUPT, 0); /* a byte too many */
+  refuse(DV_OP_CREATE, DV_ENC_PLANES, "7f 09 00 00 00 00 00", 1, DV_CORRUPT, 0); /* nine bits of exponent */
+  refuse(DV_OP_CREATE, DV_ENC_PLANES, "7f 01 00 00 00 00", 1, DV_CORRUPT, 0); /* wider than need be */
   refuse(DV_OP_CREATE, DV_ENC_PLANES, "7e 01 03 00 00 00 00 00 00", 2, DV_CORRUPT, 0); /* none is the smallest */
   refuse(DV_OP_CREATE, DV_ENC_PLANES, "7e 01 06 00 00 00 00 00 00", 2, DV_CORRUPT, 0); /* padding that is not zero */
   refuse(DV_OP_CREATE, DV_ENC_PLANES, "ff 01 02 00 00 00 00 00 00", 2, DV_CORRUPT, 0); /* an exponent of 256 */
@@ -662,7 +683,8 @@ START_TEST(scalars_are_four_finite_bytes) {
 END_TEST
 
 /* Whatever the bytes: check and apply agree, and what they accept is what the slow writer writes for its meaning. */
-static void check_hostile(dv_op op, dv_encoding encoding, const uint8_t *payload, size_t n_payload, const float *from, size_t n) {
+static void check_hostile(dv_op op, dv_encoding encoding, const uint8_t *payload, size_t n_payload, const float *from,
+                          size_t n) {
   dv_delta d = exact(op, encoding, payload, n_payload);
   dv_detail detail = {0, 0}, apply_detail = {0, 0};
   float *v = exact_copy(from, n * sizeof *v);
@@ -692,7 +714,8 @@ static void check_hostile(dv_op op, dv_encoding encoding, const uint8_t *payload
   free((void *)d.payload);
 }
 
-static void check_all_mutations(dv_op op, dv_encoding encoding, const uint8_t *payload, size_t n_payload, const float *from, size_t n) {
+static void check_all_mutations(dv_op op, dv_encoding encoding, const uint8_t *payload, size_t n_payload,
+                                const float *from, size_t n) {
   uint8_t bytes[600];
   ck_assert_uint_lt(n_payload + 2, sizeof bytes);
   memcpy(bytes, payload, n_payload);
@@ -709,7 +732,8 @@ static void check_all_mutations(dv_op op, dv_encoding encoding, const uint8_t *p
     uint8_t wild[600];
     memcpy(wild, bytes, sizeof wild);
     for (unsigned k = random_below(4); k > 0; k--) wild[random_below((uint32_t)n_payload + 1)] = (uint8_t)next_random();
-    check_hostile(op, encoding, wild, random_below(4) ? n_payload : random_below((uint32_t)n_payload + 2), from, 1 + random_below((uint32_t)n));
+    check_hostile(op, encoding, wild, random_below(4) ? n_payload : random_below((uint32_t)n_payload + 2), from,
+                  1 + random_below((uint32_t)n));
   }
 }
 
@@ -803,24 +827,24 @@ static uint32_t folded_crc(void) {
     dv_delta d;
     out.n = 0;
     switch (random_below(8)) {
-      case 0: {
-        uint32_t indices[10];
-        float values[10];
-        size_t count = 0;
-        for (uint32_t i = random_below(20); i < N && count < 10; i += 1 + random_below(20)) {
-          indices[count] = i;
-          values[count++] = random_unit();
-        }
-        ck_assert_int_eq(dv_delta_encode_sparse(&out, &d, indices, values, count, N, NULL), DV_OK);
-        break;
+    case 0: {
+      uint32_t indices[10];
+      float values[10];
+      size_t count = 0;
+      for (uint32_t i = random_below(20); i < N && count < 10; i += 1 + random_below(20)) {
+        indices[count] = i;
+        values[count++] = random_unit();
       }
-      case 1:
-      case 2: dv_delta_encode_scalar(&out, &d, DV_OP_SCALE, 1 + random_unit() / 8); break;
-      case 3: dv_delta_encode_scalar(&out, &d, DV_OP_OFFSET, random_unit() / 64); break;
-      case 4: dv_delta_encode_scalar(&out, &d, DV_OP_SCALE, step % 50 == 0 ? 0x1p-120f : 0.75f); break;
-      default:
-        change(to, v, N, (int)random_below(N_PATTERNS - 3));
-        dv_delta_encode_dense(&out, &d, DV_OP_DENSE, v, to, N, step % 3 ? DV_COMPRESSION_ON : DV_COMPRESSION_MAX);
+      ck_assert_int_eq(dv_delta_encode_sparse(&out, &d, indices, values, count, N, NULL), DV_OK);
+      break;
+    }
+    case 1:
+    case 2: dv_delta_encode_scalar(&out, &d, DV_OP_SCALE, 1 + random_unit() / 8); break;
+    case 3: dv_delta_encode_scalar(&out, &d, DV_OP_OFFSET, random_unit() / 64); break;
+    case 4: dv_delta_encode_scalar(&out, &d, DV_OP_SCALE, step % 50 == 0 ? 0x1p-120f : 0.75f); break;
+    default:
+      change(to, v, N, (int)random_below(N_PATTERNS - 3));
+      dv_delta_encode_dense(&out, &d, DV_OP_DENSE, v, to, N, step % 3 ? DV_COMPRESSION_ON : DV_COMPRESSION_MAX);
     }
     d.payload = out.data;
     ck_assert_int_eq(dv_delta_apply(&d, v, N, NULL), DV_OK);
@@ -844,7 +868,9 @@ START_TEST(folding_gives_these_bits_without_subnormals) {
   for (int round = 0; round < 20000; round++) {
     const dv_op op = round % 2 ? DV_OP_SCALE : DV_OP_OFFSET;
     const float by = round % 3 ? random_unit() : dv_bits_float(next_random() & 0x80ffffffu);
-    for (size_t i = 0; i < 65; i++) expected[i] = v[i] = i % 3 ? dv_bits_float(next_random() & 0x80ffffffu) : dv_bits_float(next_random() & 0xbfffffffu);
+    for (size_t i = 0; i < 65; i++)
+      expected[i] = v[i] =
+          i % 3 ? dv_bits_float(next_random() & 0x80ffffffu) : dv_bits_float(next_random() & 0xbfffffffu);
     ck_assert_int_eq(fold_scalar(op, by, expected, 65, NULL), DV_OK);
     _mm_setcsr(was | 0x8040); /* flush to zero, denormals are zero */
     const dv_status status = fold_scalar(op, by, v, 65, NULL);

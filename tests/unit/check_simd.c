@@ -261,7 +261,7 @@ static void compare_bits(const dv_kernels *k, size_t n_blocks, size_t n_words, b
   uint8_t *blocks = fence_place(&blocks_fence, n_blocks * n_words * 256, 0, true);
   uint8_t *table = fence_place(&table_fence, n_words * 256, slack, true);
   for (size_t i = 0; i < n_blocks * n_words * 256; i++) blocks[i] = is_extreme ? 255 : (uint8_t)random_below(256);
-  for (size_t i = 0; i < n_words * 256; i++) table[i] = is_extreme ? 60 : (uint8_t)random_below(61);
+  for (size_t i = 0; i < n_words * 256; i++) table[i] = is_extreme ? 63 : (uint8_t)random_below(64);
   uint32_t *out = malloc((n_blocks * 32 + 2) * sizeof *out);
   ck_assert_ptr_nonnull(out);
   out[0] = out[n_blocks * 32 + 1] = CANARY;
@@ -286,6 +286,43 @@ START_TEST(scan_bits_is_exact) {
     compare_bits(k, 1, 3 * DV_BITS_SPAN + 5, false);
     compare_bits(k, 2, MAX_N / 64, true);
   }
+}
+END_TEST
+
+START_TEST(pick_bits_equals_scalar) {
+  enum { MAX_ROWS = 1024, CANARY = 0x5a5a5a5a };
+  static uint32_t sums[MAX_ROWS], out[MAX_ROWS + 1], expected[MAX_ROWS];
+  fence rows_fence = fence_new(MAX_ROWS * sizeof(dv_bit_row));
+  for (size_t t = 0; dv_kernels_name_at(t); t++) {
+    const dv_kernels *k = dv_kernels_named(dv_kernels_name_at(t));
+    for (size_t round = 0; round < 600; round++) {
+      size_t n = round < 200 ? round % 70 : random_below(MAX_ROWS + 1);
+      uint8_t *bytes = fence_place(&rows_fence, n * sizeof(dv_bit_row), 0, true);
+      dv_bit_row *rows = (dv_bit_row *)(void *)bytes;
+      bool is_wild = round % 5 == 0;
+      for (size_t r = 0; r < n; r++) {
+        rows[r].factor = is_wild ? random_float(6) : random_unit();
+        rows[r].offset = is_wild ? random_float(6) : random_unit();
+        if (random_below(50) == 0) rows[r].offset = __builtin_nanf("");
+        sums[r] = random_below(is_wild ? 1u << 20 : 3000);
+      }
+      float per_sum = is_wild ? random_float(6) : -1e-3f, base = random_unit(), limit = random_unit() * 4;
+      if (round % 7 == 0 && n > 0) { /* a limit that is met exactly */
+        limit = per_sum * (float)sums[0] + base;
+        limit = rows[0].factor * limit;
+        limit = rows[0].offset + limit;
+      }
+      if (round % 11 == 0) limit = __builtin_inff();
+      if (round % 13 == 0) base = -__builtin_inff();
+      size_t n_expected = dv_kernels_scalar.pick_bits(sums, rows, n, per_sum, base, limit, expected);
+      for (size_t i = 0; i <= MAX_ROWS; i++) out[i] = CANARY;
+      ck_assert_uint_eq(k->pick_bits(sums, rows, n, per_sum, base, limit, out), n_expected);
+      ck_assert_int_eq(memcmp(out, expected, n_expected * sizeof *out), 0);
+      ck_assert(out[n] == CANARY);
+      if (round % 7 == 0 && round % 13 != 0 && n > 0) ck_assert(n_expected > 0 && expected[0] == 0);
+    }
+  }
+  fence_free(&rows_fence);
 }
 END_TEST
 
@@ -316,6 +353,7 @@ int main(void) {
   tcase_add_test(tc, dot_i8_is_exact);
   tcase_add_test(tc, scan_and_gather_equal_dots_and_write_only_their_sums);
   tcase_add_test(tc, scan_bits_is_exact);
+  tcase_add_test(tc, pick_bits_equals_scalar);
   suite_add_tcase(suite, tc);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);

@@ -113,15 +113,17 @@ START_TEST(nearest_float_is_the_cast) {
   for (int i = 0; i < 2000000; i++) {
     uint64_t u = next_random();
     switch (i % 4) {
-      case 0: break;
-      case 1: /* about the range of floats */ u = (u & 0x800fffffffffffffu) | (uint64_t)(1023 - 155 + random_below(290)) << 52; break;
-      case 2: { /* the middle of two floats, and its neighbours */
-        const float f = dv_bits_float((uint32_t)u & 0x7f7fffffu);
-        const float g = dv_bits_float(dv_float_bits(f) + 1);
-        u = double_bits(((double)f + (dv_is_finite(g) ? (double)g : 0x1p128)) / 2) + random_below(3) - 1;
-        break;
-      }
-      default: u = double_bits((double)dv_bits_float((uint32_t)u)); break;
+    case 0: break;
+    case 1: /* about the range of floats */
+      u = (u & 0x800fffffffffffffu) | (uint64_t)(1023 - 155 + random_below(290)) << 52;
+      break;
+    case 2: { /* the middle of two floats, and its neighbours */
+      const float f = dv_bits_float((uint32_t)u & 0x7f7fffffu);
+      const float g = dv_bits_float(dv_float_bits(f) + 1);
+      u = double_bits(((double)f + (dv_is_finite(g) ? (double)g : 0x1p128)) / 2) + random_below(3) - 1;
+      break;
+    }
+    default: u = double_bits((double)dv_bits_float((uint32_t)u)); break;
     }
     const double d = bits_double(u);
     const float expected = (float)d, f = dv_float_nearest(d);
@@ -172,31 +174,34 @@ START_TEST(doubles_as_strtod_reads_them) {
   for (int i = 0; i < 200000; i++) {
     size_t n = 0;
     switch (i % 4) {
-      case 0: n = (size_t)sprintf(t, "%llue%d", (unsigned long long)(next_random() >> random_below(64)), (int)random_below(700) - 370); break;
-      case 1: {
-        const double d = bits_double(next_random());
-        if (!isfinite(d)) continue;
-        n = (size_t)sprintf(t, "%.*e", (int)random_below(20), d);
-        break;
-      }
-      case 2: { /* fractions, with leading and trailing zeros, as long as they like */
-        if (random_below(2)) t[n++] = '-';
-        n += (size_t)sprintf(t + n, "0.");
-        const unsigned zero_bias = random_below(3);
-        for (unsigned k = random_below(i % 100 == 2 ? 900 : 30) + 1; k > 0; k--)
-          t[n++] = (char)('0' + (random_below(3) < zero_bias ? 0 : random_below(10)));
-        t[n] = 0;
-        if (random_below(2)) n += (size_t)sprintf(t + n, "e%d", (int)random_below(600) - 300);
-        break;
-      }
-      default: { /* many digits on both sides of the point */
-        t[n++] = (char)('1' + random_below(9));
-        for (unsigned k = random_below(50); k > 0; k--) t[n++] = (char)('0' + random_below(10));
-        t[n++] = '.';
-        for (unsigned k = random_below(30) + 1; k > 0; k--) t[n++] = (char)('0' + random_below(10));
-        t[n] = 0;
-        if (random_below(2)) n += (size_t)sprintf(t + n, "E%+d", (int)random_below(700) - 350);
-      }
+    case 0:
+      n = (size_t)sprintf(t, "%llue%d", (unsigned long long)(next_random() >> random_below(64)),
+                          (int)random_below(700) - 370);
+      break;
+    case 1: {
+      const double d = bits_double(next_random());
+      if (!isfinite(d)) continue;
+      n = (size_t)sprintf(t, "%.*e", (int)random_below(20), d);
+      break;
+    }
+    case 2: { /* fractions, with leading and trailing zeros, as long as they like */
+      if (random_below(2)) t[n++] = '-';
+      n += (size_t)sprintf(t + n, "0.");
+      const unsigned zero_bias = random_below(3);
+      for (unsigned k = random_below(i % 100 == 2 ? 900 : 30) + 1; k > 0; k--)
+        t[n++] = (char)('0' + (random_below(3) < zero_bias ? 0 : random_below(10)));
+      t[n] = 0;
+      if (random_below(2)) n += (size_t)sprintf(t + n, "e%d", (int)random_below(600) - 300);
+      break;
+    }
+    default: { /* many digits on both sides of the point */
+      t[n++] = (char)('1' + random_below(9));
+      for (unsigned k = random_below(50); k > 0; k--) t[n++] = (char)('0' + random_below(10));
+      t[n++] = '.';
+      for (unsigned k = random_below(30) + 1; k > 0; k--) t[n++] = (char)('0' + random_below(10));
+      t[n] = 0;
+      if (random_below(2)) n += (size_t)sprintf(t + n, "E%+d", (int)random_below(700) - 350);
+    }
     }
     check_double(t, n);
   }
@@ -235,22 +240,58 @@ END_TEST
 
 START_TEST(doubles_known_to_be_hard) {
   static const char *const texts[] = {
-      "0", "-0", "-0.0e5", "0e99999999999999999999999", "1e-99999999999999999999", "1e0", "1E+2", "1e-2", "0.1", "1e23",
-      "9007199254740993", "9007199254740992.5", "9007199254740991.5", "2.2250738585072011e-308", "2.2250738585072012e-308",
-      "2.2250738585072014e-308", "4.9406564584124654e-324", "2.4703282292062327e-324", "2.4703282292062328e-324",
-      "1.7976931348623157e308", "1.7976931348623158e308", "1.7976931348623159e308", "18446744073709551615", "18446744073709551616",
-      "9999999999999999999", "99999999999999999999", "10000000000000000000000000000000000000000000000000000000000000000000000000",
-      "100000000000000000000000000000000000000000000000000e-50", "7.2057594037927933e16", "6.631236846766476e-316", "1e-400",
-      "3.2378839133029012895883524125015321748630094423847e-319", "1e400", "123456789012345678901234567890",
-      "0.000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000001e117",
-      "5e-324", "8.5e-324", "0.500000000000000166533453693773481063544750213623046875", "3.518437208883201171875e13",
-      "62.5364939768271845828", "8.10109172351e-10", "1.50000000000000011102230246251565", "9007199254740991.4999999999999999999999999999999995",
+      "0",
+      "-0",
+      "-0.0e5",
+      "0e99999999999999999999999",
+      "1e-99999999999999999999",
+      "1e0",
+      "1E+2",
+      "1e-2",
+      "0.1",
+      "1e23",
+      "9007199254740993",
+      "9007199254740992.5",
+      "9007199254740991.5",
+      "2.2250738585072011e-308",
+      "2.2250738585072012e-308",
+      "2.2250738585072014e-308",
+      "4.9406564584124654e-324",
+      "2.4703282292062327e-324",
+      "2.4703282292062328e-324",
+      "1.7976931348623157e308",
+      "1.7976931348623158e308",
+      "1.7976931348623159e308",
+      "18446744073709551615",
+      "18446744073709551616",
+      "9999999999999999999",
+      "99999999999999999999",
+      "10000000000000000000000000000000000000000000000000000000000000000000000000",
+      "100000000000000000000000000000000000000000000000000e-50",
+      "7.2057594037927933e16",
+      "6.631236846766476e-316",
+      "1e-400",
+      "3.2378839133029012895883524125015321748630094423847e-319",
+      "1e400",
+      "123456789012345678901234567890",
+      "0."
+      "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+      "00001e117",
+      "5e-324",
+      "8.5e-324",
+      "0.500000000000000166533453693773481063544750213623046875",
+      "3.518437208883201171875e13",
+      "62.5364939768271845828",
+      "8.10109172351e-10",
+      "1.50000000000000011102230246251565",
+      "9007199254740991.4999999999999999999999999999999995",
   };
   for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) check_double(texts[i], strlen(texts[i]));
   char t[64];
   for (int q = -345; q <= 310; q++) { /* every power of ten, with every length of mantissa */
     for (int digits = 1; digits <= 20; digits++) {
-      const size_t n = (size_t)sprintf(t, "%.*llue%d", 1, (unsigned long long)(next_random() >> (64 - 3 * digits > 0 ? 64 - 3 * digits : 0)), q);
+      const size_t n = (size_t)sprintf(
+          t, "%.*llue%d", 1, (unsigned long long)(next_random() >> (64 - 3 * digits > 0 ? 64 - 3 * digits : 0)), q);
       check_double(t, n);
     }
   }
@@ -285,11 +326,31 @@ START_TEST(the_longest_json_number_is_taken) {
     size_t length;
     double value;
   } cases[] = {
-      {"", 0, 0},        {"-", 0, 0},       {"+1", 0, 0},      {".5", 0, 0},       {"-.5", 0, 0},     {"nan", 0, 0},
-      {"inf", 0, 0},     {"e5", 0, 0},      {" 1", 0, 0},      {"01", 1, 0},       {"-01", 2, -0.0},  {"1.", 1, 1},
-      {"1.e5", 1, 1},    {"1e", 1, 1},      {"1e+", 1, 1},     {"1e-", 1, 1},      {"1e+-5", 1, 1},   {"1.5.5", 3, 1.5},
-      {"0x10", 1, 0},    {"1_000", 1, 1},   {"12abc", 2, 12},  {"1e2e3", 3, 100},  {"-1.25E+1]", 8, -12.5},
-      {"123456789x", 9, 123456789}, {"0.12345678.", 10, 0.12345678},
+      {"", 0, 0},
+      {"-", 0, 0},
+      {"+1", 0, 0},
+      {".5", 0, 0},
+      {"-.5", 0, 0},
+      {"nan", 0, 0},
+      {"inf", 0, 0},
+      {"e5", 0, 0},
+      {" 1", 0, 0},
+      {"01", 1, 0},
+      {"-01", 2, -0.0},
+      {"1.", 1, 1},
+      {"1.e5", 1, 1},
+      {"1e", 1, 1},
+      {"1e+", 1, 1},
+      {"1e-", 1, 1},
+      {"1e+-5", 1, 1},
+      {"1.5.5", 3, 1.5},
+      {"0x10", 1, 0},
+      {"1_000", 1, 1},
+      {"12abc", 2, 12},
+      {"1e2e3", 3, 100},
+      {"-1.25E+1]", 8, -12.5},
+      {"123456789x", 9, 123456789},
+      {"0.12345678.", 10, 0.12345678},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     double d = 0;
@@ -323,7 +384,9 @@ START_TEST(arrays_of_numbers) {
       {" [ 1 , -2.5e3 ,\t0.1\n, -0 ] ", 4, {1, -2500, 0.1f, -0.0f}},
       {"[3.4028235e38,-3.4028235e38,1e-45,1e-46]", 4, {FLT_MAX, -FLT_MAX, 0x1p-149f, 0}},
       {"[3.40282356e38]", 1, {FLT_MAX}}, /* above the largest float, below the middle to the next */
-      {"[7.038531e-26,1e-400]", 2, {0x1.5c87fcp-84f, 0}}, /* reads through a double: not the float nearest to the text */
+      {"[7.038531e-26,1e-400]",
+       2,
+       {0x1.5c87fcp-84f, 0}}, /* reads through a double: not the float nearest to the text */
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     dv_buf out = buffer();
@@ -346,22 +409,47 @@ START_TEST(what_is_not_an_array_of_numbers_is_refused_at_its_place) {
     dv_status status;
     uint64_t at;
   } cases[] = {
-      {"", DV_SYNTAX, 0},           {"   ", DV_SYNTAX, 3},         {"1,2", DV_SYNTAX, 0},         {"[", DV_SYNTAX, 1},
-      {"[1", DV_SYNTAX, 2},         {"[1,", DV_SYNTAX, 3},         {"[1,]", DV_SYNTAX, 3},        {"[,1]", DV_SYNTAX, 1},
-      {"[1 2]", DV_SYNTAX, 3},      {"[1] 2", DV_SYNTAX, 4},       {"[1]]", DV_SYNTAX, 3},        {"[null]", DV_SYNTAX, 1},
-      {"[\"1\"]", DV_SYNTAX, 1},    {"[[1]]", DV_SYNTAX, 1},       {"[1,{}]", DV_SYNTAX, 3},      {"[NaN]", DV_SYNTAX, 1},
-      {"[Infinity]", DV_SYNTAX, 1}, {"[01]", DV_SYNTAX, 2},        {"[+1]", DV_SYNTAX, 1},        {"[.5]", DV_SYNTAX, 1},
-      {"[1.]", DV_SYNTAX, 2},       {"[1e]", DV_SYNTAX, 2},        {"[-]", DV_SYNTAX, 2},         {"[0x1]", DV_SYNTAX, 2},
-      {"[-Infinity]", DV_SYNTAX, 2}, {"[1;2]", DV_SYNTAX, 2},      {"{\"a\":1}", DV_SYNTAX, 0},   {"[\v1]", DV_SYNTAX, 1},
-      {"[true]", DV_SYNTAX, 1},     {"[1,-", DV_SYNTAX, 4},
-      {"[1e39]", DV_NOT_FINITE, 0}, {"[1,2,-1e400]", DV_NOT_FINITE, 2}, {"[0,3.4028235677973366e38]", DV_NOT_FINITE, 1},
+      {"", DV_SYNTAX, 0},
+      {"   ", DV_SYNTAX, 3},
+      {"1,2", DV_SYNTAX, 0},
+      {"[", DV_SYNTAX, 1},
+      {"[1", DV_SYNTAX, 2},
+      {"[1,", DV_SYNTAX, 3},
+      {"[1,]", DV_SYNTAX, 3},
+      {"[,1]", DV_SYNTAX, 1},
+      {"[1 2]", DV_SYNTAX, 3},
+      {"[1] 2", DV_SYNTAX, 4},
+      {"[1]]", DV_SYNTAX, 3},
+      {"[null]", DV_SYNTAX, 1},
+      {"[\"1\"]", DV_SYNTAX, 1},
+      {"[[1]]", DV_SYNTAX, 1},
+      {"[1,{}]", DV_SYNTAX, 3},
+      {"[NaN]", DV_SYNTAX, 1},
+      {"[Infinity]", DV_SYNTAX, 1},
+      {"[01]", DV_SYNTAX, 2},
+      {"[+1]", DV_SYNTAX, 1},
+      {"[.5]", DV_SYNTAX, 1},
+      {"[1.]", DV_SYNTAX, 2},
+      {"[1e]", DV_SYNTAX, 2},
+      {"[-]", DV_SYNTAX, 2},
+      {"[0x1]", DV_SYNTAX, 2},
+      {"[-Infinity]", DV_SYNTAX, 2},
+      {"[1;2]", DV_SYNTAX, 2},
+      {"{\"a\":1}", DV_SYNTAX, 0},
+      {"[\v1]", DV_SYNTAX, 1},
+      {"[true]", DV_SYNTAX, 1},
+      {"[1,-", DV_SYNTAX, 4},
+      {"[1e39]", DV_NOT_FINITE, 0},
+      {"[1,2,-1e400]", DV_NOT_FINITE, 2},
+      {"[0,3.4028235677973366e38]", DV_NOT_FINITE, 1},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     dv_buf out = buffer();
     dv_buf_u32(&out, 7);
     size_t n = 5;
     dv_detail detail = {99, 0};
-    ck_assert_msg(parse(cases[i].text, strlen(cases[i].text), &out, &n, &detail) == cases[i].status, "%s", cases[i].text);
+    ck_assert_msg(parse(cases[i].text, strlen(cases[i].text), &out, &n, &detail) == cases[i].status, "%s",
+                  cases[i].text);
     ck_assert_msg(detail.at == cases[i].at, "%s: at %d", cases[i].text, (int)detail.at);
     ck_assert_uint_eq(n, 5);
     ck_assert_uint_eq(out.n, 4);
@@ -422,7 +510,8 @@ START_TEST(arrays_of_indices) {
     dv_detail detail = {0, 0};
     size_t n = 0;
     char *copy = exact_copy(cases[i].text, strlen(cases[i].text));
-    ck_assert_msg(dv_index_parse(&out, &n, copy, strlen(cases[i].text), &detail) == cases[i].status, "%s", cases[i].text);
+    ck_assert_msg(dv_index_parse(&out, &n, copy, strlen(cases[i].text), &detail) == cases[i].status, "%s",
+                  cases[i].text);
     if (cases[i].status == DV_OK) {
       for (size_t j = 0; j < n; j++) detail.at += dv_load_u32(out.data + 4 * j);
     }
@@ -467,14 +556,36 @@ START_TEST(floats_look_like_this) {
     uint32_t bits;
     const char *text;
   } cases[] = {
-      {0x00000000u, "0"},           {0x80000000u, "-0"},          {0x3f800000u, "1"},           {0xbf800000u, "-1"},
-      {0x3dcccccdu, "0.1"},         {0x41200000u, "10"},          {0x42c80000u, "100"},         {0x40490fdbu, "3.1415927"},
-      {0x00000001u, "1e-45"},       {0x00000002u, "3e-45"},       {0x007fffffu, "1.1754942e-38"}, {0x00800000u, "1.1754944e-38"},
-      {0x7f7fffffu, "3.4028235e+38"}, {0xff7fffffu, "-3.4028235e+38"}, {0x4b800000u, "16777216"}, {0x4b7fffffu, "16777215"},
-      {0x3727c5acu, "0.00001"},     {0x3727c5abu, "9.999999e-6"}, {0x38d1b717u, "0.0001"},     {0x60ad78ecu, "1e+20"},
-      {0x5a0e1bcau, "1e+16"}, {0x58635fa9u, "1e+15"}, {0xd8635fa8u, "-999999900000000"}, {0xb8a5cb5fu, "-0.00007905694"},
-      {0x15ae43fdu, "7.0385307e-26"}, {0x15ae43feu, "7.038531e-26"},
-      {0x7f800000u, "null"},        {0xff800000u, "null"},        {0x7fc00000u, "null"},        {0xffffffffu, "null"},
+      {0x00000000u, "0"},
+      {0x80000000u, "-0"},
+      {0x3f800000u, "1"},
+      {0xbf800000u, "-1"},
+      {0x3dcccccdu, "0.1"},
+      {0x41200000u, "10"},
+      {0x42c80000u, "100"},
+      {0x40490fdbu, "3.1415927"},
+      {0x00000001u, "1e-45"},
+      {0x00000002u, "3e-45"},
+      {0x007fffffu, "1.1754942e-38"},
+      {0x00800000u, "1.1754944e-38"},
+      {0x7f7fffffu, "3.4028235e+38"},
+      {0xff7fffffu, "-3.4028235e+38"},
+      {0x4b800000u, "16777216"},
+      {0x4b7fffffu, "16777215"},
+      {0x3727c5acu, "0.00001"},
+      {0x3727c5abu, "9.999999e-6"},
+      {0x38d1b717u, "0.0001"},
+      {0x60ad78ecu, "1e+20"},
+      {0x5a0e1bcau, "1e+16"},
+      {0x58635fa9u, "1e+15"},
+      {0xd8635fa8u, "-999999900000000"},
+      {0xb8a5cb5fu, "-0.00007905694"},
+      {0x15ae43fdu, "7.0385307e-26"},
+      {0x15ae43feu, "7.038531e-26"},
+      {0x7f800000u, "null"},
+      {0xff800000u, "null"},
+      {0x7fc00000u, "null"},
+      {0xffffffffu, "null"},
   };
   char text[DV_FLOAT_CHARS + 1];
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
