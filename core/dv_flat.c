@@ -406,17 +406,20 @@ static dv_status flat_brute(flat_search *s) {
 }
 
 static dv_status flat_run(flat_search *s, bool is_exact) {
-  s->scratch->n_candidates = 0;
-  s->scratch->n_scanned = s->scratch->n_reranked = 0;
+  dv_flat_scratch *scratch = s->scratch;
+  size_t k = s->out->k;
+  scratch->n_candidates = 0;
+  scratch->n_scanned = scratch->n_reranked = 0;
+  if (k == 0) return DV_OK;
   if (s->q->metric == DV_L1) return flat_brute(s);
 
-  size_t n_allowed = flat_count_allowed(s->f), k = s->out->k;
+  size_t n_allowed = flat_count_allowed(s->f);
   s->keeps_highs = k < n_allowed;
-  s->scratch->highs.n = 0;
-  s->scratch->highs.k = k;
+  scratch->highs.n = 0;
+  scratch->highs.k = k;
   dv_status status;
-  flat_bits bits;
   if (!is_exact && s->f->bits && n_allowed >= FLAT_BITS_MIN_ROWS && n_allowed >= s->f->n_rows / 8) {
+    flat_bits bits;
     status = flat_bits_init(&bits, s);
     if (status == DV_OK) status = flat_bits_sample(&bits, s);
     if (status == DV_OK) status = flat_consider_by_bits(s, &bits);
@@ -430,13 +433,14 @@ dv_status dv_flat_search(const dv_flat *f, const dv_query *q, const dv_code_quer
                          dv_flat_scratch *scratch) {
   flat_search s = {f, q, cq, out, scratch, FLAT_INFINITY, true, false};
   DV_ASSERT(out->k == k);
-  return k == 0 ? DV_OK : flat_run(&s, is_exact);
+  (void)k;
+  return flat_run(&s, is_exact);
 }
 
 dv_status dv_flat_range(const dv_flat *f, const dv_query *q, const dv_code_query *cq, double max_distance, bool is_inclusive,
                         dv_topk *out, dv_flat_scratch *scratch) {
   flat_search s = {f, q, cq, out, scratch, max_distance, is_inclusive, false};
-  return out->k == 0 ? DV_OK : flat_run(&s, true);
+  return flat_run(&s, true);
 }
 
 dv_status dv_flat_brute(const dv_flat *f, const dv_query *q, dv_topk *out) {

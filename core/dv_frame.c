@@ -188,10 +188,10 @@ dv_status dv_frame_read(dv_reader *r, dv_frame *f, dv_detail *detail) {
   frame.flags = dv_read_u8(&head);
   const uint64_t length = dv_read_varint(&head);
   if (head.is_bad || length > FRAME_LENGTH_MAX) return frame_fail(detail, DV_CORRUPT, r, kind);
-  dv_reader body = dv_reader_of(head.p, (size_t)length);
-  (void)dv_read_bytes(&head, length);
+  const uint8_t *const body_bytes = dv_read_bytes(&head, length);
   const uint32_t crc = dv_read_u32(&head);
   if (head.is_bad) return frame_fail(detail, DV_CORRUPT, r, r->end); /* the frame goes on behind the bytes */
+  dv_reader body = dv_reader_of(body_bytes, (size_t)length);
   if (dv_crc32c(0, r->p, (size_t)(body.end - r->p)) != crc) return frame_fail(detail, DV_CORRUPT, r, body.end);
 
   /* What follows is as its writer wrote it, which is not to say that the writer was one of us. */

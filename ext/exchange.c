@@ -47,7 +47,25 @@ static bool exchange_value_fits(const dvx_column *column, dv_value *v) {
   return false;
 }
 
-int dvx_exchange_fields(dvx_table *t, const dv_frame *f, dv_value *values, bool *is_set) {
+static int exchange_any_key(void *ctx, const char *key, sqlite3_value *value) {
+  (void)ctx;
+  (void)key;
+  (void)value;
+  return SQLITE_OK;
+}
+
+/* The short form's metadata: the text of a JSON object, since the feed gives it out as one. */
+static int exchange_check_json(dvx_table *t, const dv_frame *f, const dv_value *v) {
+  char *what = dvx_format("row %I: metadata", &f->id);
+  if (!what) return SQLITE_NOMEM;
+  int rc = v->n_bytes > INT32_MAX ? SQLITE_TOOBIG
+                                  : dvx_json_each(t->conn, t, what, (const char *)v->bytes, (int)v->n_bytes,
+                                                  exchange_any_key, NULL);
+  sqlite3_free(what);
+  return rc;
+}
+
+static int exchange_fields(dvx_table *t, const dv_frame *f, bool is_checked, dv_value *values, bool *is_set) {
   const dvx_config *c = t->config;
   dv_reader r = dv_reader_of(f->fields, f->n_fields);
   const uint8_t *name;
@@ -72,11 +90,19 @@ int dvx_exchange_fields(dvx_table *t, const dv_frame *f, dv_value *values, bool 
     if (!exchange_value_fits(&c->columns[i], &v)) {
       return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: %I is no value for column %s", &f->id, &v, c->columns[i].name);
     }
+    if (!is_checked && c->columns[i].type == DVX_COLUMN_JSON && v.type != DV_NULL) {
+      int rc = exchange_check_json(t, f, &v);
+      if (rc != SQLITE_OK) return rc;
+    }
     values[i] = v;
     is_set[i] = true;
   }
   if (r.is_bad) return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: the metadata of its delta is malformed", &f->id);
   return SQLITE_OK;
+}
+
+int dvx_exchange_fields(dvx_table *t, const dv_frame *f, dv_value *values, bool *is_set) {
+  return exchange_fields(t, f, false, values, is_set);
 }
 
 /* ---- delta_export -------------------------------------------------------------------------------------------------- */
@@ -373,7 +399,7 @@ static int exchange_apply(exchange_import *job, dvx_table *t, const dv_frame *f,
   bool is_any_set = false;
   memset(&change, 0, sizeof change);
   int rc = dvx_row_find(t, &f->id, &vid);
-  if (rc == SQLITE_OK) rc = dvx_exchange_fields(t, f, job->values, job->is_set);
+  if (rc == SQLITE_OK) rc = exchange_fields(t, f, true, job->values, job->is_set);
   if (rc != SQLITE_OK) return rc;
   for (int i = 0; i < c->n_columns; i++) is_any_set = is_any_set || job->is_set[i];
   bool exists = vid != 0 && dvx_word_exists(dvx_row_word(t, vid));
@@ -479,8 +505,11 @@ static int exchange_run(dvx_conn *conn, sqlite3_value **argv, exchange_import *j
   job->is_set = sqlite3_malloc64(n * sizeof *job->is_set);
   job->vector = sqlite3_malloc64(t->config->dimensions * sizeof *job->vector);
   if (!job->values || !job->is_set || !job->vector) return SQLITE_NOMEM;
+  t->n_refs++; /* the check prepares a statement, which may make SQLite drop and connect tables anew */
   rc = exchange_check(job, t);
-  return rc == SQLITE_OK ? dvx_table_write(t, exchange_write, job) : rc;
+  if (rc == SQLITE_OK) rc = dvx_table_write(t, exchange_write, job);
+  dvx_table_release(t);
+  return rc;
 }
 
 /* delta_import(table, blob) */

@@ -436,6 +436,8 @@ typedef struct dvx_mirror {
   dv_bit_row *bit_rows;
   float *center;     /* the bits are signs around it: the mean of the rows when there were center_rows of them */
   size_t center_rows;
+  bool has_bits;      /* made at the second search: the first answer must not wait for them */
+  unsigned n_searches;
   uint64_t *live;    /* bitmap: committed row exists */
   uint64_t *stale;   /* bitmap: the row changed since its codes were made */
   uint32_t *stale_list;
@@ -448,7 +450,9 @@ typedef struct dvx_mirror {
 typedef struct dvx_settled {
   dvx_position position;
   uint32_t n_rows;   /* rows in %_head */
+  bool has_codes;    /* %_code is kept: the log is long enough that making codes anew from it would take a while */
   uint64_t checksum; /* of their words: finds a missing or changed block */
+  uint64_t log_bytes; /* of the records up to position, about */
 } dvx_settled;
 
 /* Vectors of the past, kept for the next search of the same time; see search.c. */
@@ -526,6 +530,9 @@ void dvx_table_committed(dvx_table *t);
 /* Applies a committed record to the row's cached vector, if there is one. */
 void dvx_vectors_apply(dvx_table *t, uint32_t vid, uint64_t before, const dv_record *rec);
 void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v);
+/* Folds the whole log forward into the cache of vectors, each record once. */
+int dvx_vectors_load(dvx_table *t);
+uint64_t dvx_vectors_cached(const dvx_table *t);
 /* The committed vector of a row, whatever the open transaction did to it. */
 int dvx_row_committed_vector(dvx_table *t, uint32_t vid, const float **out);
 dvx_touched *dvx_txn_touched(const dvx_table *t, uint32_t vid);

@@ -735,6 +735,9 @@ static int history_filter(sqlite3_vtab_cursor *cursor, int flags, const char *pl
       if (c->second) rc = history_since(conn, t, c->second, &since);
       if (since + 1 > c->low) c->low = since + 1;
       c->last = c->low - 1;
+      /* A statement that appends what it reads ("… delta_apply(…) FROM delta_log(…)") must come to an end. */
+      uint64_t last = dvx_history_last_seq(t);
+      if (last < c->high) c->high = last;
     } else {
       dv_value id;
       bool is_id;

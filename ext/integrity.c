@@ -423,6 +423,7 @@ static int integrity_check_derived(integrity_job *j, const integrity_row *row, c
     rc = integrity_end(j);
     if (rc != SQLITE_OK) return rc;
   }
+  if (!j->settled.has_codes) return rc;
   rc = integrity_block(t, DVX_SQL_CODE_GET, (int64_t)(index / g->code_rows), j->code, g->code_bytes, &j->code_number,
                        &j->has_code);
   if (rc != SQLITE_OK) return rc;

@@ -23,13 +23,13 @@ void dvx_mirror_free(dvx_table *t) {
   memset(m, 0, sizeof *m);
 }
 
-/* Grows the array that the pointer at `pointer` points to; what is new is zero. */
-static int mirror_grow(void *pointer, size_t n_old, size_t n_new) {
+/* Grows the array that the pointer at `pointer` points to; what is new is zero if asked for. */
+static int mirror_grow(void *pointer, size_t n_old, size_t n_new, bool is_zeroed) {
   uint8_t *p;
   memcpy(&p, pointer, sizeof p);
   p = sqlite3_realloc64(p, n_new);
   if (!p) return SQLITE_NOMEM;
-  memset(p + n_old, 0, n_new - n_old);
+  if (is_zeroed) memset(p + n_old, 0, n_new - n_old);
   memcpy(pointer, &p, sizeof p);
   return SQLITE_OK;
 }
@@ -43,13 +43,14 @@ int dvx_mirror_reserve(dvx_table *t, size_t n_rows) {
   size_t n = old ? old + old / 2 : 0;
   if (n < n_rows) n = n_rows;
   n = (n + 63) & ~(size_t)63; /* whole words of the bitmaps, whole blocks of bits */
-  int rc = mirror_grow(&m->codes, old * stride, n * stride);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->code_rows, old * sizeof *m->code_rows, n * sizeof *m->code_rows);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->bits, old * words * 8, n * words * 8);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->bit_rows, old * sizeof *m->bit_rows, n * sizeof *m->bit_rows);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->live, old / 8, n / 8);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->stale, old / 8, n / 8);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->stale_list, old * 4, n * 4);
+  /* Codes are written whole before they are read; only padding must be zero. */
+  int rc = mirror_grow(&m->codes, old * stride, n * stride, stride != t->config->dimensions);
+  if (rc == SQLITE_OK) rc = mirror_grow(&m->code_rows, old * sizeof *m->code_rows, n * sizeof *m->code_rows, true);
+  if (rc == SQLITE_OK) rc = mirror_grow(&m->bits, old * words * 8, n * words * 8, true);
+  if (rc == SQLITE_OK) rc = mirror_grow(&m->bit_rows, old * sizeof *m->bit_rows, n * sizeof *m->bit_rows, true);
+  if (rc == SQLITE_OK) rc = mirror_grow(&m->live, old / 8, n / 8, true);
+  if (rc == SQLITE_OK) rc = mirror_grow(&m->stale, old / 8, n / 8, true);
+  if (rc == SQLITE_OK) rc = mirror_grow(&m->stale_list, old * 4, n * 4, true);
   if (rc == SQLITE_OK) m->capacity = n;
   return rc;
 }
@@ -75,7 +76,8 @@ static void mirror_set_bits(dvx_table *t, size_t i) {
 /* The bits estimate best around the mean of the rows. It is taken anew whenever there are twice as many rows. */
 static void mirror_recenter(dvx_table *t) {
   dvx_mirror *m = &t->mirror;
-  if (m->n < 2 * m->center_rows || m->n == 0) return;
+  if (m->n == 0 || (m->has_bits && m->n < 2 * m->center_rows)) return;
+  m->has_bits = true;
   m->center_rows = m->n;
   dv_bits_center(m->codes, m->code_rows, m->n, t->config->dimensions, m->center);
   for (size_t i = 0; i < m->n; i++) {
@@ -111,6 +113,14 @@ static int mirror_load_codes(dvx_table *t, uint64_t settled_seq) {
   return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
 }
 
+/* Every row is to be coded from its vector: read the log once from the beginning rather than each row's chain, if the
+ * vectors fit into their cache and are not there yet. */
+static int mirror_load_vectors(dvx_table *t) {
+  size_t bytes = ((size_t)t->rows.n + DVX_CHUNK_ROWS) * t->config->dimensions * sizeof(float);
+  if (bytes > t->vectors.limit_bytes || t->rows.n < 256 || dvx_vectors_cached(t) > t->rows.n_live / 2) return SQLITE_OK;
+  return dvx_vectors_load(t);
+}
+
 static int mirror_load(dvx_table *t) {
   dvx_mirror *m = &t->mirror;
   dvx_settled s;
@@ -129,7 +139,9 @@ static int mirror_load(dvx_table *t) {
   if (rc == SQLITE_OK) {
     m->n = t->rows.n;
     for (size_t i = 0; i < m->n; i++) m->stale[i >> 6] |= (uint64_t)1 << (i & 63);
-    if (!t->is_settle_wrong) rc = mirror_load_codes(t, s.position.seq);
+    /* What 'optimize' wrote in a transaction that is still open stands for pending vectors. */
+    bool has_codes = s.has_codes && !t->is_settle_wrong && !t->overlay.is_settled_touched;
+    rc = has_codes ? mirror_load_codes(t, s.position.seq) : mirror_load_vectors(t);
     for (size_t i = 0; i < m->n; i++) {
       if (m->stale[i >> 6] >> (i & 63) & 1) m->stale_list[m->n_stale++] = (uint32_t)i;
     }
@@ -155,14 +167,16 @@ int dvx_mirror_ready(dvx_table *t) {
       int8_t *code = m->codes + i * stride;
       uint32_t meta = dv_code_encode(t->config->metric, v, n, code);
       m->code_rows[i] = dv_code_row_of(meta, code, n);
-      mirror_set_bits(t, i);
+      if (m->has_bits) mirror_set_bits(t, i);
       m->live[i >> 6] |= bit;
     } else {
+      memset(m->codes + i * stride, 0, n);
       m->live[i >> 6] &= ~bit;
     }
     m->stale[i >> 6] &= ~bit;
     m->n_stale--;
   }
-  mirror_recenter(t);
+  /* The first answer after loading comes from the int8 codes alone; making bits of all rows costs more than it saves it. */
+  if (m->n_searches++ > 0) mirror_recenter(t);
   return SQLITE_OK;
 }

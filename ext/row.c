@@ -275,6 +275,40 @@ void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v) {
   row_cache_valid(t, vid, slot != NULL);
 }
 
+uint64_t dvx_vectors_cached(const dvx_table *t) {
+  uint64_t n = 0;
+  for (size_t i = 0; i < t->vectors.n_chunks; i++) {
+    for (uint64_t bits = t->vectors.valid[i]; bits; bits &= bits - 1) n++;
+  }
+  return n;
+}
+
+static int row_load_vector(void *ctx, const dv_record *rec) {
+  dvx_table *t = ctx;
+  if (rec->vid > t->rows.n) return SQLITE_OK; /* pending in this transaction */
+  uint64_t head = dvx_word_seq(t->rows.words[rec->vid]);
+  if (rec->seq > head) return SQLITE_OK;
+  float *slot = rec->delta.op == DV_OP_DELETE ? NULL : row_cache_slot(t, rec->vid);
+  bool has_before = slot && row_cached(t, rec->vid) != NULL;
+  bool is_right = false;
+  if (slot && rec->is_key && !dv_encoding_is_full(rec->delta.encoding)) {
+    dv_delta full = {DV_OP_CREATE, rec->full_encoding, rec->full, rec->n_full};
+    is_right = dv_delta_apply(&full, slot, t->config->dimensions, NULL) == DV_OK;
+  } else if (slot && (has_before || dv_encoding_is_full(rec->delta.encoding))) {
+    is_right = dv_delta_apply(&rec->delta, slot, t->config->dimensions, NULL) == DV_OK;
+  }
+  row_cache_valid(t, rec->vid, is_right);
+  return SQLITE_OK;
+}
+
+int dvx_vectors_load(dvx_table *t) {
+  dvx_position from = {.max_time = INT64_MIN};
+  /* A cached vector is that of the head: it must not have earlier records applied to it. */
+  for (size_t i = 0; i < t->vectors.n_chunks; i++) t->vectors.valid[i] = 0;
+  int rc = dvx_log_scan(t, &from, SIZE_MAX, row_load_vector, t);
+  return rc == SQLITE_NOTFOUND ? SQLITE_OK : rc;
+}
+
 /* The committed vector of a row that exists, from the cache or folded into it. */
 int dvx_row_committed_vector(dvx_table *t, uint32_t vid, const float **out) {
   float *v = row_cached(t, vid);

@@ -254,7 +254,7 @@ static int search_settled(search_run *s) {
                .n = n,
                .codes = m->codes,
                .code_rows = m->code_rows,
-               .bits = m->bits,
+               .bits = m->has_bits ? m->bits : NULL,
                .bit_rows = m->bit_rows,
                .center = m->center,
                .mask = mask,
@@ -479,7 +479,9 @@ static int search_filter(sqlite3_vtab_cursor *cursor, int mask, const char *plan
 }
 
 static int search_next(sqlite3_vtab_cursor *cursor) {
-  ((search_cursor *)cursor)->at++;
+  search_cursor *c = (search_cursor *)cursor;
+  c->at++;
+  while (c->at < c->hits.n && dvx_row_word(c->t, c->hits.hits[c->at].vid) == 0) c->at++; /* taken away by a ROLLBACK */
   return SQLITE_OK;
 }
 

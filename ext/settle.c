@@ -15,7 +15,12 @@ typedef struct settle_list {
   uint32_t *vids;
   size_t n;
   size_t capacity;
+  uint64_t n_bytes; /* of the records, about */
 } settle_list;
+
+/* While the log is shorter than this, codes are not stored: reading it through and coding all rows takes some milliseconds,
+ * and a small table's file, commits and bulk loads are a quarter cheaper without them. */
+#define SETTLE_CODES_FROM_BYTES ((uint64_t)24 << 20)
 
 static int settle_note(void *ctx, const dv_record *rec) {
   settle_list *l = ctx;
@@ -26,6 +31,7 @@ static int settle_note(void *ctx, const dv_record *rec) {
     l->vids = grown;
     l->capacity = capacity;
   }
+  l->n_bytes += rec->delta.n_payload + rec->n_full + rec->n_fields + 8;
   l->vids[l->n++] = rec->vid;
   return SQLITE_OK;
 }
@@ -120,6 +126,20 @@ static int settle_codes(dvx_table *t, const settle_list *l, uint8_t *block) {
   return rc;
 }
 
+/* The log has grown past the limit: from now on codes are stored, so every row's must be. */
+static int settle_all_codes(dvx_table *t, uint8_t *block) {
+  settle_list all = {0};
+  uint32_t n = dvx_table_last_vid(t);
+  all.vids = sqlite3_malloc64(((size_t)n + 1) * sizeof *all.vids);
+  if (!all.vids) return SQLITE_NOMEM;
+  for (uint32_t vid = 1; vid <= n; vid++) {
+    if (dvx_row_word(t, vid)) all.vids[all.n++] = vid;
+  }
+  int rc = settle_codes(t, &all, block);
+  sqlite3_free(all.vids);
+  return rc;
+}
+
 int dvx_table_settle(dvx_table *t, size_t max_records) {
   const dvx_geometry *g = &t->geometry;
   settle_list list = {0};
@@ -136,6 +156,7 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
     memset(&s, 0, sizeof s);
     s.position.max_time = INT64_MIN;
     list.n = 0;
+    list.n_bytes = 0;
     sqlite3_stmt *stmt;
     rc = dvx_shadow_stmt(t, DVX_SQL_DROP_DERIVED_HEAD, &stmt);
     if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
@@ -150,7 +171,13 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
     if (!block) rc = SQLITE_NOMEM;
     t->overlay.is_settled_touched = true;
     if (rc == SQLITE_OK) rc = settle_heads(t, &list, &s, block);
-    if (rc == SQLITE_OK) rc = settle_codes(t, &list, block);
+    s.log_bytes += list.n_bytes;
+    if (s.has_codes) {
+      if (rc == SQLITE_OK) rc = settle_codes(t, &list, block);
+    } else if (s.log_bytes > SETTLE_CODES_FROM_BYTES) {
+      s.has_codes = true;
+      if (rc == SQLITE_OK) rc = settle_all_codes(t, block);
+    }
     if (rc == SQLITE_OK) rc = dvx_settled_write(t, &s);
     if (rc == SQLITE_OK) t->is_settle_wrong = false;
     if (rc != SQLITE_OK) dvx_table_poison(t, "writing derived data failed half-way");

@@ -99,8 +99,8 @@ static void shadow_sql(const dvx_table *t, dvx_sql which, dvx_str *s) {
       dvx_str_addf(s, ")");
       break;
     case DVX_SQL_ROW_UPDATE:
-      dvx_str_addf(s, "UPDATE \"%w\".\"%w_row\" SET vid=vid", db, n);
-      for (int i = 1; i <= t->config->n_columns; i++) dvx_str_addf(s, ", c%d=?%d", i, i + 1);
+      dvx_str_addf(s, "UPDATE \"%w\".\"%w_row\" SET ", db, n);
+      for (int i = 1; i <= t->config->n_columns; i++) dvx_str_addf(s, i > 1 ? ", c%d=?%d" : "c%d=?%d", i, i + 1);
       dvx_str_addf(s, " WHERE vid=?1");
       break;
     case DVX_SQL_ROW_DELETE:

@@ -256,10 +256,20 @@ static int table_connect(dvx_conn *conn, const char *schema, int n_schema, const
   return rc;
 }
 
+static uint32_t table_data_version(dvx_table *t) {
+  unsigned int v = 0;
+  (void)sqlite3_file_control(t->conn->db, t->schema, SQLITE_FCNTL_DATA_VERSION, &v);
+  return v;
+}
+
 /* May the table be used as it is known, or could somebody else have changed the schema since? Preparing a statement does not
  * notice; reading does. */
 static bool table_is_current(dvx_table *t) {
   if (t->overlay.is_open || t->n_reads) return true;
+  if (t->is_loaded && t->is_version_known && t->n_objects && sqlite3_txn_state(t->conn->db, t->schema) != SQLITE_TXN_NONE &&
+      table_data_version(t) == t->data_version) {
+    return true;
+  }
   if (!t->is_loaded || !t->is_version_known || t->n_objects == 0) return false;
   uint32_t version = t->data_version;
   t->n_refs++;
@@ -391,7 +401,7 @@ uint64_t dvx_word_mix(uint32_t vid, uint64_t word) {
   return h ^ h >> 31;
 }
 
-#define SETTLED_BYTES 56u
+#define SETTLED_BYTES 64u
 
 int dvx_settled_read(dvx_table *t, dvx_settled *s) {
   uint8_t b[SETTLED_BYTES];
@@ -407,7 +417,9 @@ int dvx_settled_read(dvx_table *t, dvx_settled *s) {
   s->position.time = (int64_t)dv_load_u64(b + 24);
   s->position.max_time = (int64_t)dv_load_u64(b + 32);
   s->n_rows = dv_load_u32(b + 40);
+  s->has_codes = b[44] != 0;
   s->checksum = dv_load_u64(b + 48);
+  s->log_bytes = dv_load_u64(b + 56);
   return SQLITE_OK;
 }
 
@@ -420,7 +432,9 @@ int dvx_settled_write(dvx_table *t, const dvx_settled *s) {
   dv_store_u64(b + 24, (uint64_t)s->position.time);
   dv_store_u64(b + 32, (uint64_t)s->position.max_time);
   dv_store_u32(b + 40, s->n_rows);
+  b[44] = s->has_codes;
   dv_store_u64(b + 48, s->checksum);
+  dv_store_u64(b + 56, s->log_bytes);
   return dvx_meta_put_blob(t, "settled", b, sizeof b);
 }
 
@@ -549,12 +563,6 @@ void dvx_table_forget(dvx_table *t) {
 }
 
 /* ---- reading ---------------------------------------------------------------------------------------------------------- */
-
-static uint32_t table_data_version(dvx_table *t) {
-  unsigned int v = 0;
-  (void)sqlite3_file_control(t->conn->db, t->schema, SQLITE_FCNTL_DATA_VERSION, &v);
-  return v;
-}
 
 /* Where the stored log ends according to the stamp's row: enough of a position to compare. */
 static bool table_stamp_equals(const dvx_table *t, sqlite3_stmt *stmt) {

@@ -427,7 +427,7 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
       .vid = new_vid,
       .previous = p->last,
       .is_new_row = is_new_row,
-      .has_fields = (rec.extra & DV_RECORD_FIELDS) != 0 && c->n_columns > 0};
+.has_fields = c->n_columns > 0 && (ch->fields != NULL || op == DV_OP_CREATE)};
   o->n_pending++;
   p->last = (uint32_t)o->n_pending;
   if (is_new_row) o->last_vid = new_vid;
@@ -549,8 +549,11 @@ int dvx_table_flush(dvx_table *t) {
 
 static bool txn_has_tables(dvx_table *t) {
   sqlite3_stmt *stmt;
-  int64_t format;
-  if (dvx_shadow_stmt(t, DVX_SQL_META_GET, &stmt) == SQLITE_OK && dvx_meta_get(t, "format", 0, &format) == SQLITE_OK) return true;
+  int64_t generation = 0;
+  if (dvx_shadow_stmt(t, DVX_SQL_META_GET, &stmt) == SQLITE_OK &&
+      dvx_meta_get(t, "generation", 0, &generation) == SQLITE_OK) {
+    return generation == t->generation; /* else a table of the same name was made since */
+  }
   sqlite3_free(t->conn->error);
   t->conn->error = NULL;
   return sqlite3_errcode(t->conn->db) != SQLITE_ERROR;

@@ -368,6 +368,7 @@ static int cursor_search(table_cursor *c) {
     while (c->at < c->hits.n) {
       const dv_hit *hit = &c->hits.hits[c->at++];
       size_t i = hit->vid - 1;
+      if (dvx_row_word(t, hit->vid) == 0) continue; /* a ROLLBACK took the row away under the cursor */
       if (c->has_min && !(c->is_min_inclusive ? hit->distance >= c->min_distance : hit->distance > c->min_distance)) continue;
       if (c->is_stream && (i >> 6) < c->n_given_words) {
         if (c->given[i >> 6] >> (i & 63) & 1) continue;

@@ -40,14 +40,16 @@ SELECT seq FROM delta_log('docs') WHERE seq >= 9223372036854775807;
 SELECT seq FROM delta_log('docs') WHERE seq > -9223372036854775808 LIMIT 1;
 SELECT seq FROM delta_log('docs', 2) ORDER BY seq LIMIT 2;
 SELECT seq FROM delta_log('docs', 2) ORDER BY seq DESC LIMIT 2;
+SELECT seq, delta_apply('docs', id, delta_scale(1), 5000) FROM delta_log('docs', 5);
+SELECT max(seq) FROM delta_log('docs');
 
 .print -- what is not committed is seen by the same connection, at the end
 BEGIN;
 INSERT INTO docs(id, vector) VALUES('c', '[1,1,1,1]');
-SELECT seq, id, operation FROM delta_log('docs', 5);
+SELECT seq, id, operation FROM delta_log('docs', 6);
 SELECT vector_json(vector_at('docs', 'c'));
 ROLLBACK;
-SELECT seq, id, operation FROM delta_log('docs', 5);
+SELECT seq, id, operation FROM delta_log('docs', 6);
 SELECT vector_at('docs', 'c');
 
 .print -- vectors of then and now
