@@ -10,6 +10,7 @@
 #define DVX_INT_H
 
 #include "compat.h"
+#include "thresholds.h"
 
 #include "../core/dv_checksum.h"
 #include "../core/dv_delta.h"
@@ -396,6 +397,7 @@ typedef struct dvx_overlay {
   int64_t live_change;  /* rows more (or less) than committed */
   uint32_t stored_vid;  /* rows up to here have their line in %_row */
   unsigned rewrites;    /* of the stored log in this transaction */
+  unsigned n_calls;     /* dvx_table_write in progress */
   bool is_settled_touched;
   bool is_renamed;      /* away, in this transaction, ... */
   size_t renamed_level; /* ... under this many savepoints */

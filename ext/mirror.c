@@ -117,7 +117,7 @@ static int mirror_load_codes(dvx_table *t, uint64_t settled_seq) {
  * vectors fit into their cache and are not there yet. */
 static int mirror_load_vectors(dvx_table *t) {
   size_t bytes = ((size_t)t->rows.n + DVX_CHUNK_ROWS) * t->config->dimensions * sizeof(float);
-  if (bytes > t->vectors.limit_bytes || t->rows.n < 256 || dvx_vectors_cached(t) > t->rows.n_live / 2) return SQLITE_OK;
+  if (bytes > t->vectors.limit_bytes || t->rows.n < DVX_LOAD_ROWS || dvx_vectors_cached(t) > t->rows.n_live / 2) return SQLITE_OK;
   return dvx_vectors_load(t);
 }
 

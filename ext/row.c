@@ -55,13 +55,12 @@ static int row_load_ids(dvx_table *t) {
   return rc;
 }
 
-#define ROW_MISSES_BEFORE_LOAD 32u
 #define ROW_MAX_IDS_LOADED 4000000u
 
 int dvx_row_find(dvx_table *t, const dv_value *id, uint32_t *vid) {
   *vid = dvx_ids_find(&t->ids, id);
   if (*vid || t->ids.is_complete) return SQLITE_OK;
-  if (++t->ids.n_misses > ROW_MISSES_BEFORE_LOAD && t->rows.n <= ROW_MAX_IDS_LOADED) {
+  if (++t->ids.n_misses > DVX_ID_MISSES && t->rows.n <= ROW_MAX_IDS_LOADED) {
     int rc = row_load_ids(t);
     if (rc == SQLITE_OK) *vid = dvx_ids_find(&t->ids, id);
     return rc;

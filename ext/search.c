@@ -12,8 +12,6 @@
  */
 #include "ext_int.h"
 
-#define SEARCH_PAST_BYTES ((size_t)256 << 20)
-
 /* What the rows that changed after `as_of` were then. Right for every time in as_of .. until-1. */
 struct dvx_past {
   int64_t as_of;
@@ -106,7 +104,7 @@ static int past_ready(dvx_table *t, int64_t as_of) {
     p->exists = sqlite3_malloc64(p->n + 1);
     if (!p->exists) rc = SQLITE_NOMEM;
   }
-  if (rc == SQLITE_OK && p->n * n * sizeof(float) <= SEARCH_PAST_BYTES) {
+  if (rc == SQLITE_OK && p->n * n * sizeof(float) <= DVX_PAST_BYTES) {
     p->vectors = sqlite3_malloc64(p->n * n * sizeof(float) + 1);
     if (!p->vectors) rc = SQLITE_NOMEM;
   }

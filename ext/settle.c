@@ -18,10 +18,6 @@ typedef struct settle_list {
   uint64_t n_bytes; /* of the records, about */
 } settle_list;
 
-/* While the log is shorter than this, codes are not stored: reading it through and coding all rows takes some milliseconds,
- * and a small table's file, commits and bulk loads are a quarter cheaper without them. */
-#define SETTLE_CODES_FROM_BYTES ((uint64_t)24 << 20)
-
 static int settle_note(void *ctx, const dv_record *rec) {
   settle_list *l = ctx;
   if (l->n == l->capacity) {
@@ -174,7 +170,7 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
     s.log_bytes += list.n_bytes;
     if (s.has_codes) {
       if (rc == SQLITE_OK) rc = settle_codes(t, &list, block);
-    } else if (s.log_bytes > SETTLE_CODES_FROM_BYTES) {
+    } else if (s.log_bytes > DVX_CODES_FROM_BYTES) {
       s.has_codes = true;
       if (rc == SQLITE_OK) rc = settle_all_codes(t, block);
     }

@@ -19,8 +19,6 @@
  */
 #include "ext_int.h"
 
-#define TABLE_VECTOR_LIMIT ((size_t)(sizeof(void *) == 4 ? 256 : 1024) << 20)
-
 static void table_free_memory(dvx_table *t) {
   dvx_search_forget(t);
   dvx_mirror_free(t);
@@ -33,7 +31,7 @@ static void table_free_memory(dvx_table *t) {
   sqlite3_free(t->vectors.chunks);
   sqlite3_free(t->vectors.valid);
   memset(&t->vectors, 0, sizeof t->vectors);
-  t->vectors.limit_bytes = TABLE_VECTOR_LIMIT;
+  t->vectors.limit_bytes = DVX_VECTOR_CACHE_BYTES;
 }
 
 static void table_free(dvx_table *t) {
@@ -173,7 +171,7 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
   t->n_objects = 1;
   t->recall = -1;
   t->hnsw_ef_search = config->hnsw_ef_search;
-  t->vectors.limit_bytes = TABLE_VECTOR_LIMIT;
+  t->vectors.limit_bytes = DVX_VECTOR_CACHE_BYTES;
   dv_buf_init(&t->fold_bytes, &dvx_alloc);
   dv_buf_init(&t->field_bytes, &dvx_alloc);
   dvx_txn_init(t);

@@ -37,11 +37,6 @@
  */
 #include "ext_int.h"
 
-#define TXN_SPILL_BYTES ((size_t)32 << 20)
-#define TXN_SAVEPOINT_FLUSH_BYTES ((size_t)1 << 20)
-#define TXN_UNSETTLED_RECORDS 4096u
-#define TXN_SETTLE_STEP 1024u
-
 /* ---- touched rows: a hash by vid ---------------------------------------------------------------------------------------- */
 
 static size_t txn_slot(const dvx_overlay *o, uint32_t vid) {
@@ -99,7 +94,7 @@ static void txn_drop_pending(dvx_table *t) {
     o->pending = NULL;
     o->pending_capacity = 0;
   }
-  if (o->arena.capacity > TXN_SAVEPOINT_FLUSH_BYTES) dv_buf_free(&o->arena);
+  if (o->arena.capacity > DVX_SAVEPOINT_FLUSH_BYTES) dv_buf_free(&o->arena);
   o->arena.n = 0;
   o->arena.status = DV_OK;
   o->arena_base = 0;
@@ -311,7 +306,7 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
     int rc = dvx_table_refresh_for_write(t);
     if (rc != SQLITE_OK) return rc;
   }
-  if (o->arena.n > TXN_SPILL_BYTES) {
+  if (o->arena.n > DVX_SPILL_BYTES && o->n_calls == 0) { /* a call that fails is cut away: between statements only */
     int rc = txn_spill(t);
     if (rc != SQLITE_OK) return rc;
   }
@@ -582,7 +577,7 @@ int dvx_txn_sync(dvx_table *t) {
   if (rc == SQLITE_OK) rc = dvx_mirror_reserve(t, o->last_vid);
   if (rc == SQLITE_OK && o->n_pending) {
     sqlite3_int64 last_rowid = sqlite3_last_insert_rowid(t->conn->db);
-    rc = dvx_settle_some(t, TXN_UNSETTLED_RECORDS, TXN_SETTLE_STEP + 2 * n_new);
+    rc = dvx_settle_some(t, DVX_UNSETTLED_RECORDS, DVX_SETTLE_STEP + 2 * n_new);
     sqlite3_set_last_insert_rowid(t->conn->db, last_rowid);
   }
   if (rc == SQLITE_OK) o->n_synced = o->n_pending;
@@ -662,7 +657,7 @@ void dvx_txn_savepoint(dvx_table *t, int level, int *rc) {
   *rc = SQLITE_OK;
   if (!o->is_open || level < 0) return;
   size_t n = (size_t)level;
-  if (o->arena.n > TXN_SAVEPOINT_FLUSH_BYTES && o->n_written < o->n_pending) {
+  if (o->arena.n > DVX_SAVEPOINT_FLUSH_BYTES && o->n_written < o->n_pending) {
     /* Deltas that are in the file before the savepoint need not be kept for it. */
     *rc = dvx_table_flush(t);
     if (*rc != SQLITE_OK) return;
@@ -803,7 +798,9 @@ int dvx_txn_run_call(dvx_table *t, sqlite3_value *command, bool *is_call) {
   unsigned rewrites = t->overlay.rewrites;
   int rc = dvx_table_begin_read(t);
   if (rc != SQLITE_OK) return rc;
+  t->overlay.n_calls++;
   rc = call->fn(t, call->arg);
+  t->overlay.n_calls--;
   if (rc != SQLITE_OK && rewrites == t->overlay.rewrites && t->overlay.n_written <= before) txn_cut(t, before);
   if (rc != SQLITE_OK && t->overlay.n_written > before) {
     dvx_table_poison(t, "a command failed after a part of it was written");

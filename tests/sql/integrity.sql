@@ -69,19 +69,9 @@ ROLLBACK TO s;
 UPDATE docs_head SET heads = x'00';
 INSERT INTO docs(docs) VALUES('integrity-check');
 ROLLBACK TO s;
-UPDATE docs_code SET codes = CAST(substr(codes, 1, 5) || x'11' || substr(codes, 7) AS BLOB);
-INSERT INTO docs(docs) VALUES('integrity-check');
-ROLLBACK TO s;
-DELETE FROM docs_code;
-INSERT INTO docs(docs) VALUES('integrity-check');
-ROLLBACK TO s;
-UPDATE docs_code SET codes = x'00', block = 77;
-INSERT INTO docs(docs) VALUES('integrity-check');
-ROLLBACK TO s;
 
 .print -- 'rebuild' mends derived blocks
 UPDATE docs_head SET heads = x'00';
-DELETE FROM docs_code;
 INSERT INTO docs(docs) VALUES('rebuild');
 INSERT INTO docs(docs) VALUES('integrity-check');
 ROLLBACK TO s;
@@ -105,4 +95,24 @@ ROLLBACK TO s;
 DELETE FROM docs_meta WHERE key = 'settled';
 INSERT INTO docs(docs) VALUES('integrity-check');
 ROLLBACK TO s;
+RELEASE s;
+
+.print -- codes are stored once a log is long: 110 vectors of 256 KiB
+CREATE VIRTUAL TABLE wide USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[65536]);
+WITH RECURSIVE i(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM i WHERE k < 110)
+INSERT INTO wide SELECT k, CAST(zeroblob(262140) || x'0000803f' AS BLOB) FROM i;
+INSERT INTO wide(wide) VALUES('optimize');
+SELECT count(*) > 0 FROM wide_code;
+INSERT INTO wide(wide) VALUES('integrity-check');
+SAVEPOINT s;
+UPDATE wide_code SET codes = CAST(substr(codes, 1, 5) || x'11' || substr(codes, 7) AS BLOB) WHERE block = 1;
+INSERT INTO wide(wide) VALUES('integrity-check');
+ROLLBACK TO s;
+DELETE FROM wide_code WHERE block = 1;
+INSERT INTO wide(wide) VALUES('integrity-check');
+ROLLBACK TO s;
+UPDATE wide_code SET codes = x'00', block = 1077 WHERE block = 1;
+INSERT INTO wide(wide) VALUES('integrity-check');
+INSERT INTO wide(wide) VALUES('rebuild');
+INSERT INTO wide(wide) VALUES('integrity-check');
 RELEASE s;

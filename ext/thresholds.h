@@ -1,0 +1,44 @@
+/*
+ * thresholds.h: the sizes at which the extension changes its behaviour, in one place.
+ *
+ * With DVX_SMALL_LIMITS they are so small that a test with a few rows crosses every one of them: the differential test is
+ * built both ways.
+ */
+#ifndef DVX_THRESHOLDS_H
+#define DVX_THRESHOLDS_H
+
+#ifndef DVX_SMALL_LIMITS
+
+/* Pending records are written to the log early, and their memory given back, when there are more bytes of them. */
+#define DVX_SPILL_BYTES ((size_t)32 << 20)
+/* A savepoint set over more unwritten bytes than this writes them first, so that they need not be kept for it. */
+#define DVX_SAVEPOINT_FLUSH_BYTES ((size_t)1 << 20)
+/* A commit that finds more records than this unsettled settles DVX_SETTLE_STEP, and two for each it adds itself. */
+#define DVX_UNSETTLED_RECORDS 4096u
+#define DVX_SETTLE_STEP 1024u
+/* While the log is shorter than this, codes are not stored: reading it through and coding all rows takes some milliseconds,
+ * and a small table's file, commits and bulk loads are a quarter cheaper without them. */
+#define DVX_CODES_FROM_BYTES ((uint64_t)24 << 20)
+/* Current vectors kept in memory. */
+#define DVX_VECTOR_CACHE_BYTES ((size_t)(sizeof(void *) == 4 ? 256 : 1024) << 20)
+/* Past states kept for the next search of the same moment. */
+#define DVX_PAST_BYTES ((size_t)256 << 20)
+/* After this many look-ups that missed, all ids are loaded, if there are not too many. */
+#define DVX_ID_MISSES 32u
+/* Fewer rows than this are coded one by one rather than by reading the whole log. */
+#define DVX_LOAD_ROWS 256u
+
+#else
+
+#define DVX_SPILL_BYTES ((size_t)600)
+#define DVX_SAVEPOINT_FLUSH_BYTES ((size_t)300)
+#define DVX_UNSETTLED_RECORDS 5u
+#define DVX_SETTLE_STEP 3u
+#define DVX_CODES_FROM_BYTES ((uint64_t)1000)
+#define DVX_VECTOR_CACHE_BYTES ((size_t)1)
+#define DVX_PAST_BYTES ((size_t)200)
+#define DVX_ID_MISSES 3u
+#define DVX_LOAD_ROWS 2u
+
+#endif
+#endif
