@@ -91,8 +91,8 @@ void dv_field_write(dv_buf *out, const char *name, size_t n_name, const dv_value
 #define DV_RECORD_SEAL 7u
 enum { DV_RECORD_GAP = 1, DV_RECORD_FIELDS = 2, DV_RECORD_ALL_FIELDS = 4, DV_RECORD_MERGED = 8 };
 
-/* Bytes of a seal: tag, CRC-32C of all log bytes since the previous seal (tag included, continued from the previous
- * seal's CRC), and the tag again, so that the end of the log is never a zero byte and is found from behind. */
+/* Bytes of a seal: tag, CRC-32C of the records since the previous seal (continued from that seal's CRC), and the tag again, so
+ * that the end of the log is never a zero byte and is found from behind. */
 #define DV_SEAL_BYTES 6u
 
 typedef struct dv_record {

@@ -12,6 +12,8 @@
  */
 #include "ext_int.h"
 
+#define SEARCH_APPROXIMATE_RECALL 0.999
+
 /* What the rows that changed after `as_of` were then. Right for every time in as_of .. until-1. */
 struct dvx_past {
   int64_t as_of;
@@ -277,6 +279,11 @@ int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o
   dv_query_init(&s.query, t->conn->kernels, t->config->metric, query, t->config->dimensions);
   dv_topk_init(out, o->k, &dvx_alloc);
   if (o->k == 0) return SQLITE_OK;
+  /* What the scan's one-bit tier may miss is below a thousandth; who asks for more gets all of it. */
+  dvx_search_options adapted = *o;
+  double target = o->recall_target > 0 ? o->recall_target : t->config->recall_target;
+  if (target > SEARCH_APPROXIMATE_RECALL) adapted.is_exact = true;
+  s.o = &adapted;
   int rc = dvx_mirror_ready(t);
   if (rc == SQLITE_OK && o->has_as_of) rc = past_ready(t, o->as_of);
   if (rc == SQLITE_OK) rc = search_settled(&s);
@@ -341,7 +348,6 @@ static int search_option(void *ctx, const char *key, sqlite3_value *v) {
       return dvx_fail(t->conn, t, SQLITE_ERROR, "search option recall_target is %v: expected a number above 0, at most 1", v);
     }
     o->recall_target = r;
-    if (r > 0.999) o->is_exact = true;
     return SQLITE_OK;
   }
   if (strcmp(key, "max_distance") == 0) {

@@ -46,10 +46,8 @@ static int status_measure(dvx_table *t, status_sizes *sizes) {
   return status_sum(t, &s, &sizes->row);
 }
 
-/* With which structure a search runs: `auto` is the flat scan until a graph is built. */
-static const char *status_index(const dvx_table *t) {
-  return t->config->index == DVX_INDEX_HNSW ? "hnsw" : "flat";
-}
+/* With which structure a search runs: whatever was asked for, every one is a flat scan in this release. */
+#define STATUS_INDEX "flat"
 
 static int status_text(dvx_table *t, dvx_str *s) {
   const dvx_config *c = t->config;
@@ -84,7 +82,7 @@ static int status_text(dvx_table *t, dvx_str *s) {
   dvx_str_addf(s, ",\"chain\":{\"mean\":%g,\"max\":%u}",
                n_live ? (double)(chain_sum * 100 / n_live) / 100.0 : 0.0, (uint64_t)chain_max);
   dvx_str_addf(s, ",\"fresh\":%u,\"settled\":%u,\"memory\":%u,\"index\":\"%s\",\"recall_estimate\":", n_fresh,
-               n_live - n_fresh, (uint64_t)dvx_table_memory(t), status_index(t));
+               n_live - n_fresh, (uint64_t)dvx_table_memory(t), STATUS_INDEX);
   if (t->recall >= 0) {
     dvx_str_addf(s, "%g", t->recall);
   } else {

@@ -235,7 +235,7 @@ static int txn_existence(dvx_table *t, const dvx_change *ch, bool exists) {
   }
   if (ch->delta.op != DV_OP_CREATE && !exists) {
     txn_name_row(t, ch, row, sizeof row);
-    return dvx_fail(t->conn, t, SQLITE_ERROR, "%s does not exist: INSERT it (a create delta) before a %s delta", row,
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "%s does not exist: INSERT it (a create delta) before any %s delta", row,
                     dv_op_name(ch->delta.op));
   }
   if (ch->delta.op == DV_OP_CREATE && t->config->max_vectors) {

@@ -794,7 +794,7 @@ static int cursor_column(table_cursor *c, sqlite3_context *ctx, int column) {
   } else if (column == config->vector_column) {
     if (!sqlite3_vtab_nochange(ctx)) rc = cursor_vector(c, ctx);
   } else if (column == config->distance_column) {
-    if (c->kind == PLAN_SEARCH) sqlite3_result_double(ctx, c->hits.hits[c->at - 1].distance);
+    if (c->kind == PLAN_SEARCH && !sqlite3_vtab_nochange(ctx)) sqlite3_result_double(ctx, c->hits.hits[c->at - 1].distance);
   } else if (column == config->as_of_column) {
     if (c->has_as_of && !sqlite3_vtab_nochange(ctx)) sqlite3_result_int64(ctx, c->as_of);
   } else if (column == config->k_column || column == config->command_column || column == config->delta_column) {

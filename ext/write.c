@@ -218,6 +218,14 @@ static int write_parse_vector(dvx_table *t, sqlite3_value *v, const dv_value *id
   return rc;
 }
 
+/* distance and k are what a search gives and takes; written to, they would be forgotten in silence. */
+static int write_check_hidden(dvx_table *t, sqlite3_value **columns) {
+  const dvx_config *c = t->config;
+  const char *name = write_is_given(columns[c->distance_column]) ? "distance" : write_is_given(columns[c->k_column]) ? "k" : NULL;
+  if (name == NULL) return SQLITE_OK;
+  return dvx_fail(t->conn, t, SQLITE_ERROR, "the hidden column %s cannot be written: it belongs to searches", name);
+}
+
 static int write_insert(dvx_table *t, sqlite3_value **argv, sqlite3_int64 *rowid) {
   const dvx_config *c = t->config;
   sqlite3_value **columns = argv + 2;
@@ -225,7 +233,9 @@ static int write_insert(dvx_table *t, sqlite3_value **argv, sqlite3_int64 *rowid
   dv_value fields[64];
   bool is_set[64], any;
   uint64_t seq;
-  int rc = write_insert_id(t, argv[1], c->id_column >= 0 ? columns[c->id_column] : NULL, &ch.id);
+  int rc = write_check_hidden(t, columns);
+  if (rc != SQLITE_OK) return rc;
+  rc = write_insert_id(t, argv[1], c->id_column >= 0 ? columns[c->id_column] : NULL, &ch.id);
   if (rc == SQLITE_OK) rc = dvx_row_find(t, &ch.id, &ch.vid);
   if (rc != SQLITE_OK) return rc;
   bool exists = ch.vid && dvx_word_exists(dvx_row_word(t, ch.vid));
@@ -319,6 +329,7 @@ static int write_update(dvx_table *t, sqlite3_value **argv) {
   bool is_set[64], any;
   uint64_t seq;
   int rc = write_find_row(t, argv[0], &ch.vid, &ch.id);
+  if (rc == SQLITE_OK) rc = write_check_hidden(t, columns);
   if (rc == SQLITE_OK) rc = write_same_id(t, argv, &ch.id);
   if (rc == SQLITE_OK) rc = write_fields(t, columns, &ch.id, true, fields, is_set, &any);
   if (rc == SQLITE_OK) rc = write_time(t, columns[c->as_of_column], &ch);
@@ -360,7 +371,7 @@ static int command_integrity(dvx_table *t) {
   char *report = NULL;
   int rc = dvx_table_flush(t);
   if (rc == SQLITE_OK) rc = dvx_integrity_check(t, false, &report);
-  if (rc == SQLITE_OK && report) rc = dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "%s", report);
+  if (rc == SQLITE_OK && report) rc = dvx_fail(t->conn, NULL, SQLITE_CORRUPT_VTAB, "%s", report);
   sqlite3_free(report);
   return rc;
 }

@@ -63,7 +63,8 @@ END {
   }
   if (extra_failed) print "FAILED building: see above"
   for (i = 1; i <= n_failures; i++) print "FAILED " failures[i]
+  if (passed + failed == 0) print "no test has such a name"
   print ""
   printf "%d passed, %d failed\n", passed, failed
-  exit failed > 0
+  exit failed > 0 || passed == 0
 }

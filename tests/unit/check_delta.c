@@ -17,6 +17,12 @@
 #include "dv_checksum.h"
 #include "dv_vector.h"
 
+/* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there is. */
+#define REQUIRE(x)                                                                                                     \
+  do {                                                                                                                 \
+    if (!(x)) ck_abort_msg("not so: " #x);                                                                             \
+  } while (0)
+
 /* ---- helpers ---------------------------------------------------------------------------------------------------- */
 
 static uint64_t seed = 1;
@@ -61,7 +67,7 @@ static dv_buf buffer(void) {
 
 static void *exact_copy(const void *bytes, size_t n) {
   void *copy = malloc(n ? n : 1);
-  ck_assert_ptr_nonnull(copy);
+  REQUIRE(copy != NULL);
   if (n) memcpy(copy, bytes, n);
   return copy;
 }
@@ -145,7 +151,7 @@ static void naive_sparse(dv_buf *out, const float *from, const float *to, size_t
   uint32_t *indices = malloc(n * sizeof *indices);
   float *values = malloc(n * sizeof *values);
   size_t count = 0;
-  ck_assert(indices && values);
+  REQUIRE(indices && values);
   for (size_t i = 0; i < n; i++) {
     if (dv_float_bits(from[i]) == dv_float_bits(to[i])) continue;
     indices[count] = (uint32_t)i;
@@ -195,12 +201,12 @@ START_TEST(operations_and_encodings_go_together_as_the_grammar_says) {
     for (unsigned encoding = 0; encoding < 300; encoding++) {
       const char *name = dv_encoding_name((int)encoding);
       const bool is_pair = op > 0 && op < 7 && name && strstr(pairs[op], name);
-      ck_assert_int_eq(dv_delta_is_pair(op, encoding), is_pair);
+      REQUIRE(dv_delta_is_pair(op, encoding) == is_pair);
       if (is_pair) continue;
       for (size_t n = 0; n <= 16; n += 4) {
         const dv_delta d = {(dv_op)op, (dv_encoding)encoding, zeros, n};
-        ck_assert_int_eq(dv_delta_check(&d, 4, NULL), DV_CORRUPT);
-        ck_assert_int_eq(dv_delta_apply(&d, v, 4, NULL), DV_CORRUPT);
+        REQUIRE(dv_delta_check(&d, 4, NULL) == DV_CORRUPT);
+        REQUIRE(dv_delta_apply(&d, v, 4, NULL) == DV_CORRUPT);
       }
     }
   }
@@ -282,24 +288,24 @@ static void check_change(const float *from, const float *to, size_t n, dv_op op,
   }
   dv_buf_u8(&out, 0x5a); /* it appends */
   dv_delta_encode_dense(&out, &d, op, from, to, n, compression);
-  ck_assert_int_eq(out.status, DV_OK);
-  ck_assert_uint_eq(out.data[0], 0x5a);
-  ck_assert_ptr_null(d.payload);
-  ck_assert_uint_eq(d.n_payload, out.n - 1);
-  ck_assert_int_eq(d.op, op);
-  ck_assert_msg(d.encoding == best, "n %zu: %s, not %s", n, dv_encoding_name((int)d.encoding),
-                dv_encoding_name((int)best));
-  ck_assert_uint_eq(d.n_payload, naive[best].n);
-  if (naive[best].n) ck_assert_mem_eq(out.data + 1, naive[best].data, naive[best].n);
+  REQUIRE(out.status == DV_OK);
+  REQUIRE(out.data[0] == 0x5a);
+  REQUIRE(d.payload == NULL);
+  REQUIRE(d.n_payload == out.n - 1);
+  REQUIRE(d.op == op);
+  if (!(d.encoding == best))
+    ck_abort_msg("n %zu: %s, not %s", n, dv_encoding_name((int)d.encoding), dv_encoding_name((int)best));
+  REQUIRE(d.n_payload == naive[best].n);
+  if (naive[best].n) REQUIRE(memcmp(out.data + 1, naive[best].data, naive[best].n) == 0);
 
   d = exact(op, d.encoding, out.data + 1, d.n_payload);
   float *v = malloc(n * sizeof *v);
-  ck_assert_ptr_nonnull(v);
+  REQUIRE(v != NULL);
   for (size_t i = 0; i < n; i++) v[i] = from ? from[i] : NAN;
-  ck_assert_int_eq(dv_delta_check(&d, n, NULL), DV_OK);
-  ck_assert_int_eq(dv_delta_check(&d, 0, NULL), DV_OK);
-  ck_assert_int_eq(dv_delta_apply(&d, v, n, NULL), DV_OK);
-  ck_assert_mem_eq(v, to, n * sizeof *v);
+  REQUIRE(dv_delta_check(&d, n, NULL) == DV_OK);
+  REQUIRE(dv_delta_check(&d, 0, NULL) == DV_OK);
+  REQUIRE(dv_delta_apply(&d, v, n, NULL) == DV_OK);
+  REQUIRE(memcmp(v, to, n * sizeof *v) == 0);
   free(v);
   free((void *)d.payload);
   dv_buf_free(&out);
@@ -375,27 +381,26 @@ START_TEST(sparse_pairs_in_any_order) {
     }
     dv_buf out = buffer(), naive = buffer();
     dv_delta d;
-    ck_assert_int_eq(dv_delta_encode_sparse(&out, &d, shuffled, shuffled_values, count, round % 5 ? n : 0, NULL),
-                     DV_OK);
+    REQUIRE((dv_delta_encode_sparse(&out, &d, shuffled, shuffled_values, count, round % 5 ? n : 0, NULL)) == DV_OK);
     if (count >= 2 && indices[count - 1] - indices[0] == count - 1) {
-      ck_assert_int_eq(d.encoding, DV_ENC_RUN);
+      REQUIRE(d.encoding == DV_ENC_RUN);
       dv_buf_varint(&naive, indices[0]);
       dv_buf_bytes(&naive, values, 4 * count);
     } else {
-      ck_assert_int_eq(d.encoding, DV_ENC_SPARSE);
+      REQUIRE(d.encoding == DV_ENC_SPARSE);
       naive_pairs(&naive, indices, values, count);
     }
-    ck_assert_int_eq(d.op, DV_OP_SPARSE);
-    ck_assert_uint_eq(d.n_payload, naive.n);
-    if (naive.n) ck_assert_mem_eq(out.data, naive.data, naive.n);
+    REQUIRE(d.op == DV_OP_SPARSE);
+    REQUIRE(d.n_payload == naive.n);
+    if (naive.n) REQUIRE(memcmp(out.data, naive.data, naive.n) == 0);
     d = exact(d.op, d.encoding, out.data, d.n_payload);
-    ck_assert_int_eq(dv_delta_check(&d, n, NULL), DV_OK);
+    REQUIRE(dv_delta_check(&d, n, NULL) == DV_OK);
     if (n <= sizeof v / sizeof *v) {
       memset(v, 0, sizeof v);
-      ck_assert_int_eq(dv_delta_apply(&d, v, n, NULL), DV_OK);
+      REQUIRE(dv_delta_apply(&d, v, n, NULL) == DV_OK);
       for (size_t i = 0, at = 0; i < n; i++) {
         const float expected = at < count && indices[at] == i ? values[at++] : 0;
-        ck_assert_uint_eq(dv_float_bits(v[i]), dv_float_bits(expected));
+        REQUIRE(dv_float_bits(v[i]) == dv_float_bits(expected));
       }
     }
     free((void *)d.payload);
@@ -453,7 +458,7 @@ typedef struct visited {
 
 static void visit(void *ctx, uint32_t index, float value) {
   visited *v = ctx;
-  ck_assert_uint_lt(v->n, 8);
+  REQUIRE(v->n < 8);
   v->indices[v->n] = index;
   v->values[v->n++] = value;
 }
@@ -691,23 +696,23 @@ static void check_hostile(dv_op op, dv_encoding encoding, const uint8_t *payload
   const dv_status status = dv_delta_check(&d, n, &detail);
   const dv_status applied = dv_delta_apply(&d, v, n, &apply_detail);
   if (status != DV_OK) {
-    ck_assert_int_eq(applied, status);
-    ck_assert_uint_eq(apply_detail.at, detail.at);
+    REQUIRE(applied == status);
+    REQUIRE(apply_detail.at == detail.at);
     free(v);
     free((void *)d.payload);
     return;
   }
-  ck_assert(applied == DV_OK || (applied == DV_OVERFLOW && (encoding == DV_ENC_DIFF || encoding == DV_ENC_SCALAR)));
-  ck_assert_int_eq(dv_delta_check(&d, 0, NULL), DV_OK);
+  REQUIRE(applied == DV_OK || (applied == DV_OVERFLOW && (encoding == DV_ENC_DIFF || encoding == DV_ENC_SCALAR)));
+  REQUIRE(dv_delta_check(&d, 0, NULL) == DV_OK);
   dv_buf naive = buffer();
   if (encoding == DV_ENC_DIFF) naive_diff(&naive, from, v, n);
   if (encoding == DV_ENC_PLANES) naive_planes(&naive, v, n);
   if (encoding == DV_ENC_DIFF || encoding == DV_ENC_PLANES) {
-    ck_assert_uint_eq(naive.n, n_payload);
-    ck_assert_mem_eq(naive.data, payload, n_payload);
+    REQUIRE(naive.n == n_payload);
+    REQUIRE(memcmp(naive.data, payload, n_payload) == 0);
   }
   if (applied == DV_OK) {
-    ck_assert_int_eq(dv_vector_check(v, n, NULL), DV_OK);
+    REQUIRE(dv_vector_check(v, n, NULL) == DV_OK);
   }
   dv_buf_free(&naive);
   free(v);
@@ -717,7 +722,7 @@ static void check_hostile(dv_op op, dv_encoding encoding, const uint8_t *payload
 static void check_all_mutations(dv_op op, dv_encoding encoding, const uint8_t *payload, size_t n_payload,
                                 const float *from, size_t n) {
   uint8_t bytes[600];
-  ck_assert_uint_lt(n_payload + 2, sizeof bytes);
+  REQUIRE(n_payload + 2 < sizeof bytes);
   memcpy(bytes, payload, n_payload);
   bytes[n_payload] = bytes[n_payload + 1] = 0;
   for (size_t length = 0; length <= n_payload + 2; length++) check_hostile(op, encoding, bytes, length, from, n);
@@ -789,8 +794,8 @@ START_TEST(scale_and_offset_round_once_an_element) {
       const volatile float result = op == DV_OP_SCALE ? v[i] * by : v[i] + by;
       expected[i] = result;
     }
-    ck_assert_int_eq(fold_scalar(op, by, v, n, NULL), DV_OK);
-    ck_assert_mem_eq(v, expected, n * sizeof *v);
+    REQUIRE(fold_scalar(op, by, v, n, NULL) == DV_OK);
+    REQUIRE(memcmp(v, expected, n * sizeof *v) == 0);
   }
 }
 END_TEST
@@ -871,12 +876,12 @@ START_TEST(folding_gives_these_bits_without_subnormals) {
     for (size_t i = 0; i < 65; i++)
       expected[i] = v[i] =
           i % 3 ? dv_bits_float(next_random() & 0x80ffffffu) : dv_bits_float(next_random() & 0xbfffffffu);
-    ck_assert_int_eq(fold_scalar(op, by, expected, 65, NULL), DV_OK);
+    REQUIRE(fold_scalar(op, by, expected, 65, NULL) == DV_OK);
     _mm_setcsr(was | 0x8040); /* flush to zero, denormals are zero */
     const dv_status status = fold_scalar(op, by, v, 65, NULL);
     _mm_setcsr(was);
-    ck_assert_int_eq(status, DV_OK);
-    ck_assert_mem_eq(v, expected, sizeof v);
+    REQUIRE(status == DV_OK);
+    REQUIRE(memcmp(v, expected, sizeof v) == 0);
   }
 }
 END_TEST

@@ -76,7 +76,8 @@ static const char *const changes[] = {
     "DROP TABLE source",
     "INSERT INTO docs(docs) VALUES('hnsw_ef_search=77')",
     "INSERT INTO docs(docs) VALUES('integrity-check')",
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<6000)" INSERT "('', '')", /* replaced below */
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<6000)"
+    " INSERT INTO docs(id, vector) SELECT 'n'||i, json_array(i, i*i%%1000, -i) FROM n",
     "UPDATE docs SET delta=delta_scale(1.5) WHERE rowid %% 3 = 0",
     "DELETE FROM docs WHERE rowid %% 5 = 0",
     "VACUUM",
@@ -88,14 +89,7 @@ static const char *const changes[] = {
 };
 #define N_CHANGES (sizeof changes / sizeof changes[0])
 
-static void make_change(sqlite3 *db, size_t i) {
-  if (strstr(changes[i], "RECURSIVE")) {
-    sql_run(db, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<6000)"
-                " INSERT INTO docs(id, vector) SELECT 'n'||i, json_array(i, i*i%%1000, -i) FROM n");
-  } else {
-    sql_run(db, changes[i]); /* a format: %% */
-  }
-}
+static void make_change(sqlite3 *db, size_t i) { sql_run(db, changes[i]); } /* a format, hence %% */
 
 /* After each kind of change the other connection's rows, searches, history and log are those of the writer. */
 START_TEST(every_change_is_seen) {
@@ -298,175 +292,199 @@ typedef struct model {
 
 typedef struct player {
   sqlite3 *db;
-  bool is_in_transaction, has_snapshot, has_savepoint;
+  bool is_in_transaction, has_snapshot, has_written, has_savepoint;
   model now, savepoint; /* what it must see, once has_snapshot */
 } player;
 
-static uint64_t random_state;
-static uint32_t random_below(uint32_t n) {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return (uint32_t)((random_state >> 33) % n);
+typedef struct game {
+  player players[N_CONNECTIONS];
+  model committed;
+  uint64_t seed, random;
+  int step;
+} game;
+
+static uint32_t random_below(game *g, uint32_t n) {
+  g->random = g->random * 6364136223846793005u + 1442695040888963407u;
+  return (uint32_t)((g->random >> 33) % n);
 }
 
-static char *expected_rows(const model *m) {
+static const char *expected_rows(const model *m) {
   static char text[1024];
   size_t n = 0;
   text[0] = 0;
   for (int i = 0; i < N_IDS; i++) {
-    if (m->exists[i]) n += (size_t)snprintf(text + n, sizeof text - n, "%s%c|[%d,1]", n ? " " : "", 'a' + i, m->v[i]);
+    if (m->exists[i]) n += (size_t)snprintf(text + n, sizeof text - n, "%c[%d,1]", 'a' + i, m->v[i]);
   }
   return text;
 }
 
-static void check_player(player *p, const model *committed, int step, const char *what) {
-  if (p->is_in_transaction && !p->has_snapshot) {
-    p->now = *committed;
-    p->has_snapshot = true;
+/* The connection sees what it must: its transaction's state, or the committed one. */
+static void check_player(game *g, player *p, const char *what) {
+  static const char *const queries[] = {
+      "SELECT coalesce(group_concat(id || vector_json(vector), ''), '') FROM (SELECT id, vector FROM docs ORDER BY id) AS t",
+      "SELECT coalesce(group_concat(id || v, ''), '') FROM (SELECT id, vector_json(vector_at('docs', id)) AS v"
+      " FROM vector_search('docs', '[0,1]', 99) ORDER BY id) AS t"};
+  for (size_t q = 0; q < sizeof queries / sizeof queries[0]; q++) {
+    sqlite3_stmt *stmt = sql_prepare(p->db, "%s", queries[q]);
+    int rc = sqlite3_step(stmt);
+    if (rc == SQLITE_BUSY) { /* DELETE mode: somebody's COMMIT waits for readers to end, and lets no new ones in */
+      sqlite3_finalize(stmt);
+      return;
+    }
+    ck_assert_msg(rc == SQLITE_ROW, "seed %llu, step %d, after %s: %s: %d %s", (unsigned long long)g->seed, g->step, what, queries[q], rc,
+                  sqlite3_errmsg(p->db));
+    if (p->is_in_transaction && !p->has_snapshot) {
+      p->now = g->committed;
+      p->has_snapshot = true;
+    }
+    const char *rows = (const char *)sqlite3_column_text(stmt, 0);
+    const char *expected = expected_rows(p->is_in_transaction ? &p->now : &g->committed);
+    ck_assert_msg(strcmp(rows, expected) == 0, "seed %llu, step %d, connection %d, after %s: %s:\n%s\nexpected\n%s",
+                  (unsigned long long)g->seed, g->step, (int)(p - g->players), what, queries[q], rows, expected);
+    sqlite3_finalize(stmt);
   }
-  const model *m = p->is_in_transaction ? &p->now : committed;
-  char *message = NULL;
-  static const char *const queries[] = {"SELECT id, vector_json(vector) FROM docs ORDER BY id",
-                                        "SELECT id, vector_json(vector_at('docs', id)) FROM vector_search('docs', '[0,1]', 99) ORDER BY id"};
-  for (int q = 0; q < 2; q++) {
-    /* In DELETE mode a committing writer may exclude readers: not here, where each step is complete. */
-    const char *rows = sql_rows(p->db, "%s", queries[q]);
-    ck_assert_msg(strcmp(rows, expected_rows(m)) == 0, "step %d, after %s: %s:\n%s\nexpected\n%s", step, what, queries[q], rows,
-                  expected_rows(m));
-  }
-  sqlite3_free(message);
 }
 
-/* Three connections begin, write, cut savepoints, commit, roll back, compact and reopen at random; each sees exactly its snapshot and
- * its own changes, and SQLITE_BUSY is the only refusal. */
+/* A random write, and what it does to m. */
+static void choose_write(game *g, char *sql, size_t n_sql, model *m) {
+  int row = (int)random_below(g, N_IDS), next = (row + 1) % N_IDS, value = (int)random_below(g, 100) + 1;
+  char id = (char)('a' + row);
+  switch (random_below(g, 7)) {
+  case 0:
+    snprintf(sql, n_sql, "INSERT OR REPLACE INTO docs(id, vector) VALUES('%c', '[%d,1]')", id, value);
+    m->exists[row] = true;
+    m->v[row] = value;
+    break;
+  case 1:
+    snprintf(sql, n_sql, "DELETE FROM docs WHERE id='%c'", id);
+    m->exists[row] = false;
+    break;
+  case 2:
+    snprintf(sql, n_sql, "UPDATE docs SET vector='[%d,1]' WHERE id='%c'", value, id);
+    m->v[row] = value;
+    break;
+  case 3:
+    snprintf(sql, n_sql, "UPDATE docs SET delta=delta_sparse('[0]', '[%d]')", value);
+    for (int i = 0; i < N_IDS; i++) m->v[i] = value;
+    break;
+  case 4:
+    snprintf(sql, n_sql, "INSERT OR IGNORE INTO docs(id, vector) VALUES('%c', '[%d,1]'), ('%c', '[%d,1]')", id, value, 'a' + next, value);
+    if (!m->exists[row]) m->v[row] = value;
+    if (!m->exists[next]) m->v[next] = value;
+    m->exists[row] = m->exists[next] = true;
+    break;
+  case 5:
+    snprintf(sql, n_sql, "SELECT delta_apply('docs', id, delta_sparse('[0]', '[%d]')) FROM docs WHERE id='%c'", value, id);
+    m->v[row] = value;
+    break;
+  default: {
+    static const char *const commands[] = {"SELECT delta_compact('docs', '{\"keep\":\"none\"}')", "INSERT INTO docs(docs) VALUES('optimize')",
+                                           "SELECT delta_compact('docs', '{\"keep\":\"3 versions\"}')", "INSERT INTO docs(docs) VALUES('rebuild')",
+                                           "INSERT INTO docs(docs) VALUES('integrity-check')", "SELECT delta_compact('docs', '{\"id\":\"a\",\"keep\":\"none\"}')"};
+    snprintf(sql, n_sql, "%s", commands[random_below(g, 6)]);
+    break;
+  }
+  }
+}
+
+static void play(game *g) {
+  player *p = &g->players[random_below(g, N_CONNECTIONS)];
+  uint32_t dice = random_below(g, 100);
+  model after = p->has_snapshot ? p->now : g->committed;
+  bool writes = false;
+  char sql[256];
+  if (dice < 50) {
+    writes = true;
+    choose_write(g, sql, sizeof sql, &after);
+  } else if (dice < 62) {
+    snprintf(sql, sizeof sql, p->is_in_transaction ? "SELECT 1" : "BEGIN");
+  } else if (dice < 80) {
+    snprintf(sql, sizeof sql, !p->is_in_transaction ? "SELECT 1" : dice < 74 ? "COMMIT" : "ROLLBACK");
+  } else if (dice < 86) {
+    if (!p->is_in_transaction) return;
+    check_player(g, p, "SAVEPOINT"); /* takes the snapshot, if it was not */
+    if (!p->has_snapshot) return;
+    sql_run(p->db, p->has_savepoint ? "RELEASE s; SAVEPOINT s" : "SAVEPOINT s");
+    p->has_savepoint = true;
+    p->savepoint = p->now;
+    return;
+  } else if (dice < 92) {
+    if (!p->has_savepoint) return;
+    sql_run(p->db, "ROLLBACK TO s");
+    p->now = p->savepoint;
+    check_player(g, p, "ROLLBACK TO");
+    return;
+  } else if (dice < 94) {
+    sql_close(p->db);
+    memset(p, 0, sizeof *p);
+    for (int i = 0; i < 100 && !p->db; i++) p->db = sql_open(file);
+    return;
+  } else {
+    check_player(g, p, "nothing");
+    return;
+  }
+  char *message = NULL;
+  int rc = sql_try(p->db, &message, "%s", sql);
+  bool is_refused = rc == SQLITE_BUSY || (rc == SQLITE_LOCKED && message && strstr(message, "savepoint"));
+  ck_assert_msg(rc == SQLITE_OK || is_refused, "seed %llu, step %d: %s: %d %s", (unsigned long long)g->seed, g->step, sql, rc, message ? message : "");
+  sqlite3_free(message);
+  bool was_in_transaction = p->is_in_transaction;
+  p->is_in_transaction = sqlite3_get_autocommit(p->db) == 0;
+  ck_assert_msg(rc == SQLITE_OK || p->is_in_transaction == was_in_transaction, "seed %llu, step %d: %s: ended the transaction",
+                (unsigned long long)g->seed, g->step, sql);
+  if (rc == SQLITE_OK && writes && p->is_in_transaction) {
+    p->now = after;
+    p->has_snapshot = p->has_written = true;
+  } else if (rc == SQLITE_OK && writes) {
+    g->committed = after;
+  } else if (was_in_transaction && !p->is_in_transaction) {
+    if (strcmp(sql, "COMMIT") == 0 && p->has_written) g->committed = p->now;
+    p->has_snapshot = p->has_written = p->has_savepoint = false;
+  }
+  check_player(g, p, sql);
+}
+
+/* Three connections begin, write, cut savepoints, commit, roll back, compact and reopen at random; each sees exactly its snapshot
+ * and its own changes, and SQLITE_BUSY is the only refusal. */
 START_TEST(random_interleavings) {
   const char *seed = getenv("DV_SEED"), *steps = getenv("DV_STEPS");
-  uint64_t first_seed = seed ? strtoull(seed, NULL, 10) : 1;
-  int n_steps = steps ? atoi(steps) : 1500;
-  random_state = (first_seed + (uint64_t)_i) * 7919;
-  player players[N_CONNECTIONS];
-  model committed;
-  memset(players, 0, sizeof players);
-  memset(&committed, 0, sizeof committed);
+  int n_steps = steps ? atoi(steps) : 1000;
+  game g;
+  memset(&g, 0, sizeof g);
+  g.seed = seed ? strtoull(seed, NULL, 10) : (uint64_t)_i + 1;
+  g.random = g.seed * 7919;
   sql_run(a, "DROP TABLE docs");
   sql_create_docs(a, 2);
-  for (int i = 0; i < N_CONNECTIONS; i++) players[i].db = sql_open(file);
-  for (int step = 0; step < n_steps; step++) {
-    player *p = &players[random_below(N_CONNECTIONS)];
-    int row = (int)random_below(N_IDS), value = (int)random_below(100) + 1;
-    char id = (char)('a' + row), sql[256] = "";
-    model after = p->is_in_transaction && p->has_snapshot ? p->now : committed;
-    bool begins = false, commits = false, rolls_back = false, writes = false;
-    uint32_t what = random_below(100);
-    if (what < 45) {
-      writes = true;
-      switch (random_below(6)) {
-      case 0:
-        snprintf(sql, sizeof sql, "INSERT OR REPLACE INTO docs(id, vector) VALUES('%c', '[%d,1]')", id, value);
-        after.exists[row] = true;
-        after.v[row] = value;
-        break;
-      case 1:
-        snprintf(sql, sizeof sql, "DELETE FROM docs WHERE id='%c'", id);
-        after.exists[row] = false;
-        break;
-      case 2:
-        snprintf(sql, sizeof sql, "UPDATE docs SET delta=delta_sparse('[0]', '[%d]') WHERE id='%c'", value, id);
-        if (after.exists[row]) after.v[row] = value;
-        break;
-      case 3: /* of every row */
-        snprintf(sql, sizeof sql, "UPDATE docs SET delta=delta_sparse('[0]', '[%d]')", value);
-        for (int i = 0; i < N_IDS; i++) after.v[i] = value;
-        break;
-      case 4:
-        snprintf(sql, sizeof sql, "INSERT OR IGNORE INTO docs(id, vector) VALUES('%c', '[%d,1]'), ('%c', '[%d,1]')", id, value,
-                 'a' + (row + 1) % N_IDS, value);
-        for (int i = 0; i < 2; i++) {
-          int r = (row + i) % N_IDS;
-          if (!after.exists[r]) after.v[r] = value;
-          after.exists[r] = true;
-        }
-        break;
-      default:
-        snprintf(sql, sizeof sql, "%s", after.exists[row] ? "" : "SELECT 1");
-        if (after.exists[row]) {
-          snprintf(sql, sizeof sql, "SELECT delta_apply('docs', '%c', delta_sparse('[0]', '[%d]'))", id, value);
-          after.v[row] = value;
-        } else {
-          writes = false;
-        }
-        break;
-      }
-    } else if (what < 55) {
-      writes = true;
-      static const char *const commands[] = {"SELECT delta_compact('docs', '{\"keep\":\"none\"}')", "INSERT INTO docs(docs) VALUES('optimize')",
-                                             "SELECT delta_compact('docs', '{\"keep\":\"3 versions\"}')", "INSERT INTO docs(docs) VALUES('rebuild')",
-                                             "INSERT INTO docs(docs) VALUES('integrity-check')"};
-      snprintf(sql, sizeof sql, "%s", commands[random_below(5)]);
-    } else if (what < 65) {
-      if (p->is_in_transaction) continue;
-      begins = true;
-      snprintf(sql, sizeof sql, "BEGIN");
-    } else if (what < 75) {
-      if (!p->is_in_transaction) continue;
-      commits = true;
-      snprintf(sql, sizeof sql, "COMMIT");
-    } else if (what < 80) {
-      if (!p->is_in_transaction) continue;
-      rolls_back = true;
-      snprintf(sql, sizeof sql, "ROLLBACK");
-    } else if (what < 86) {
-      if (!p->is_in_transaction) continue;
-      if (!p->has_snapshot) check_player(p, &committed, step, "BEGIN");
-      sql_run(p->db, p->has_savepoint ? "RELEASE s; SAVEPOINT s" : "SAVEPOINT s");
-      p->has_savepoint = true;
-      p->savepoint = p->now;
-      continue;
-    } else if (what < 92) {
-      if (!p->has_savepoint) continue;
-      sql_run(p->db, "ROLLBACK TO s");
-      p->now = p->savepoint;
-      check_player(p, &committed, step, "ROLLBACK TO");
-      continue;
-    } else if (what < 94) {
-      sql_close(p->db);
-      memset(p, 0, sizeof *p);
-      p->db = sql_open(file);
-      continue;
-    } else {
-      check_player(p, &committed, step, "nothing");
-      continue;
-    }
-    char *message = NULL;
-    int rc = sql_try(p->db, &message, "%s", sql);
-    bool is_refused = rc == SQLITE_BUSY || (rc == SQLITE_LOCKED && message && strstr(message, "savepoint"));
-    ck_assert_msg(rc == SQLITE_OK || is_refused, "seed %llu, step %d: %s: %d %s", (unsigned long long)first_seed + (unsigned)_i, step, sql, rc,
-                  message ? message : "");
-    sqlite3_free(message);
-    bool was_in_transaction = p->is_in_transaction;
-    p->is_in_transaction = sqlite3_get_autocommit(p->db) == 0;
-    if (rc == SQLITE_OK && begins) p->has_snapshot = p->has_savepoint = false;
-    if (rc == SQLITE_OK && (commits || rolls_back)) {
-      if (commits && p->has_snapshot && sqlite3_total_changes(p->db) >= 0) {
-        /* Only a transaction that has written may have another state than the committed one. */
-        char *mine = strdup(expected_rows(&p->now));
-        model fresh = p->now;
-        sqlite3_stmt *check = sql_prepare(players[(p - players + 1) % N_CONNECTIONS].db, "SELECT 1");
-        sqlite3_finalize(check);
-        free(mine);
-        if (p->has_savepoint || true) p->now = fresh;
-      }
-    }
-    (void)was_in_transaction;
-    if (rc == SQLITE_OK && writes) {
-      if (p->is_in_transaction) {
-        p->now = after;
-        p->has_snapshot = true;
-      } else {
-        committed = after;
-      }
-    }
-    check_player(p, &committed, step, sql);
-  }
-  for (int i = 0; i < N_CONNECTIONS; i++) sql_close(players[i].db);
+  for (int i = 0; i < N_CONNECTIONS; i++) g.players[i].db = sql_open(file);
+  for (g.step = 0; g.step < n_steps; g.step++) play(&g);
+  for (int i = 0; i < N_CONNECTIONS; i++) sql_close(g.players[i].db);
+  sql_is(a, expected_rows(&g.committed),
+         "SELECT coalesce(group_concat(id || vector_json(vector), ''), '') FROM (SELECT id, vector FROM docs ORDER BY id) AS t");
+  sql_agrees(a);
 }
 END_TEST
+
+static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(void)) {
+  TCase *t = tcase_create(profile->name);
+  tcase_set_timeout(t, 240);
+  tcase_add_checked_fixture(t, open, close_files);
+  tcase_add_test(t, every_change_is_seen);
+  tcase_add_test(t, writers_take_turns);
+  tcase_add_test(t, uncommitted_changes_are_private);
+  tcase_add_test(t, open_snapshot_does_not_move);
+  tcase_add_test(t, slow_select_sees_one_moment);
+  tcase_add_test(t, locks_are_waited_for);
+  tcase_add_test(t, wal_writers_exclude_each_other);
+  tcase_add_test(t, long_absence);
+  tcase_add_test(t, table_is_replaced_under_a_reader);
+  tcase_add_loop_test(t, random_interleavings, 0, 5);
+  suite_add_tcase(suite, t);
+}
+
+int main(int argc, char **argv) {
+  Suite *suite = suite_create("concurrent");
+  add_tests(suite, &sql_default, use_default);
+  add_tests(suite, &sql_wal, use_wal);
+  add_tests(suite, &sql_tiny, use_tiny);
+  return sql_main(suite, argc, argv);
+}
