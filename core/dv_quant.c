@@ -160,12 +160,13 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
   q->code_sq = scale * scale * hh;
   q->fine_sq = scale * scale * hh + 2.0 * scale * scale_low * hl + scale_low * scale_low * ll;
 
-  /* The order by inner product does not depend on the query's length. */
+  /* The order by inner product does not depend on the query's length: divide by the power of two in it. */
   double shrink = 1.0;
   if (m == DV_IP && norm > 0.0) {
-    int exponent;
-    (void)frexp(norm, &exponent);
-    shrink = ldexp(1.0, -exponent);
+    uint64_t bits;
+    memcpy(&bits, &norm, sizeof bits);
+    bits = (2046 - (bits >> 52)) << 52; /* the norm of f32 vectors is a normal double, far from either end */
+    memcpy(&shrink, &bits, sizeof shrink);
   }
   q->weight = (float)((double)q->scale * shrink);
   return DV_OK;

@@ -286,8 +286,7 @@ static int compact_log_bytes(dvx_table *t, int64_t *out) {
 static int compact_write(dvx_table *t, void *arg) {
   compact_job *job = arg;
   job->t = t;
-  int rc = dvx_table_flush(t);
-  if (rc != SQLITE_OK) return rc;
+  int rc = SQLITE_OK;
   job->last_vid = dvx_table_last_vid(t);
   if (job->id) {
     dv_value id;
@@ -299,6 +298,8 @@ static int compact_write(dvx_table *t, void *arg) {
     }
     if (rc != SQLITE_OK) return rc;
   }
+  rc = dvx_table_flush(t);
+  if (rc != SQLITE_OK) return rc;
   if (job->keep.unit == DVX_KEEP_VERSIONS && job->keep.amount == 0) job->keep.unit = DVX_KEEP_NONE;
   if (job->keep.unit == DVX_KEEP_MILLISECONDS) {
     int64_t now = dvx_time_now(t->conn);

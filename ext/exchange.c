@@ -82,7 +82,7 @@ static int exchange_fields(dvx_table *t, const dv_frame *f, bool is_checked, dv_
       i++;
     }
     if (i == c->n_columns) {
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: it has no column '%S'", &f->id, (const char *)name, n_name);
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: the table has no column %S", &f->id, (const char *)name, n_name);
     }
     if (is_set[i]) {
       return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: column %s is given twice", &f->id, c->columns[i].name);

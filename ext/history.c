@@ -242,6 +242,7 @@ static int expander_open(dvx_expander *x) {
     return SQLITE_NOMEM;
   }
   memset(seqs, 0, n_slots * sizeof *seqs);
+  memset(vids, 0, n_slots * sizeof *vids);
   x->vectors = vectors;
   x->seqs = seqs;
   x->vids = vids;

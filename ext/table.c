@@ -303,7 +303,7 @@ int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out) {
     if (rc == SQLITE_NOMEM) return rc;
     if (rc != SQLITE_OK && rc != SQLITE_ERROR) return dvx_fail_sqlite(conn, NULL, rc);
     return dvx_fail(conn, NULL, SQLITE_ERROR,
-                    rc == SQLITE_OK ? "%s is not a delta_vectors table" : "no such table: %s", name);
+                    rc == SQLITE_OK ? "%S is not a delta_vectors table" : "no such table: %S", name, strlen(name));
   }
   table_pin(conn, t);
   *out = t;

@@ -241,7 +241,9 @@ static int txn_existence(dvx_table *t, const dvx_change *ch, bool exists) {
   if (ch->delta.op == DV_OP_CREATE && t->config->max_vectors) {
     int64_t n = (int64_t)t->rows.n_live + t->overlay.live_change;
     if (n >= t->config->max_vectors) {
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "the table is full: it has max_vectors=%i rows", t->config->max_vectors);
+      txn_name_row(t, ch, row, sizeof row);
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: the table is full (max_vectors=%i): DELETE rows first", row,
+                      t->config->max_vectors);
     }
   }
   return SQLITE_OK;

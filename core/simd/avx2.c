@@ -64,25 +64,30 @@ AVX2 static float l2sq_f32_avx2(const float *a, const float *b, size_t n) { retu
 
 AVX2 static float l1_f32_avx2(const float *a, const float *b, size_t n) { return sum_avx2(DV_TERM_L1, a, b, n); }
 
+/* Eight elements of both sums. */
+AVX2_INLINE void add_both_avx2(__m256 *d, __m256 *s, __m256 a, __m256 b) {
+  *d = _mm256_add_ps(*d, _mm256_mul_ps(a, b));
+  *s = _mm256_add_ps(*s, _mm256_mul_ps(b, b));
+}
+
 AVX2 static void dot_norm_f32_avx2(const float *a, const float *b, size_t n, float out[2]) {
-  __m256 d[4], s[4];
-  for (size_t j = 0; j < 4; j++) d[j] = s[j] = _mm256_setzero_ps();
+  __m256 d0 = _mm256_setzero_ps(), d1 = d0, d2 = d0, d3 = d0, s0 = d0, s1 = d0, s2 = d0, s3 = d0;
   size_t i = 0;
-  for (; n - i >= 32; i += 32)
-    for (size_t j = 0; j < 4; j++) {
-      __m256 x = _mm256_loadu_ps(b + i + 8 * j);
-      d[j] = _mm256_add_ps(d[j], _mm256_mul_ps(_mm256_loadu_ps(a + i + 8 * j), x));
-      s[j] = _mm256_add_ps(s[j], _mm256_mul_ps(x, x));
-    }
+  for (; n - i >= 32; i += 32) {
+    add_both_avx2(&d0, &s0, _mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i));
+    add_both_avx2(&d1, &s1, _mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8));
+    add_both_avx2(&d2, &s2, _mm256_loadu_ps(a + i + 16), _mm256_loadu_ps(b + i + 16));
+    add_both_avx2(&d3, &s3, _mm256_loadu_ps(a + i + 24), _mm256_loadu_ps(b + i + 24));
+  }
   size_t rest = n - i;
-  if (rest > 0)
-    for (size_t j = 0; j < 4; j++) {
-      __m256 x = load_rest_avx2(b + i, rest, j);
-      d[j] = _mm256_add_ps(d[j], _mm256_mul_ps(load_rest_avx2(a + i, rest, j), x));
-      s[j] = _mm256_add_ps(s[j], _mm256_mul_ps(x, x));
-    }
-  out[0] = fold_avx2(d[0], d[1], d[2], d[3]);
-  out[1] = fold_avx2(s[0], s[1], s[2], s[3]);
+  if (rest > 0) {
+    add_both_avx2(&d0, &s0, load_rest_avx2(a + i, rest, 0), load_rest_avx2(b + i, rest, 0));
+    add_both_avx2(&d1, &s1, load_rest_avx2(a + i, rest, 1), load_rest_avx2(b + i, rest, 1));
+    add_both_avx2(&d2, &s2, load_rest_avx2(a + i, rest, 2), load_rest_avx2(b + i, rest, 2));
+    add_both_avx2(&d3, &s3, load_rest_avx2(a + i, rest, 3), load_rest_avx2(b + i, rest, 3));
+  }
+  out[0] = fold_avx2(d0, d1, d2, d3);
+  out[1] = fold_avx2(s0, s1, s2, s3);
 }
 
 /* ---- sums of bytes -------------------------------------------------------------------------------------------- */
@@ -105,8 +110,8 @@ AVX2_INLINE __m256i load_last_avx2(const int8_t *p, size_t n) {
 AVX2_INLINE __m256i load_avx2(const int8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
 
 /* acc + products: |q| times c with q's sign. Two products fit 16 bits, 2*127*127 < 32768, because no code is -128. */
-AVX2_INLINE __m256i add_products_avx2(__m256i acc, __m256i q_abs, __m256i q, __m256i c) {
-  __m256i pairs = _mm256_maddubs_epi16(q_abs, _mm256_sign_epi8(c, q));
+AVX2_INLINE __m256i add_products_avx2(__m256i acc, __m256i q, __m256i c) {
+  __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(c, q));
   return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
@@ -122,17 +127,17 @@ AVX2_INLINE __m256i row_avx2(const int8_t *c, const int8_t *query, size_t n) {
   size_t i = 0;
   for (; n - i >= 64; i += 64) {
     __m256i q0 = load_avx2(query + i), q1 = load_avx2(query + i + 32);
-    s0 = add_products_avx2(s0, _mm256_abs_epi8(q0), q0, load_avx2(c + i));
-    s1 = add_products_avx2(s1, _mm256_abs_epi8(q1), q1, load_avx2(c + i + 32));
+    s0 = add_products_avx2(s0, q0, load_avx2(c + i));
+    s1 = add_products_avx2(s1, q1, load_avx2(c + i + 32));
   }
   if (n - i >= 32) {
     __m256i q = load_avx2(query + i);
-    s0 = add_products_avx2(s0, _mm256_abs_epi8(q), q, load_avx2(c + i));
+    s0 = add_products_avx2(s0, q, load_avx2(c + i));
     i += 32;
   }
   if (i < n) {
     __m256i q = load_last_avx2(query, n);
-    s1 = add_products_avx2(s1, _mm256_abs_epi8(q), q, load_last_avx2(c, n));
+    s1 = add_products_avx2(s1, q, load_last_avx2(c, n));
   }
   return _mm256_add_epi32(s0, s1);
 }

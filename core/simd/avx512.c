@@ -101,8 +101,9 @@ AVX512 static void dot_norm_f32_avx512(const float *a, const float *b, size_t n,
 AVX512_INLINE __mmask64 byte_mask_avx512(size_t rest) { return rest < 64 ? ((__mmask64)1 << rest) - 1 : ~(__mmask64)0; }
 
 /* acc + products: |q| times c with q's sign. Two products fit 16 bits, 2*127*127 < 32768, because no code is -128. */
-AVX512_INLINE __m512i add_products_avx512(__m512i acc, __m512i q_abs, __mmask64 q_sign, __m512i c) {
-  __m512i pairs = _mm512_maddubs_epi16(q_abs, _mm512_mask_sub_epi8(c, q_sign, _mm512_setzero_si512(), c));
+AVX512_INLINE __m512i add_products_avx512(__m512i acc, __m512i q, __m512i c) {
+  __m512i signed_c = _mm512_mask_sub_epi8(c, _mm512_movepi8_mask(q), _mm512_setzero_si512(), c);
+  __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(q), signed_c);
   return _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
 
@@ -124,13 +125,17 @@ AVX512_INLINE int32_t fold_i32_avx512(__m512i v) {
 }
 
 AVX512_INLINE __m512i row_avx512(const int8_t *c, const int8_t *query, size_t n) {
-  __m512i s = _mm512_setzero_si512();
-  for (size_t i = 0; i < n; i += 64) {
-    __mmask64 m = byte_mask_avx512(n - i);
-    __m512i q = _mm512_maskz_loadu_epi8(m, query + i);
-    s = add_products_avx512(s, _mm512_abs_epi8(q), _mm512_movepi8_mask(q), _mm512_maskz_loadu_epi8(m, c + i));
+  __m512i s0 = _mm512_setzero_si512(), s1 = s0;
+  size_t i = 0;
+  for (; n - i >= 128; i += 128) {
+    s0 = add_products_avx512(s0, _mm512_loadu_si512(query + i), _mm512_loadu_si512(c + i));
+    s1 = add_products_avx512(s1, _mm512_loadu_si512(query + i + 64), _mm512_loadu_si512(c + i + 64));
   }
-  return s;
+  for (; i < n; i += 64) {
+    __mmask64 m = byte_mask_avx512(n - i);
+    s0 = add_products_avx512(s0, _mm512_maskz_loadu_epi8(m, query + i), _mm512_maskz_loadu_epi8(m, c + i));
+  }
+  return _mm512_add_epi32(s0, s1);
 }
 
 AVX512 static int32_t dot_i8_avx512(const int8_t *a, const int8_t *b, size_t n) {

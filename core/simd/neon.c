@@ -26,20 +26,26 @@ NEON_INLINE float32x4_t term_neon(int term, float32x4_t a, float32x4_t b) {
   return term == DV_TERM_L2SQ ? vmulq_f32(d, d) : vabsq_f32(d);
 }
 
+/* Without it, GCC at -O2 keeps the accumulators in memory. */
+#define UNROLL_NEON _Pragma("GCC unroll 8")
+
 NEON_INLINE void add_lanes_neon(int term, float32x4_t s[8], const float *a, const float *b) {
+  UNROLL_NEON
   for (size_t j = 0; j < 8; j++)
     s[j] = vaddq_f32(s[j], term_neon(term, load_f32_neon(a + 4 * j), load_f32_neon(b + 4 * j)));
 }
 
 NEON_INLINE float fold_neon(float32x4_t s[8]) {
-  for (size_t half = 4; half > 0; half /= 2)
-    for (size_t j = 0; j < half; j++) s[j] = vaddq_f32(s[j], s[j + half]);
-  float32x2_t h = vadd_f32(vget_low_f32(s[0]), vget_high_f32(s[0]));
+  float32x4_t s0 = vaddq_f32(s[0], s[4]), s1 = vaddq_f32(s[1], s[5]); /* +16 */
+  float32x4_t s2 = vaddq_f32(s[2], s[6]), s3 = vaddq_f32(s[3], s[7]);
+  s0 = vaddq_f32(vaddq_f32(s0, s2), vaddq_f32(s1, s3)); /* +8, +4 */
+  float32x2_t h = vadd_f32(vget_low_f32(s0), vget_high_f32(s0));
   return vget_lane_f32(h, 0) + vget_lane_f32(h, 1);
 }
 
 NEON_INLINE float sum_neon(int term, const float *a, const float *b, size_t n) {
   float32x4_t s[8];
+  UNROLL_NEON
   for (size_t j = 0; j < 8; j++) s[j] = vdupq_n_f32(0);
   size_t i = 0;
   for (; n - i >= 32; i += 32) add_lanes_neon(term, s, a + i, b + i);
@@ -59,6 +65,7 @@ static float l2sq_f32_neon(const float *a, const float *b, size_t n) { return su
 static float l1_f32_neon(const float *a, const float *b, size_t n) { return sum_neon(DV_TERM_L1, a, b, n); }
 
 NEON_INLINE void add_both_lanes_neon(float32x4_t d[8], float32x4_t s[8], const float *a, const float *b) {
+  UNROLL_NEON
   for (size_t j = 0; j < 8; j++) {
     float32x4_t x = load_f32_neon(b + 4 * j);
     d[j] = vaddq_f32(d[j], vmulq_f32(load_f32_neon(a + 4 * j), x));
@@ -68,6 +75,7 @@ NEON_INLINE void add_both_lanes_neon(float32x4_t d[8], float32x4_t s[8], const f
 
 static void dot_norm_f32_neon(const float *a, const float *b, size_t n, float out[2]) {
   float32x4_t d[8], s[8];
+  UNROLL_NEON
   for (size_t j = 0; j < 8; j++) d[j] = s[j] = vdupq_n_f32(0);
   size_t i = 0;
   for (; n - i >= 32; i += 32) add_both_lanes_neon(d, s, a + i, b + i);

@@ -21,20 +21,26 @@ WASM128_INLINE v128_t term_wasm128(int term, v128_t a, v128_t b) {
   return term == DV_TERM_L2SQ ? wasm_f32x4_mul(d, d) : wasm_f32x4_abs(d);
 }
 
+/* The accumulators belong in registers, whatever the optimisation level unrolls by itself. */
+#define UNROLL_WASM128 _Pragma("GCC unroll 8")
+
 WASM128_INLINE void add_lanes_wasm128(int term, v128_t s[8], const float *a, const float *b) {
+  UNROLL_WASM128
   for (size_t j = 0; j < 8; j++)
     s[j] = wasm_f32x4_add(s[j], term_wasm128(term, wasm_v128_load(a + 4 * j), wasm_v128_load(b + 4 * j)));
 }
 
 WASM128_INLINE float fold_wasm128(v128_t s[8]) {
-  for (size_t half = 4; half > 0; half /= 2)
-    for (size_t j = 0; j < half; j++) s[j] = wasm_f32x4_add(s[j], s[j + half]);
-  v128_t h = wasm_f32x4_add(s[0], wasm_i32x4_shuffle(s[0], s[0], 2, 3, 0, 1));
+  v128_t s0 = wasm_f32x4_add(s[0], s[4]), s1 = wasm_f32x4_add(s[1], s[5]); /* +16 */
+  v128_t s2 = wasm_f32x4_add(s[2], s[6]), s3 = wasm_f32x4_add(s[3], s[7]);
+  s0 = wasm_f32x4_add(wasm_f32x4_add(s0, s2), wasm_f32x4_add(s1, s3)); /* +8, +4 */
+  v128_t h = wasm_f32x4_add(s0, wasm_i32x4_shuffle(s0, s0, 2, 3, 0, 1));
   return wasm_f32x4_extract_lane(h, 0) + wasm_f32x4_extract_lane(h, 1);
 }
 
 WASM128_INLINE float sum_wasm128(int term, const float *a, const float *b, size_t n) {
   v128_t s[8];
+  UNROLL_WASM128
   for (size_t j = 0; j < 8; j++) s[j] = wasm_f32x4_splat(0);
   size_t i = 0;
   for (; n - i >= 32; i += 32) add_lanes_wasm128(term, s, a + i, b + i);

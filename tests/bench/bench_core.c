@@ -1336,26 +1336,106 @@ static void make_batch(dv_buf *frames, float *model, const uint32_t *rows) {
   }
 }
 
+/* Everything that a table keeps in memory is there: codes, bits, vectors, ids. */
+static void warm_up(base *b, size_t n) {
+  sqlite3_stmt *search = prepare(b, ours.search), *get = prepare(b, ours.get);
+  uint32_t *order = random_order(n);
+  for (size_t q = 0; q < 3; q++) time_search(b, search, queries + q * N, NULL, NULL);
+  run(b, "BEGIN");
+  time_gets(b, get, order, n, 10, NULL);
+  run(b, "COMMIT");
+  b->a->finalize(search);
+  b->a->finalize(get);
+  free(order);
+}
+
+/* n_batches transactions of 100 deltas each, in an order of n rows. The slowest of them, in microseconds. */
+static double time_batches(base *b, float *model, const uint32_t *order, size_t n, size_t n_batches, meter *m) {
+  sqlite3_stmt *apply = prepare(b, "SELECT delta_apply_batch('docs', ?1)");
+  double slowest = 0;
+  dv_buf frames;
+  dv_buf_init(&frames, &heap);
+  for (size_t i = 0; i < n_batches; i++) {
+    make_batch(&frames, model, order + i * BATCH % n);
+    double start = now_us();
+    b->a->bind_blob(apply, 1, frames.data, (int)frames.n, SQLITE_STATIC);
+    step_done(b, apply);
+    double us = now_us() - start;
+    if (m) meter_add(m, us);
+    slowest = us > slowest ? us : slowest;
+  }
+  b->a->finalize(apply);
+  dv_buf_free(&frames);
+  return slowest;
+}
+
+typedef enum batch_way { BATCH_PACKED, BATCH_MADE, BATCH_LOOSE } batch_way;
+
+/* The same 100 deltas through SQL: from a table of deltas, from a table of JSON, or one by one in a transaction. */
+static void time_way(base *b, float *model, const uint32_t *rows, batch_way way, meter *m) {
+  static const char *const sql[] = {
+      "SELECT delta_apply_batch('docs', (SELECT delta_pack(id, delta) FROM changes))",
+      "SELECT delta_apply_batch('docs', (SELECT delta_pack(id, delta_sparse(indices, numbers)) FROM changes))",
+      "SELECT delta_apply('docs', ?1, ?2)"};
+  run(b,
+      "CREATE TEMP TABLE IF NOT EXISTS changes(n INTEGER PRIMARY KEY, id TEXT, delta BLOB, indices TEXT, numbers TEXT);"
+      "DELETE FROM temp.changes");
+  sqlite3_stmt *note = prepare(b, "INSERT INTO changes VALUES(?1, ?2, ?3, ?4, ?5)");
+  sqlite3_stmt *apply = prepare(b, sql[way]);
+  dv_buf frames[BATCH];
+  for (size_t i = 0; i < BATCH; i++) {
+    char indices[CHANGED * 4 + 3], values[CHANGED * 16 + 3];
+    size_t n_indices = 0, n_values = 0;
+    change c;
+    make_change(&c, model + (size_t)rows[i] * N);
+    for (size_t k = 0; k < CHANGED; k++) {
+      n_indices += (size_t)sprintf(indices + n_indices, "%c%u", k ? ',' : '[', c.indices[k]);
+      n_values += (size_t)sprintf(values + n_values, "%c%.9g", k ? ',' : '[', (double)c.values[k]);
+    }
+    strcpy(indices + n_indices, "]");
+    strcpy(values + n_values, "]");
+    dv_buf_init(&frames[i], &heap);
+    write_change(&frames[i], NULL, &c);
+    apply_change(&c, model + (size_t)rows[i] * N);
+    if (way == BATCH_LOOSE) continue;
+    b->a->bind_int64(note, 1, (sqlite3_int64)i);
+    bind_id(b, note, 2, rows[i]);
+    b->a->bind_blob(note, 3, frames[i].data, (int)frames[i].n, SQLITE_TRANSIENT);
+    b->a->bind_text(note, 4, indices, -1, SQLITE_TRANSIENT);
+    b->a->bind_text(note, 5, values, -1, SQLITE_TRANSIENT);
+    step_done(b, note);
+  }
+  double start = now_us();
+  if (way == BATCH_LOOSE) {
+    run(b, "BEGIN");
+    for (size_t i = 0; i < BATCH; i++) apply_delta(b, apply, rows[i], frames[i].data, frames[i].n, NULL);
+    run(b, "COMMIT");
+  } else {
+    step_done(b, apply);
+  }
+  if (m) meter_add(m, now_us() - start);
+  for (size_t i = 0; i < BATCH; i++) dv_buf_free(&frames[i]);
+  b->a->finalize(note);
+  b->a->finalize(apply);
+}
+
+/* 100 UPDATEs in a transaction. */
+static void time_updates(base *b, sqlite3_stmt *update, const uint32_t *rows, meter *m) {
+  double start = now_us();
+  run(b, "BEGIN");
+  for (size_t k = 0; k < BATCH; k++) apply_delta(b, update, rows[k], vector_of(below(LARGE)), VECTOR, NULL);
+  run(b, "COMMIT");
+  if (m) meter_add(m, now_us() - start);
+}
+
+enum { MANY = 30000 };
+
 static void section_batch(void) {
   base b, others[N_PEERS];
   sqlite3_stmt *theirs[N_PEERS];
-  meter batch = {0}, packed = {0}, made = {0}, loose = {0}, peer_batch[N_PEERS] = {{0}};
-  float *model = copy_vectors(ROWS);
+  meter batch = {0}, ways[3] = {{0}}, many = {0}, peer_batch[N_PEERS] = {{0}};
   uint32_t *order = random_order(ROWS);
-  size_t at = 0;
-  dv_buf frames;
-  dv_buf_init(&frames, &heap);
-  fill_base(&b, &ours, "batch", NULL, ROWS, NULL);
-  finish_base(&b);
-  double log_before = get_number(&b, "SELECT sum(length(pack)) FROM docs_log");
-  size_t n_deltas = 0;
-  sqlite3_stmt *apply_batch = prepare(&b, "SELECT delta_apply_batch('docs', ?1)");
-  run(&b, "CREATE TEMP TABLE changes(n INTEGER PRIMARY KEY, id TEXT, delta BLOB, indices TEXT, numbers TEXT)");
-  sqlite3_stmt *note = prepare(&b, "INSERT INTO changes VALUES(?1, ?2, ?3, ?4, ?5)");
-  sqlite3_stmt *pack = prepare(&b, "SELECT delta_apply_batch('docs', (SELECT delta_pack(id, delta) FROM changes))");
-  sqlite3_stmt *make = prepare(
-      &b, "SELECT delta_apply_batch('docs', (SELECT delta_pack(id, delta_sparse(indices, numbers)) FROM changes))");
-  sqlite3_stmt *apply = prepare(&b, "SELECT delta_apply('docs', ?1, ?2)");
+  double slowest = 0, stored = 0, chain = 0;
   for (size_t i = 0; i < N_PEERS; i++) {
     const api *a;
     char library[460];
@@ -1366,111 +1446,68 @@ static void section_batch(void) {
     fill_base(&others[i], &peers[i], name, NULL, ROWS, NULL);
     finish_base(&others[i]);
     theirs[i] = prepare(&others[i], peers[i].update);
+    for (size_t j = 0; j < 3; j++) time_updates(&others[i], theirs[i], order, NULL);
   }
-  for (size_t r = 0; r < rounds() + 1; r++) {
-    bool is_timed = r > 0;
-    for (size_t i = 0; i < repeats(1000); i++) {
-      make_batch(&frames, model, order + at % ROWS);
-      at += BATCH;
-      n_deltas += BATCH;
-      double start = now_us();
-      b.a->bind_blob(apply_batch, 1, frames.data, (int)frames.n, SQLITE_STATIC);
-      step_done(&b, apply_batch);
-      if (is_timed) meter_add(&batch, now_us() - start);
+  for (size_t r = 0; r < rounds(); r++) { /* each on a new table: its log grows by a third */
+    const size_t n_batches = repeats(500);
+    float *model = copy_vectors(ROWS);
+    fill_base(&b, &ours, "batch", NULL, ROWS, NULL);
+    finish_base(&b);
+    warm_up(&b, ROWS);
+    double log_before = get_number(&b, "SELECT sum(length(pack)) FROM docs_log");
+    (void)time_batches(&b, model, order, ROWS, repeats(50), NULL);
+    double us = time_batches(&b, model, order, ROWS, n_batches, &batch);
+    slowest = us > slowest ? us : slowest;
+    meter_round(&batch);
+    double log_after = get_number(&b, "SELECT sum(length(pack)) FROM docs_log");
+    stored = (log_after - log_before) / (double)((n_batches + repeats(50)) * BATCH);
+    chain = get_number(&b, "SELECT avg(bytes) FROM delta_chain('docs', (SELECT id FROM docs LIMIT 1))"
+                           " WHERE operation = 'sparse'");
+    for (size_t i = 0; i < repeats(100) * 3; i++) {
+      time_way(&b, model, order + i * BATCH % ROWS, (batch_way)(i % 3), i < 3 ? NULL : &ways[i % 3]);
     }
-    if (is_timed) meter_round(&batch);
-    /* The same through SQL: from a table of deltas, from a table of JSON, and one by one in a transaction. */
-    for (size_t i = 0; i < repeats(100); i++) {
-      for (int kind = 0; kind < 3; kind++) {
-        dv_buf frame;
-        dv_buf_init(&frame, &heap);
-        run(&b, "DELETE FROM temp.changes");
-        double loose_us = 0;
-        if (kind == 2) {
-          double start = now_us();
-          run(&b, "BEGIN");
-          loose_us += now_us() - start;
-        }
-        for (size_t j = 0; j < BATCH; j++) {
-          size_t to = order[at++ % ROWS];
-          char indices[CHANGED * 4 + 3], values[CHANGED * 16 + 3];
-          size_t n_indices = 0, n_values = 0;
-          change c;
-          make_change(&c, model + to * N);
-          for (size_t k = 0; k < CHANGED; k++) {
-            n_indices += (size_t)sprintf(indices + n_indices, "%c%u", k ? ',' : '[', c.indices[k]);
-            n_values += (size_t)sprintf(values + n_values, "%c%.9g", k ? ',' : '[', (double)c.values[k]);
-          }
-          strcpy(indices + n_indices, "]");
-          strcpy(values + n_values, "]");
-          frame.n = 0;
-          write_change(&frame, NULL, &c);
-          apply_change(&c, model + to * N);
-          if (kind == 2) {
-            double start = now_us();
-            apply_delta(&b, apply, to, frame.data, frame.n, NULL);
-            loose_us += now_us() - start;
-            continue;
-          }
-          b.a->bind_int64(note, 1, (sqlite3_int64)j);
-          bind_id(&b, note, 2, to);
-          b.a->bind_blob(note, 3, frame.data, (int)frame.n, SQLITE_TRANSIENT);
-          b.a->bind_text(note, 4, indices, -1, SQLITE_TRANSIENT);
-          b.a->bind_text(note, 5, values, -1, SQLITE_TRANSIENT);
-          step_done(&b, note);
-        }
-        n_deltas += BATCH;
-        double start = now_us();
-        if (kind == 0)
-          step_done(&b, pack);
-        else if (kind == 1)
-          step_done(&b, make);
-        else
-          run(&b, "COMMIT");
-        double us = now_us() - start + loose_us;
-        if (is_timed) meter_add(kind == 0 ? &packed : kind == 1 ? &made : &loose, us);
-        dv_buf_free(&frame);
-      }
-    }
-    at -= at % BATCH;
-    meter_round(&packed);
-    meter_round(&made);
-    meter_round(&loose);
+    for (size_t i = 0; i < 3; i++) meter_round(&ways[i]);
+    verify(&b, model, ROWS);
+    close_base(&b);
+    free(model);
     for (size_t i = 0; i < N_PEERS; i++) {
       if (!others[i].db) continue;
-      for (size_t j = 0; j < repeats(30); j++) {
-        double start = now_us();
-        run(&others[i], "BEGIN");
-        for (size_t k = 0; k < BATCH; k++) {
-          apply_delta(&others[i], theirs[i], order[at++ % ROWS], vector_of(below(LARGE)), VECTOR, NULL);
-        }
-        run(&others[i], "COMMIT");
-        if (is_timed) meter_add(&peer_batch[i], now_us() - start);
-      }
+      for (size_t j = 0; j < repeats(30); j++) time_updates(&others[i], theirs[i], order + j * BATCH, &peer_batch[i]);
       meter_round(&peer_batch[i]);
     }
   }
-  verify(&b, model, ROWS);
-  double stored = (get_number(&b, "SELECT sum(length(pack)) FROM docs_log") - log_before) / (double)n_deltas;
-  double chain = get_number(&b, "SELECT avg(bytes) FROM delta_chain('docs', (SELECT id FROM docs LIMIT 1))"
-                                " WHERE operation = 'sparse'");
   double mean = batch.sum / (double)batch.n_all;
   row *r = add_row("delta_apply_batch", "sparse 5 % delta: delta_apply_batch of 100, committed", "us", 120,
                    meter_figure(&batch));
-  set_note(r, "mean, with settling and checkpoints: %.0f us", mean);
+  set_note(r, "mean, with settling and checkpoints: %.0f us; the slowest: %.1f ms", mean, slowest / 1000);
   for (size_t i = 0; i < N_PEERS; i++) add_peer(r, peers[i].name, false, meter_figure(&peer_batch[i]));
-  add_row("batch_packed", "  frames packed by SQL in the timed part", "us", -1, meter_figure(&packed));
-  add_row("batch_made", "  deltas made from JSON and packed by SQL in the timed part", "us", -1, meter_figure(&made));
-  add_row("batch_loose", "  BEGIN, 100 delta_apply, COMMIT", "us", -1, meter_figure(&loose));
-  r = add_row("delta_bytes", "5 % delta: bytes the log grows by, seals and checkpoints included", "B", 104,
+  add_row("batch_packed", "  frames packed by SQL in the timed part", "us", -1, meter_figure(&ways[BATCH_PACKED]));
+  add_row("batch_made", "  deltas made from JSON and packed by SQL in the timed part", "us", -1,
+          meter_figure(&ways[BATCH_MADE]));
+  add_row("batch_loose", "  BEGIN, 100 delta_apply, COMMIT", "us", -1, meter_figure(&ways[BATCH_LOOSE]));
+  if (!is_quick) {
+    uint32_t *all = random_order(MANY);
+    float *model = copy_vectors(MANY);
+    fill_base(&b, &ours, "batch", NULL, MANY, NULL);
+    finish_base(&b);
+    warm_up(&b, MANY);
+    (void)time_batches(&b, model, all, MANY, 50, NULL);
+    slowest = 0;
+    for (size_t i = 0; i < rounds(); i++) {
+      double us = time_batches(&b, model, all, MANY, 300, &many);
+      slowest = us > slowest ? us : slowest;
+      meter_round(&many);
+    }
+    close_base(&b);
+    mean = many.sum / (double)many.n_all;
+    r = add_row("batch_many", "  the batch, in a table of 30,000 rows", "us", -1, meter_figure(&many));
+    set_note(r, "mean, with settling and checkpoints: %.0f us; the slowest: %.1f ms", mean, slowest / 1000);
+    free(model);
+    free(all);
+  }
+  r = add_row("delta_bytes", "5 % delta: bytes the log grows by, seals and pack headers included", "B", 104,
               one_figure(stored));
   set_note(r, "delta_chain says %.1f bytes on average", chain);
-  b.a->finalize(apply_batch);
-  b.a->finalize(note);
-  b.a->finalize(pack);
-  b.a->finalize(make);
-  b.a->finalize(apply);
-  close_base(&b);
   remove_base(scratch_path("batch"));
   for (size_t i = 0; i < N_PEERS; i++) {
     if (!others[i].db) continue;
@@ -1478,9 +1515,7 @@ static void section_batch(void) {
     close_base(&others[i]);
     remove_base(others[i].path);
   }
-  dv_buf_free(&frames);
   free(order);
-  free(model);
 }
 
 /* ---- folding a chain ---------------------------------------------------------------------------------------------------------------- */
@@ -1727,10 +1762,8 @@ static double wal_bytes(const peer *p, size_t n_rows, const uint32_t *order, siz
   return bytes;
 }
 
-enum { SPREAD = 30000 };
-
 static void section_wal(void) {
-  uint32_t *small = random_order(1000), *spread = random_order(SPREAD);
+  uint32_t *small = random_order(1000), *spread = random_order(MANY);
   double before;
   for (int batched = 0; batched < 2; batched++) {
     size_t n = batched ? 10 : 1000, each = batched ? 100 : 1;
@@ -1748,7 +1781,7 @@ static void section_wal(void) {
       if (!find_peer(&peers[i], &a, library, sizeof library) || a != &system_sqlite || peers[i].max_inserts) continue;
       add_peer(r, peers[i].name, false, one_figure(wal_bytes(&peers[i], 1000, small, n, each, NULL)));
     }
-    x = wal_bytes(&ours, SPREAD, spread, n, each, &before);
+    x = wal_bytes(&ours, MANY, spread, n, each, &before);
     r = add_row(batched ? "wal_hundreds_spread" : "wal_singles_spread",
                 "  the same over 1,000 of 30,000 rows at random", "B", -1, one_figure(x));
     set_note(r, "before the flush %.0f", before);

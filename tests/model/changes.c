@@ -414,9 +414,10 @@ void apply_batch(program *p, connection *c) {
     put(s, ", ");
     put_delta(p, s, &delta.d);
     int64_t time = MODEL_AUTO;
-    if (has_times) { /* all of them: a row must not change at a given time after one that is not known yet */
-      p->clock += rng_below(&p->rng, 3) * 500;
-      time = p->clock > model_last_time(row) ? p->clock : model_last_time(row);
+    if (has_times) {
+      /* Once a row has changed at a time that only the log will tell, it must not change at a given one. */
+      bool is_in_past = !(is_pending(row) && model_last_time(row) == MODEL_AUTO);
+      if (is_in_past) time = random_time(p, model_last_time(row));
       put(s, ", ");
       put_time(s, time, rng_chance(&p->rng, 20));
     }
@@ -527,6 +528,7 @@ static void run_nonsense(program *p, connection *c, const model_value *id) {
       "delta_create('nonsense')",
       "delta_scale(9e999)",
       "delta_dense('[1e39]')",
+      "delta_sparse('[0]', x'0000c07f')",
   };
   enum { N_DELTAS = sizeof deltas / sizeof deltas[0] };
   model_table *next = table_to_change(p, c);

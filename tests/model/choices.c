@@ -70,7 +70,8 @@ bool is_pending(const model_row *row) { return row && row->n_versions && row->ve
 
 /* A time to give with a change of a row whose last was at `last`, or MODEL_AUTO. */
 int64_t random_time(program *p, int64_t last) {
-  if (!rng_chance(&p->rng, p->explicit_percent)) return MODEL_AUTO;
+  /* A row that has come to the present stays there: a literal of today's time could not be run again tomorrow. */
+  if (!rng_chance(&p->rng, p->explicit_percent) || last > p->clock + 100000000) return MODEL_AUTO;
   p->clock += rng_below(&p->rng, 4) * 500;
   return p->clock > last ? p->clock : last;
 }

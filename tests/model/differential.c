@@ -86,7 +86,11 @@ static void choose_options(program *p) {
   } else if (roll < 6) {
     text_put(&t, ", index=%s", roll < 5 ? "flat" : "auto");
   }
-  if (rng_chance(&p->rng, 75)) text_put(&t, ", checkpoint_interval=%d", intervals[rng_below(&p->rng, 6)]);
+  p->checkpoint_interval = 100;
+  if (rng_chance(&p->rng, 75)) {
+    p->checkpoint_interval = intervals[rng_below(&p->rng, 6)];
+    text_put(&t, ", checkpoint_interval=%d", p->checkpoint_interval);
+  }
   if (rng_chance(&p->rng, 60)) text_put(&t, ", compression=%s", compressions[rng_below(&p->rng, 3)]);
   if (rng_chance(&p->rng, 25)) {
     snprintf(p->keep, sizeof p->keep, "%s", retentions[rng_below(&p->rng, 3)]);

@@ -577,7 +577,7 @@ void check_chain(program *p, connection *c, const char *name, const model_row *r
   result r;
   char id[64];
   model_value_print(&row->id, id, sizeof id);
-  put(&s, "SELECT seq, timestamp, operation, delta FROM delta_chain(");
+  put(&s, "SELECT seq, timestamp, operation, checkpoint FROM delta_chain(");
   put_text(&s, name);
   put(&s, ", ");
   put_value(&s, &row->id);
@@ -585,9 +585,13 @@ void check_chain(program *p, connection *c, const char *name, const model_row *r
   if (query(p, c, &s, &r)) {
     check(p, r.n_rows == row->n_versions, "the chain of row %s has %d versions, should have %d", id, r.n_rows,
           row->n_versions);
+    int since_full = 0; /* versions since the last that carries a full vector, or has none */
     for (int i = 0; i < r.n_rows && !p->has_failed; i++) {
       const model_version *v = &row->versions[i];
       const char *operation = cell(&r, i, 2)->bytes;
+      since_full = cell(&r, i, 3)->integer || !v->content->exists ? 0 : since_full + 1;
+      check(p, since_full <= p->checkpoint_interval, "row %s has no full vector in %d versions up to seq %lld", id,
+            since_full, (long long)v->seq);
       check(p, is_copy || cell(&r, i, 0)->integer == v->seq, "the chain of row %s has seq %lld, should have %lld", id,
             (long long)cell(&r, i, 0)->integer, (long long)v->seq);
       check(p, cell(&r, i, 1)->integer == v->time, "seq %lld of row %s has time %lld, should have %lld",

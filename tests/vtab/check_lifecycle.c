@@ -1665,7 +1665,6 @@ START_TEST(many_commits_settle) {
     sql_run(a, "UPDATE docs SET delta=delta_scale(0.5) WHERE rowid %% 7 = %d; COMMIT", i % 7);
   }
   ck_assert_int_gt(sql_integer(a, "SELECT count(*) FROM docs_head"), 0);
-  ck_assert_int_gt(sql_integer(a, "SELECT count(*) FROM docs_code"), 0);
   b = sql_open(file);
   for (int i = 1; i < 12000; i += 571) {
     sql_is(b, sql_rows(a, "SELECT id, distance FROM docs WHERE vector MATCH vector_at('docs', 'r%d') AND k=5", i),

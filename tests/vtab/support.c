@@ -21,12 +21,12 @@ const sql_profile *sql_profile_now = &sql_default;
 
 /* ---- text ------------------------------------------------------------------------------------------------------------ */
 
-typedef struct text {
+typedef struct growing {
   char *z;
   size_t n, capacity;
-} text;
+} growing;
 
-static void text_add(text *t, const char *z, size_t n) {
+static void add_bytes(growing *t, const char *z, size_t n) {
   if (t->n + n + 1 > t->capacity) {
     t->capacity = (t->n + n + 1) * 2;
     t->z = realloc(t->z, t->capacity);
@@ -37,7 +37,7 @@ static void text_add(text *t, const char *z, size_t n) {
   t->z[t->n] = 0;
 }
 
-static void text_addz(text *t, const char *z) { text_add(t, z, strlen(z)); }
+static void add_z(growing *t, const char *z) { add_bytes(t, z, strlen(z)); }
 
 /* ---- files ----------------------------------------------------------------------------------------------------------- */
 
@@ -116,10 +116,10 @@ sqlite3 *sql_open(const char *path) {
 void sql_close(sqlite3 *db) {
   int rc = sqlite3_close(db);
   if (rc == SQLITE_OK) return;
-  text t = {0};
+  growing t = {0};
   for (sqlite3_stmt *s = sqlite3_next_stmt(db, NULL); s; s = sqlite3_next_stmt(db, s)) {
-    text_addz(&t, "\n  still open: ");
-    text_addz(&t, sqlite3_sql(s));
+    add_z(&t, "\n  still open: ");
+    add_z(&t, sqlite3_sql(s));
   }
   ck_abort_msg("sqlite3_close() = %d%s", rc, t.z ? t.z : "");
 }
@@ -171,23 +171,23 @@ const char *sql_fails_at(int line, sqlite3 *db, int rc, const char *part, const 
 }
 
 static int add_row(void *p, int n, char **values, char **names) {
-  text *t = p;
+  growing *t = p;
   (void)names;
-  if (t->n) text_addz(t, " ");
+  if (t->n) add_z(t, " ");
   for (int i = 0; i < n; i++) {
-    if (i) text_addz(t, "|");
-    text_addz(t, values[i] ? values[i] : "NULL");
+    if (i) add_z(t, "|");
+    add_z(t, values[i] ? values[i] : "NULL");
   }
   return 0;
 }
 
 static const char *rows_of(int line, sqlite3 *db, const char *sql) {
-  static text kept[8];
+  static growing kept[8];
   static unsigned next;
-  text *t = &kept[next++ % 8];
+  growing *t = &kept[next++ % 8];
   char *message = NULL;
   t->n = 0;
-  text_add(t, "", 0);
+  add_bytes(t, "", 0);
   int rc = sqlite3_exec(db, sql, add_row, t, &message);
   ck_assert_msg(rc == SQLITE_OK, "line %d: %.200s: error %d: %s", line, sql, rc, message ? message : "");
   return t->z;
@@ -237,15 +237,15 @@ sqlite3_stmt *sql_prepare(sqlite3 *db, const char *format, ...) {
 
 /* ---- state -------------------------------------------------------------------------------------------------------------- */
 
-static void state_part(text *t, sqlite3 *db, const char *title, const char *format, ...) {
+static void state_part(growing *t, sqlite3 *db, const char *title, const char *format, ...) {
   va_list args;
   va_start(args, format);
   char *sql = format_sql(format, args);
   va_end(args);
-  text_addz(t, title);
-  text_addz(t, ": ");
-  text_addz(t, rows_of(0, db, sql));
-  text_addz(t, "\n");
+  add_z(t, title);
+  add_z(t, ": ");
+  add_z(t, rows_of(0, db, sql));
+  add_z(t, "\n");
   sqlite3_free(sql);
 }
 
@@ -256,7 +256,7 @@ static const char *column_of(sqlite3 *db, const char *schema, const char *table,
 }
 
 char *sql_state(sqlite3 *db, const char *schema, const char *table) {
-  text t = {0};
+  growing t = {0};
   char id[64], vector[64];
   snprintf(id, sizeof id, "%s", column_of(db, schema, table, "id", "rowid"));
   snprintf(vector, sizeof vector, "%s", column_of(db, schema, table, "vector", "embedding"));
@@ -266,10 +266,10 @@ char *sql_state(sqlite3 *db, const char *schema, const char *table) {
   state_part(&t, db, "each", "SELECT a.%s, hex(b.%s), hex(vector_at('%q.%q', a.%s)) FROM (SELECT %s FROM \"%w\".\"%w\" ORDER BY rowid) AS a"
                              " CROSS JOIN \"%w\".\"%w\" AS b WHERE b.%s=a.%s",
              id, vector, schema, table, id, id, schema, table, schema, table, id, id);
-  text query = {0};
-  text_addz(&query, sql_rows(db, "SELECT hex(%s) FROM \"%w\".\"%w\" ORDER BY rowid LIMIT 1", vector, schema, table));
+  growing query = {0};
+  add_z(&query, sql_rows(db, "SELECT hex(%s) FROM \"%w\".\"%w\" ORDER BY rowid LIMIT 1", vector, schema, table));
   if (query.n) {
-    text scan = {0}, found = {0};
+    growing scan = {0}, found = {0};
     state_part(&t, db, "nearest", "SELECT %s, distance FROM \"%w\".\"%w\" WHERE %s MATCH X'%s' AND k=5", id, schema, table, vector,
                query.z);
     state_part(&scan, db, "ids", "SELECT CAST(%s AS TEXT) FROM \"%w\".\"%w\" ORDER BY 1", id, schema, table);
@@ -286,9 +286,9 @@ char *sql_state(sqlite3 *db, const char *schema, const char *table) {
 
 char *sql_dump(sqlite3 *db, const char *schema, const char *table) {
   static const char *const parts[] = {"log", "row", "head", "code", "graph", "meta"};
-  text t = {0};
+  growing t = {0};
   char *state = sql_state(db, schema, table);
-  text_addz(&t, state);
+  add_z(&t, state);
   free(state);
   for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
     char columns[1024] = "";
