@@ -13,7 +13,7 @@
 
 DV_FP_STRICT_BEGIN
 
-#define FLAT_INFINITY ((double)__builtin_inff())
+#define FLAT_INFINITY ((double)INFINITY)
 
 /* Rows handled at a time: their sums stay in the first-level cache. */
 enum { FLAT_CHUNK = 1024 };
@@ -94,7 +94,7 @@ typedef struct flat_search {
   dv_flat_scratch *scratch;
   double max_distance; /* only rows at less than this, or at it if is_inclusive */
   bool is_inclusive;
-  bool keeps_highs;    /* whether k high ends say something: not when every row is wanted */
+  bool keeps_highs; /* whether k high ends say something: not when every row is wanted */
 } flat_search;
 
 static inline uint32_t flat_vid(uint32_t row) { return row + 1; }
@@ -237,7 +237,8 @@ static dv_status flat_consider(flat_search *s, const uint32_t *rows, size_t firs
 }
 
 /* Candidates among a list of at most FLAT_CHUNK rows. */
-static dv_status flat_consider_list(flat_search *s, const uint32_t *rows, size_t n, size_t first, const uint32_t *seen) {
+static dv_status flat_consider_list(flat_search *s, const uint32_t *rows, size_t n, size_t first,
+                                    const uint32_t *seen) {
   int32_t dots[FLAT_CHUNK];
   size_t stride = dv_code_stride(s->f->n);
   s->q->kernels->gather_i8(s->f->codes, stride, rows, n, s->cq->code, stride, dots);
@@ -283,9 +284,9 @@ enum { FLAT_BITS_MIN_ROWS = 1000, FLAT_SAMPLES = 4, FLAT_SAMPLE_ROWS = DV_BITS_R
 
 typedef struct flat_bits {
   dv_bit_query query;
-  uint32_t *sums;               /* of all rows */
+  uint32_t *sums; /* of all rows */
   size_t samples[FLAT_SAMPLES]; /* first rows of the sample blocks */
-  float margin;                 /* of an estimate, a unit of factor */
+  float margin; /* of an estimate, a unit of factor */
 } flat_bits;
 
 static dv_status flat_bits_init(flat_bits *b, flat_search *s) {
@@ -343,7 +344,7 @@ static dv_status flat_bits_sample(flat_bits *b, flat_search *s) {
   double tails = sum_fourth * (double)n_sampled / (3.0 * sum_sq * sum_sq); /* 1 for a normal distribution */
   b->margin = FLAT_DEVIATIONS * (float)sqrt(sum_sq / (double)n_sampled * (tails > 1.0 ? tails : 1.0));
   /* Too few samples, or values beyond f32: then no estimate is trusted (NaN is not above the limit either). */
-  if (n_sampled < FLAT_SAMPLE_ROWS / 2 || !dv_is_finite(b->margin)) b->margin = __builtin_inff();
+  if (n_sampled < FLAT_SAMPLE_ROWS / 2 || !dv_is_finite(b->margin)) b->margin = INFINITY;
   return DV_OK;
 }
 
@@ -356,7 +357,8 @@ static float flat_bits_limit(const flat_bits *b, const flat_search *s) {
 }
 
 /* Candidates among the rows first .. first + n - 1 whose estimate less the margin is within the limit. */
-static dv_status flat_bits_consider(flat_bits *b, flat_search *s, size_t first, size_t n, float margin, size_t n_enough) {
+static dv_status flat_bits_consider(flat_bits *b, flat_search *s, size_t first, size_t n, float margin,
+                                    size_t n_enough) {
   const uint64_t *mask = s->f->mask;
   uint32_t *sums = b->sums + first, at[FLAT_CHUNK];
   size_t n_listed = 0, n_picked = s->q->kernels->pick_bits(sums, s->f->bit_rows + first, n, b->query.per_sum,
@@ -429,16 +431,16 @@ static dv_status flat_run(flat_search *s, bool is_exact) {
   return status == DV_OK ? flat_rerank(s) : status;
 }
 
-dv_status dv_flat_search(const dv_flat *f, const dv_query *q, const dv_code_query *cq, size_t k, bool is_exact, dv_topk *out,
-                         dv_flat_scratch *scratch) {
+dv_status dv_flat_search(const dv_flat *f, const dv_query *q, const dv_code_query *cq, size_t k, bool is_exact,
+                         dv_topk *out, dv_flat_scratch *scratch) {
   flat_search s = {f, q, cq, out, scratch, FLAT_INFINITY, true, false};
   DV_ASSERT(out->k == k);
   (void)k;
   return flat_run(&s, is_exact);
 }
 
-dv_status dv_flat_range(const dv_flat *f, const dv_query *q, const dv_code_query *cq, double max_distance, bool is_inclusive,
-                        dv_topk *out, dv_flat_scratch *scratch) {
+dv_status dv_flat_range(const dv_flat *f, const dv_query *q, const dv_code_query *cq, double max_distance,
+                        bool is_inclusive, dv_topk *out, dv_flat_scratch *scratch) {
   flat_search s = {f, q, cq, out, scratch, max_distance, is_inclusive, false};
   return flat_run(&s, true);
 }

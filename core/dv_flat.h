@@ -26,7 +26,8 @@ typedef struct dv_flat {
   const uint64_t *bits; /* dv_bit_blocks(n_rows) blocks, see dv_bits_set; NULL: there is no such tier */
   const dv_bit_row *bit_rows;
   const float *center; /* ... which the bits were set with */
-  const uint64_t *mask; /* bit r % 64 of word r / 64: row r may be in the result; NULL: all may. Of (n_rows + 63) / 64 words */
+  const uint64_t
+      *mask; /* bit r % 64 of word r / 64: row r may be in the result; NULL: all may. Of (n_rows + 63) / 64 words */
 
   /* The f32 vector of a row, valid until the next call; or NULL with a reason in *status, which ends the search. */
   const float *(*vector)(void *ctx, uint32_t row, dv_status *status);
@@ -55,13 +56,13 @@ void dv_flat_scratch_free(dv_flat_scratch *s);
  * the k best of all of them. q and cq code the same vector for the same metric; cq may be NULL for l1, which has no codes
  * and reads every allowed row. A status other than DV_OK is the callback's or DV_NOMEM, and leaves part of the result in out.
  */
-dv_status dv_flat_search(const dv_flat *f, const dv_query *q, const dv_code_query *cq, size_t k, bool is_exact, dv_topk *out,
-                         dv_flat_scratch *scratch);
+dv_status dv_flat_search(const dv_flat *f, const dv_query *q, const dv_code_query *cq, size_t k, bool is_exact,
+                         dv_topk *out, dv_flat_scratch *scratch);
 
 /* Pushes all allowed rows with distance < max_distance (or <=) into out: all of them if its k is SIZE_MAX, else the k
  * nearest of them. Always exact. */
-dv_status dv_flat_range(const dv_flat *f, const dv_query *q, const dv_code_query *cq, double max_distance, bool is_inclusive,
-                        dv_topk *out, dv_flat_scratch *scratch);
+dv_status dv_flat_range(const dv_flat *f, const dv_query *q, const dv_code_query *cq, double max_distance,
+                        bool is_inclusive, dv_topk *out, dv_flat_scratch *scratch);
 
 /* The definition: dv_query_distance of every allowed row. */
 dv_status dv_flat_brute(const dv_flat *f, const dv_query *q, dv_topk *out);

@@ -12,8 +12,9 @@ static const struct {
   const char *name;
   dv_metric metric;
 } metric_names[] = {
-    {"l2", DV_L2}, {"cosine", DV_COSINE}, {"ip", DV_IP}, {"l1", DV_L1}, /* in the order of the enum */
-    {"euclidean", DV_L2}, {"cos", DV_COSINE}, {"dot", DV_IP}, {"inner_product", DV_IP}, {"manhattan", DV_L1},
+    {"l2", DV_L2},        {"cosine", DV_COSINE}, {"ip", DV_IP},  {"l1", DV_L1}, /* in the order of the enum */
+    {"euclidean", DV_L2}, {"cos", DV_COSINE},    {"dot", DV_IP}, {"inner_product", DV_IP},
+    {"manhattan", DV_L1},
 };
 
 const char *dv_metric_name(dv_metric m) { return metric_names[m].name; }
@@ -87,10 +88,10 @@ double dv_distance(const dv_kernels *k, dv_metric m, const float *a, const float
 
 double dv_score(dv_metric m, double distance) {
   switch (m) {
-    case DV_COSINE: return 1.0 - distance;
-    case DV_IP: return 0.0 - distance;
-    case DV_L2:
-    case DV_L1: break;
+  case DV_COSINE: return 1.0 - distance;
+  case DV_IP: return 0.0 - distance;
+  case DV_L2:
+  case DV_L1: break;
   }
   return 1.0 / (1.0 + distance);
 }
@@ -105,10 +106,10 @@ void dv_query_init(dv_query *q, const dv_kernels *k, dv_metric m, const float *v
 
 double dv_query_distance(const dv_query *q, const float *row) {
   switch (q->metric) {
-    case DV_L2: return metric_l2_of(q->kernels, q->v, row, q->n);
-    case DV_IP: return metric_ip_of(q->kernels, q->v, row, q->n);
-    case DV_L1: return metric_l1_of(q->kernels, q->v, row, q->n);
-    case DV_COSINE: break;
+  case DV_L2: return metric_l2_of(q->kernels, q->v, row, q->n);
+  case DV_IP: return metric_ip_of(q->kernels, q->v, row, q->n);
+  case DV_L1: return metric_l1_of(q->kernels, q->v, row, q->n);
+  case DV_COSINE: break;
   }
   float sums[2];
   q->kernels->dot_norm_f32(q->v, row, q->n, sums);

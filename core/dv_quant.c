@@ -11,7 +11,7 @@
 
 DV_FP_STRICT_BEGIN
 
-#define QUANT_INFINITY ((double)__builtin_inff())
+#define QUANT_INFINITY ((double)INFINITY)
 
 /* More than the relative rounding error of a sum of 65536 terms in double, and of the few operations around it. */
 #define QUANT_SLACK 0x1p-36
@@ -94,7 +94,7 @@ uint32_t dv_code_encode(dv_metric m, const float *v, size_t n, int8_t *code) {
 dv_code_row dv_code_row_of(uint32_t meta, const int8_t *code, size_t n) {
   float scale = dv_code_scale(meta);
   if (!dv_is_finite(scale) || scale < 0.0f) { /* not written by dv_code_encode: can be anything, so bound nothing */
-    dv_code_row none = {0.0f, __builtin_inff(), __builtin_inff()};
+    dv_code_row none = {0.0f, INFINITY, INFINITY};
     return none;
   }
   int32_t sum = dv_kernels_get()->dot_i8(code, code, n);

@@ -44,7 +44,7 @@ static inline float dv_code_scale(uint32_t meta) { return dv_bits_float(meta & 0
 typedef struct dv_code_row {
   float scale;
   float residual; /* upper bound of |x - scale*code|_2 */
-  float norm_sq;  /* scale^2 * sum code^2, rounded to nearest */
+  float norm_sq; /* scale^2 * sum code^2, rounded to nearest */
 } dv_code_row;
 
 /* Of bytes that dv_code_encode did not write, bounds are meaningless but nothing is undefined. */
@@ -54,18 +54,18 @@ dv_code_row dv_code_row_of(uint32_t meta, const int8_t *code, size_t n);
 typedef struct dv_code_query {
   dv_metric metric;
   size_t n;
-  float *unit;      /* cosine: v/|v|; else a copy of v */
-  double norm;      /* |q|_2 of what is coded: cosine: 1, or 0 for a zero vector */
-  int8_t *code;     /* n codes, padded with zeros to dv_code_stride(n) */
+  float *unit; /* cosine: v/|v|; else a copy of v */
+  double norm; /* |q|_2 of what is coded: cosine: 1, or 0 for a zero vector */
+  int8_t *code; /* n codes, padded with zeros to dv_code_stride(n) */
   int8_t *code_low; /* the same of what code leaves: q ~ scale*code + scale_low*code_low */
   float scale;
   float scale_low;
-  float residual;     /* upper bound of |q - scale*code|_2 */
+  float residual; /* upper bound of |q - scale*code|_2 */
   float residual_low; /* upper bound of |q - scale*code - scale_low*code_low|_2 */
-  double code_sq;     /* |scale*code|^2 */
-  double fine_sq;     /* |scale*code + scale_low*code_low|^2 */
-  double rounding;    /* dv_metric_error(n) */
-  float weight;       /* dv_code_estimate is about weight * row scale * dot */
+  double code_sq; /* |scale*code|^2 */
+  double fine_sq; /* |scale*code + scale_low*code_low|^2 */
+  double rounding; /* dv_metric_error(n) */
+  float weight; /* dv_code_estimate is about weight * row scale * dot */
   const dv_alloc *alloc;
 } dv_code_query;
 
@@ -108,7 +108,7 @@ dv_bit_row dv_bits_set_code(uint64_t *blocks, size_t row, dv_metric m, const dv_
 /* A query for sums over bits. Borrows its table: 256 * dv_bit_words(n) bytes from the caller. */
 typedef struct dv_bit_query {
   const uint8_t *table; /* for scan_bits */
-  float per_sum;        /* estimate = offset + factor * (per_sum * sum + base) + constant */
+  float per_sum; /* estimate = offset + factor * (per_sum * sum + base) + constant */
   float base;
   float constant;
 } dv_bit_query;

@@ -4,7 +4,9 @@
  */
 #include "dv_topk.h"
 
-#define TOPK_INFINITY ((double)__builtin_inff())
+#include <math.h>
+
+#define TOPK_INFINITY ((double)INFINITY)
 
 void dv_topk_init(dv_topk *t, size_t k, const dv_alloc *alloc) {
   memset(t, 0, sizeof *t);

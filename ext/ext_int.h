@@ -532,9 +532,8 @@ void dvx_table_committed(dvx_table *t);
 /* Applies a committed record to the row's cached vector, if there is one. */
 void dvx_vectors_apply(dvx_table *t, uint32_t vid, uint64_t before, const dv_record *rec);
 void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v);
-/* Folds the whole log forward into the cache of vectors, each record once. */
-int dvx_vectors_load(dvx_table *t);
-uint64_t dvx_vectors_cached(const dvx_table *t);
+/* Fills the cache of current vectors from the log, if most are not there and all fit. */
+int dvx_vectors_load_if_cold(dvx_table *t);
 /* The committed vector of a row, whatever the open transaction did to it. */
 int dvx_row_committed_vector(dvx_table *t, uint32_t vid, const float **out);
 dvx_touched *dvx_txn_touched(const dvx_table *t, uint32_t vid);
@@ -661,10 +660,9 @@ int dvx_integrity_check(dvx_table *t, bool is_quick, char **report);
  *   may happen: the transaction ends, a row is folded through dvx_row_vector_at, the statement is kept open for hours.
  * - dvx_table_begin_read() keeps the dvx_table alive until dvx_table_end_read(): cursors of table-valued functions hold it.
  * - dvx_table_write(): when fn fails, the pending deltas fn appended are cut away again (delta_import is all or nothing).
- * - dvx_log_rewrite_finish(): 'last_seq' must not fall: max(t->floor_seq, end.seq). A second compaction behind one that
- *   removed the last record would otherwise give seqs away again.
  * Found while testing (drop these lines when done):
- * - write.c, command_integrity: the report's lines name the table already: dvx_fail(t->conn, NULL, …).
+ * - log.c, dvx_log_rewrite_finish(): 'last_seq' falls; it must be the larger of t->floor_seq and end.seq. Behind a compaction
+ *   that removed the last record, a second one gives seqs away again (tests/sql/compact.sql, "seqs never fall").
  * - table.c: a line in %_row with vid 2147483647 makes every read allocate 32 GB (NOMEM). A row number cannot exceed the last
  *   seq given out (each row's first record has a seq of its own): a larger one is damage, to be said.
  * - txn.c, dvx_table_write: t->n_refs++ before anything is prepared: preparing may disconnect the last object of t. */

@@ -113,14 +113,6 @@ static int mirror_load_codes(dvx_table *t, uint64_t settled_seq) {
   return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
 }
 
-/* Every row is to be coded from its vector: read the log once from the beginning rather than each row's chain, if the
- * vectors fit into their cache and are not there yet. */
-static int mirror_load_vectors(dvx_table *t) {
-  size_t bytes = ((size_t)t->rows.n + DVX_CHUNK_ROWS) * t->config->dimensions * sizeof(float);
-  if (bytes > t->vectors.limit_bytes || t->rows.n < DVX_LOAD_ROWS || dvx_vectors_cached(t) > t->rows.n_live / 2) return SQLITE_OK;
-  return dvx_vectors_load(t);
-}
-
 static int mirror_load(dvx_table *t) {
   dvx_mirror *m = &t->mirror;
   dvx_settled s;
@@ -141,7 +133,7 @@ static int mirror_load(dvx_table *t) {
     for (size_t i = 0; i < m->n; i++) m->stale[i >> 6] |= (uint64_t)1 << (i & 63);
     /* What 'optimize' wrote in a transaction that is still open stands for pending vectors. */
     bool has_codes = s.has_codes && !t->is_settle_wrong && !t->overlay.is_settled_touched;
-    rc = has_codes ? mirror_load_codes(t, s.position.seq) : mirror_load_vectors(t);
+    rc = has_codes ? mirror_load_codes(t, s.position.seq) : dvx_vectors_load_if_cold(t);
     for (size_t i = 0; i < m->n; i++) {
       if (m->stale[i >> 6] >> (i & 63) & 1) m->stale_list[m->n_stale++] = (uint32_t)i;
     }

@@ -274,7 +274,7 @@ void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v) {
   row_cache_valid(t, vid, slot != NULL);
 }
 
-uint64_t dvx_vectors_cached(const dvx_table *t) {
+static uint64_t row_n_cached(const dvx_table *t) {
   uint64_t n = 0;
   for (size_t i = 0; i < t->vectors.n_chunks; i++) {
     for (uint64_t bits = t->vectors.valid[i]; bits; bits &= bits - 1) n++;
@@ -300,12 +300,21 @@ static int row_load_vector(void *ctx, const dv_record *rec) {
   return SQLITE_OK;
 }
 
-int dvx_vectors_load(dvx_table *t) {
+/* Folds the whole log forward into the cache of vectors, each record once. */
+static int row_load_vectors(dvx_table *t) {
   dvx_position from = {.max_time = INT64_MIN};
   /* A cached vector is that of the head: it must not have earlier records applied to it. */
   for (size_t i = 0; i < t->vectors.n_chunks; i++) t->vectors.valid[i] = 0;
   int rc = dvx_log_scan(t, &from, SIZE_MAX, row_load_vector, t);
   return rc == SQLITE_NOTFOUND ? SQLITE_OK : rc;
+}
+
+/* Before work on every row: reading the log once is much faster than following each row's chain, if the vectors fit into their
+ * cache and are not there yet. */
+int dvx_vectors_load_if_cold(dvx_table *t) {
+  size_t bytes = ((size_t)t->rows.n + DVX_CHUNK_ROWS) * t->config->dimensions * sizeof(float);
+  if (bytes > t->vectors.limit_bytes || t->rows.n < DVX_LOAD_ROWS || row_n_cached(t) > t->rows.n_live / 2) return SQLITE_OK;
+  return row_load_vectors(t);
 }
 
 /* The committed vector of a row that exists, from the cache or folded into it. */

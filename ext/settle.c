@@ -131,7 +131,8 @@ static int settle_all_codes(dvx_table *t, uint8_t *block) {
   for (uint32_t vid = 1; vid <= n; vid++) {
     if (dvx_row_word(t, vid)) all.vids[all.n++] = vid;
   }
-  int rc = settle_codes(t, &all, block);
+  int rc = dvx_vectors_load_if_cold(t); /* once through the log, not once along each row's chain */
+  if (rc == SQLITE_OK) rc = settle_codes(t, &all, block);
   sqlite3_free(all.vids);
   return rc;
 }

@@ -156,19 +156,19 @@ static bool plan_is_condition(int op) {
   }
 }
 
-typedef struct plan {
+typedef struct index_plan {
   sqlite3_index_info *info;
   dvx_str text;
   int n_args;
-} plan;
+} index_plan;
 
-static void plan_use(plan *p, int i, bool omit, const char *token) {
+static void plan_use(index_plan *p, int i, bool omit, const char *token) {
   p->info->aConstraintUsage[i].argvIndex = ++p->n_args;
   p->info->aConstraintUsage[i].omit = omit ? 1 : 0;
   dvx_str_addf(&p->text, "%s", token);
 }
 
-static void plan_condition(plan *p, int i, int column) {
+static void plan_condition(index_plan *p, int i, int column) {
   sqlite3_index_info *info = p->info;
   bool is_in = info->aConstraint[i].op == SQLITE_INDEX_CONSTRAINT_EQ && sqlite3_vtab_in(info, i, 1);
   const char *collation = sqlite3_vtab_collation(info, i);
@@ -180,7 +180,7 @@ static void plan_condition(plan *p, int i, int column) {
 static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   dvx_table *t = ((table_vtab *)vtab)->t;
   const dvx_config *c = t->config;
-  plan p = {.info = info};
+  index_plan p = {.info = info};
   int match = -1, k = -1, as_of = -1, id = -1, rowid = -1, limit = -1, offset = -1;
   bool is_unusable = false, is_all_handled = true;
   for (int i = 0; i < info->nConstraint; i++) {

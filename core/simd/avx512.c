@@ -32,8 +32,8 @@ AVX512_INLINE __m512 term_avx512(int term, __m512 a, __m512 b) {
 
 AVX512_INLINE float fold_avx512(__m512 s0, __m512 s1) {
   s0 = _mm512_add_ps(s0, s1);
-  __m256 h = _mm256_add_ps(_mm512_castps512_ps256(s0),
-                           _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(s0), 1)));
+  __m256 h =
+      _mm256_add_ps(_mm512_castps512_ps256(s0), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(s0), 1)));
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
@@ -165,7 +165,8 @@ AVX512 static void gather_i8_avx512(const int8_t *codes, size_t stride, const ui
   size_t i = 0, ahead = 0;
   for (; n_rows - i >= 4; i += 4) {
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_avx512(codes + rows[ahead] * stride, n);
-    __m512i s0 = row_avx512(codes + rows[i] * stride, query, n), s1 = row_avx512(codes + rows[i + 1] * stride, query, n);
+    __m512i s0 = row_avx512(codes + rows[i] * stride, query, n),
+            s1 = row_avx512(codes + rows[i + 1] * stride, query, n);
     __m512i s2 = row_avx512(codes + rows[i + 2] * stride, query, n);
     __m512i s3 = row_avx512(codes + rows[i + 3] * stride, query, n);
     _mm_storeu_si128((__m128i *)(void *)(out + i), fold_four_avx512(s0, s1, s2, s3));
@@ -181,7 +182,9 @@ VNNI_INLINE __m512i add_products_vnni(__m512i acc, __m512i q, __m512i c) {
   return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(c, _mm512_set1_epi8(-128)), q);
 }
 
-VNNI_INLINE __m512i add_bytes_vnni(__m512i acc, __m512i q) { return _mm512_dpbusd_epi32(acc, _mm512_set1_epi8(-128), q); }
+VNNI_INLINE __m512i add_bytes_vnni(__m512i acc, __m512i q) {
+  return _mm512_dpbusd_epi32(acc, _mm512_set1_epi8(-128), q);
+}
 
 VNNI static __m512i offset_vnni(const int8_t *query, size_t n) {
   __m512i s = _mm512_setzero_si512();

@@ -62,8 +62,8 @@ typedef struct dv_kernels {
   void (*scan_i8)(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n, int32_t *out);
 
   /* out[i] = dot_i8(codes + rows[i]*stride, query, n): the same over a list of rows, with prefetch. */
-  void (*gather_i8)(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query, size_t n,
-                    int32_t *out);
+  void (*gather_i8)(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
+                    size_t n, int32_t *out);
 
   /* The 1-bit scan, by table look-up: every SIMD set has a shuffle that looks up 16 nibbles at once, few can count bits.
    *

@@ -158,8 +158,8 @@ NEON_INLINE void prefetch_neon(const int8_t *p, size_t n) {
   for (size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i);
 }
 
-static void gather_i8_neon(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
-                           const int8_t *query, size_t n, int32_t *out) {
+static void gather_i8_neon(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
+                           size_t n, int32_t *out) {
   size_t i = 0, ahead = 0;
   for (; n_rows - i >= 4; i += 4) {
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_neon(codes + rows[ahead] * stride, n);

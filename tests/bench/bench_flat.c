@@ -70,7 +70,8 @@ static float *make_floats(size_t n_rows, size_t n) {
   enum { N_CENTRES = 500 };
   if (!centres) {
     centres = malloc(N_CENTRES * n * sizeof *centres);
-    for (size_t i = 0; i < N_CENTRES * n; i++) centres[i] = (float)(random_normal() / sqrt(1.0 + (double)(i % n) * 0.05));
+    for (size_t i = 0; i < N_CENTRES * n; i++)
+      centres[i] = (float)(random_normal() / sqrt(1.0 + (double)(i % n) * 0.05));
   }
   float *p = malloc(n_rows * n * sizeof *p);
   for (size_t r = 0; r < n_rows; r++) {
@@ -138,7 +139,8 @@ static void table_make(table *t, dv_metric m, const float *v, size_t n_rows, siz
   t->v = v;
 }
 
-static void bench(dv_metric m, const float *v, size_t n_rows, size_t n, const float *queries, size_t n_queries, size_t k) {
+static void bench(dv_metric m, const float *v, size_t n_rows, size_t n, const float *queries, size_t n_queries,
+                  size_t k) {
   table t;
   table_make(&t, m, v, n_rows, n);
   enum { TIERED, EXACT, N_WAYS };
@@ -192,8 +194,8 @@ static void bench(dv_metric m, const float *v, size_t n_rows, size_t n, const fl
   }
   for (int w = 0; w < N_WAYS; w++) {
     double mean = reranked[w] / (double)n_queries, half = quantile(us[w], n_queries, 0.5);
-    printf("  %-6s %s k=%zu %8zu rows: median %8.1f us  p90 %8.1f  int8 %.0f  re-ranked %.1f", way_names[w], dv_metric_name(m), k,
-           n_rows, half, quantile(us[w], n_queries, 0.9), scanned[w] / (double)n_queries, mean);
+    printf("  %-6s %s k=%zu %8zu rows: median %8.1f us  p90 %8.1f  int8 %.0f  re-ranked %.1f", way_names[w],
+           dv_metric_name(m), k, n_rows, half, quantile(us[w], n_queries, 0.9), scanned[w] / (double)n_queries, mean);
     if (w == TIERED)
       printf("  recall %.5f (worst query %.2f, %zu of %zu not perfect)\n", found / (double)n_queries, worst_recall,
              n_missing_one, n_queries);

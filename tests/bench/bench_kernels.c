@@ -138,7 +138,8 @@ int main(int argc, char **argv) {
     bench("dot_i8", run_dot_i8, &c, 20000, 2 * n);
     c.n_rows = MAX_ROWS;
     bench("gather_i8", run_gather_i8, &c, 1000, N_GATHER * n);
-    for (c.n_rows = 10000 / DV_BITS_ROWS * DV_BITS_ROWS; c.n_rows <= MAX_ROWS; c.n_rows = c.n_rows < MAX_ROWS ? MAX_ROWS : MAX_ROWS + 1) {
+    for (c.n_rows = 10000 / DV_BITS_ROWS * DV_BITS_ROWS; c.n_rows <= MAX_ROWS;
+         c.n_rows = c.n_rows < MAX_ROWS ? MAX_ROWS : MAX_ROWS + 1) {
       size_t n_calls = c.n_rows < MAX_ROWS ? 10 : 1;
       bench("scan_i8", run_scan_i8, &c, n_calls, c.n_rows * n);
       bench("scan_bits", run_scan_bits, &c, n_calls, c.n_rows * n / 8);

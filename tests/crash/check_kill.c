@@ -222,7 +222,7 @@ static void write_something(writer *w) {
   }
 }
 
-static bool write_command(writer *w) {
+static bool write_command(writer *w, bool is_in_transaction) {
   switch (random_below(6)) {
   case 0:
     must(w, "SELECT delta_compact('docs', '{\"keep\":\"none\"}')");
@@ -234,6 +234,7 @@ static bool write_command(writer *w) {
     must(w, "INSERT INTO docs(docs) VALUES('rebuild')");
     return false;
   case 3:
+    if (is_in_transaction) return false;
     must(w, "PRAGMA wal_checkpoint(%s)", random_below(2) ? "TRUNCATE" : "PASSIVE");
     return false;
   default:
@@ -261,7 +262,7 @@ static void be_writer(const char *file, const char *journal, const char *synchro
     if (what < 2) { /* without BEGIN: what the commit will bring cannot be seen before it */
       m.is_rewrite = what == 0;
       tell(&w, &m);
-      if (what == 0) m.is_rewrite = write_command(&w);
+      if (what == 0) m.is_rewrite = write_command(&w, false);
       else insert(&w, (int)random_below(N_ROWS));
       rc = read_state(w.db, &m.s);
       if (rc != SQLITE_OK) give_up(&w, "read", rc);
@@ -269,7 +270,7 @@ static void be_writer(const char *file, const char *journal, const char *synchro
       must(&w, random_below(2) ? "BEGIN" : "BEGIN IMMEDIATE");
       if (what == 2 && random_below(2)) {
         if (random_below(2)) write_something(&w);
-        m.is_rewrite = write_command(&w);
+        m.is_rewrite = write_command(&w, true);
       }
       for (uint32_t i = random_below(6); i < 6; i++) write_something(&w);
       if (what == 3) {
@@ -422,9 +423,11 @@ static void one_round(watcher *w, int round, uint64_t seed) {
   }
   close(ends[1]);
   random_state = seed ^ 0x5deece66du;
-  int64_t end = microseconds() + 1000 + random_below(29000);
-  if (round % 10 == 0) end += 60000; /* now and then long enough for a large batch */
-  bool is_killed = false;
+  /* 1 to 30 ms from when the child has begun to write, now and then long enough for a large batch; in every fifth round from when
+   * it was started, while it opens and recovers the file. */
+  int64_t delay = 1000 + random_below(29000) + (round % 10 == 1 ? 60000 : 0), end = microseconds() + delay;
+  bool is_killed = false, waits_for_hello = round % 5 != 0;
+  if (waits_for_hello) end += 10000000;
   for (;;) {
     struct pollfd wait = {ends[0], POLLIN, 0};
     int64_t left = end - microseconds();
@@ -441,6 +444,8 @@ static void one_round(watcher *w, int round, uint64_t seed) {
     if (n <= 0) break;
     ck_assert_int_eq(n, (ssize_t)sizeof m);
     hear(w, &m, round);
+    if (waits_for_hello) end = microseconds() + delay;
+    waits_for_hello = false;
   }
   close(ends[0]);
   waitpid(pid, NULL, 0);

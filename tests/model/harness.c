@@ -590,7 +590,7 @@ void check_chain(program *p, connection *c, const char *name, const model_row *r
       const model_version *v = &row->versions[i];
       const char *operation = cell(&r, i, 2)->bytes;
       since_full = cell(&r, i, 3)->integer || !v->content->exists ? 0 : since_full + 1;
-      check(p, since_full <= p->checkpoint_interval, "row %s has no full vector in %d versions up to seq %lld", id,
+      check(p, since_full < p->checkpoint_interval, "row %s has no full vector in %d versions up to seq %lld", id,
             since_full, (long long)v->seq);
       check(p, is_copy || cell(&r, i, 0)->integer == v->seq, "the chain of row %s has seq %lld, should have %lld", id,
             (long long)cell(&r, i, 0)->integer, (long long)v->seq);

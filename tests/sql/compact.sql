@@ -36,6 +36,15 @@ SELECT delta_apply('docs', 'd', delta_create('[0,0,0,1]'), 3000);
 SELECT seq, id, operation FROM delta_log('docs');
 INSERT INTO docs(docs) VALUES('integrity-check');
 
+.print -- seqs never fall: the last record goes in one compaction, the record before it is merged in the next
+CREATE VIRTUAL TABLE falls USING delta_vectors(dimensions=1, metric=l2);
+SELECT delta_apply('falls', 'a', delta_create('[1]')), delta_apply('falls', 'a', delta_scale(2)), delta_apply('falls', 'a', delta_scale(3));
+SELECT delta_apply('falls', 'b', delta_create('[1]')), delta_apply('falls', 'b', delta_delete());
+SELECT json_extract(delta_compact('falls', '{"id":"b","keep":"none"}'), '$.removed');
+SELECT json_extract(delta_compact('falls', '{"keep":"none"}'), '$.merged');
+SELECT delta_apply('falls', 'c', delta_create('[1]'));
+INSERT INTO falls(falls) VALUES('integrity-check');
+
 .print -- one row only
 WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 3)
 SELECT count(delta_apply('docs', 'd', delta_scale(2), 4000 + n)), count(delta_apply('docs', 'a', delta_offset(1), 4000 + n)) FROM i;

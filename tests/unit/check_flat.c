@@ -47,7 +47,18 @@ static const dv_alloc alloc = {resize, NULL};
 /* ---- tables ---------------------------------------------------------------------------------------------------------- */
 
 enum shape {
-  GAUSSIAN, UNIFORM_POSITIVE, CLUSTERS, SPARSE, DUPLICATES, FEW_VALUES, LENGTHS, TINY, HUGE_VALUES, MIXED_SIZES, SPIKE, ZERO,
+  GAUSSIAN,
+  UNIFORM_POSITIVE,
+  CLUSTERS,
+  SPARSE,
+  DUPLICATES,
+  FEW_VALUES,
+  LENGTHS,
+  TINY,
+  HUGE_VALUES,
+  MIXED_SIZES,
+  SPIKE,
+  ZERO,
   N_SHAPES
 };
 
@@ -87,18 +98,18 @@ static void fill_row(float *v, size_t n, unsigned shape, size_t row, const float
   static const float sizes[] = {1.0f, 1e-20f, 1e15f, 1e-30f, 1e25f};
   float length = expf(0.4f * random_normal());
   for (size_t i = 0; i < n; i++) switch (shape) {
-      case GAUSSIAN: v[i] = random_normal(); break;
-      case UNIFORM_POSITIVE: v[i] = random_unit() + 1.0f; break;
-      case CLUSTERS: v[i] = sinf((float)((row / 40 + 1) * (i + 1))) + 0.3f * random_normal(); break;
-      case SPARSE: v[i] = random_below(10) ? 0.0f : random_normal(); break;
-      case DUPLICATES: v[i] = row < 5 ? random_normal() : v_first[row % 5 * n + i]; break;
-      case FEW_VALUES: v[i] = (float)random_below(3) - 1.0f; break; /* many exact ties */
-      case LENGTHS: v[i] = length * random_normal(); break;
-      case TINY: v[i] = 1e-30f * random_normal(); break;
-      case HUGE_VALUES: v[i] = 1e30f * random_normal(); break;
-      case MIXED_SIZES: v[i] = sizes[row % 5] * random_normal(); break;
-      case SPIKE: v[i] = 1e-3f * random_normal() + (i == row % n ? 100.0f : 0.0f); break;
-      default: v[i] = row % 2 ? 0.0f : random_normal(); break;
+    case GAUSSIAN: v[i] = random_normal(); break;
+    case UNIFORM_POSITIVE: v[i] = random_unit() + 1.0f; break;
+    case CLUSTERS: v[i] = sinf((float)((row / 40 + 1) * (i + 1))) + 0.3f * random_normal(); break;
+    case SPARSE: v[i] = random_below(10) ? 0.0f : random_normal(); break;
+    case DUPLICATES: v[i] = row < 5 ? random_normal() : v_first[row % 5 * n + i]; break;
+    case FEW_VALUES: v[i] = (float)random_below(3) - 1.0f; break; /* many exact ties */
+    case LENGTHS: v[i] = length * random_normal(); break;
+    case TINY: v[i] = 1e-30f * random_normal(); break;
+    case HUGE_VALUES: v[i] = 1e30f * random_normal(); break;
+    case MIXED_SIZES: v[i] = sizes[row % 5] * random_normal(); break;
+    case SPIKE: v[i] = 1e-3f * random_normal() + (i == row % n ? 100.0f : 0.0f); break;
+    default: v[i] = row % 2 ? 0.0f : random_normal(); break;
     }
 }
 
@@ -117,7 +128,8 @@ static table table_new(dv_metric m, size_t n_rows, size_t n, unsigned shape, boo
   t.fail_at = SIZE_MAX;
   for (size_t r = 0; r < n_rows; r++) fill_row(t.v + r * n, n, shape, r, t.v);
   fill_row(t.query, n, shape, random_below(n_rows ? (uint32_t)n_rows : 1), t.v);
-  if (n_rows > 0 && random_below(4) == 0) memcpy(t.query, t.v + random_below((uint32_t)n_rows) * n, n * sizeof *t.query);
+  if (n_rows > 0 && random_below(4) == 0)
+    memcpy(t.query, t.v + random_below((uint32_t)n_rows) * n, n * sizeof *t.query);
   for (size_t r = 0; r < n_rows && m != DV_L1; r++)
     t.code_rows[r] = dv_code_row_of(dv_code_encode(m, t.v + r * n, n, t.codes + r * stride), t.codes + r * stride, n);
   if (has_center && m != DV_L1) dv_bits_center(t.codes, t.code_rows, n_rows, n, t.center);
@@ -175,11 +187,11 @@ static bool is_same_list(const dv_topk *a, const dv_topk *b) {
 
 static size_t random_k(size_t n_rows) {
   switch (random_below(6)) {
-    case 0: return 1;
-    case 1: return n_rows;
-    case 2: return n_rows + 1 + random_below(5);
-    case 3: return SIZE_MAX;
-    default: return 1 + random_below(20);
+  case 0: return 1;
+  case 1: return n_rows;
+  case 2: return n_rows + 1 + random_below(5);
+  case 3: return SIZE_MAX;
+  default: return 1 + random_below(20);
   }
 }
 
@@ -218,8 +230,8 @@ START_TEST(exact_equals_the_full_scan) {
       ck_assert(dv_flat_brute(&t.flat, &c.q, &brute) == DV_OK);
       dv_topk_sort(&exact);
       dv_topk_sort(&brute);
-      ck_assert_msg(is_same_list(&exact, &brute), "round %u: %s, %zu x %zu, shape %u, k %zu", round, dv_metric_name(m), n_rows,
-                    n, shape, k);
+      ck_assert_msg(is_same_list(&exact, &brute), "round %u: %s, %zu x %zu, shape %u, k %zu", round, dv_metric_name(m),
+                    n_rows, n, shape, k);
       dv_topk_free(&exact);
       dv_topk_free(&brute);
     }
@@ -259,8 +271,8 @@ START_TEST(range_equals_the_full_scan) {
         n_expected++;
       dv_topk expected = all;
       expected.n = n_expected;
-      ck_assert_msg(is_same_list(&found, &expected), "round %u: %s max %g: %zu rows, not %zu", round, dv_metric_name(m), max,
-                    found.n, n_expected);
+      ck_assert_msg(is_same_list(&found, &expected), "round %u: %s max %g: %zu rows, not %zu", round, dv_metric_name(m),
+                    max, found.n, n_expected);
       dv_topk_free(&found);
     }
     dv_topk_free(&all);

@@ -47,10 +47,10 @@ static long double true_distance(dv_metric m, const float *a, const float *b, si
     l1 += fabsl(x - y);
   }
   switch (m) {
-    case DV_L2: *error = g * sqrtl(l2); return sqrtl(l2);
-    case DV_L1: *error = g * l1; return l1;
-    case DV_IP: *error = g * sqrtl(aa) * sqrtl(bb); return -ab;
-    case DV_COSINE: break;
+  case DV_L2: *error = g * sqrtl(l2); return sqrtl(l2);
+  case DV_L1: *error = g * l1; return l1;
+  case DV_IP: *error = g * sqrtl(aa) * sqrtl(bb); return -ab;
+  case DV_COSINE: break;
   }
   *error = 2.01L * g;
   if (aa == 0 || bb == 0) {
@@ -126,9 +126,21 @@ START_TEST(names_parse_in_any_case) {
   static const struct {
     const char *name;
     int metric; /* -1: unknown */
-  } cases[] = {{"l2", DV_L2}, {"L2", DV_L2}, {"Cosine", DV_COSINE}, {"COS", DV_COSINE}, {"ip", DV_IP}, {"dot", DV_IP},
-               {"Inner_Product", DV_IP}, {"L1", DV_L1}, {"manhattan", DV_L1}, {"EUCLIDEAN", DV_L2}, {"", -1}, {"l", -1},
-               {"l22", -1}, {"cosin", -1}, {"hamming", -1}};
+  } cases[] = {{"l2", DV_L2},
+               {"L2", DV_L2},
+               {"Cosine", DV_COSINE},
+               {"COS", DV_COSINE},
+               {"ip", DV_IP},
+               {"dot", DV_IP},
+               {"Inner_Product", DV_IP},
+               {"L1", DV_L1},
+               {"manhattan", DV_L1},
+               {"EUCLIDEAN", DV_L2},
+               {"", -1},
+               {"l", -1},
+               {"l22", -1},
+               {"cosin", -1},
+               {"hamming", -1}};
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
     dv_metric m = DV_L1;
     bool is_known = dv_metric_parse(cases[i].name, strlen(cases[i].name), &m);

@@ -40,25 +40,38 @@ static void *resize(void *ctx, void *p, size_t n) {
 static const dv_alloc alloc = {resize, NULL};
 
 enum shape {
-  GAUSSIAN, UNIFORM, POSITIVE, SPARSE, SPIKE, TINY, DENORMAL, HUGE_VALUES, LARGEST, CONSTANT, ZERO, MIXED, STEPS, N_SHAPES
+  GAUSSIAN,
+  UNIFORM,
+  POSITIVE,
+  SPARSE,
+  SPIKE,
+  TINY,
+  DENORMAL,
+  HUGE_VALUES,
+  LARGEST,
+  CONSTANT,
+  ZERO,
+  MIXED,
+  STEPS,
+  N_SHAPES
 };
 
 static void fill(float *v, size_t n, unsigned shape) {
   float constant = random_unit();
   for (size_t i = 0; i < n; i++) switch (shape) {
-      case GAUSSIAN: v[i] = random_normal(); break;
-      case UNIFORM: v[i] = random_unit(); break;
-      case POSITIVE: v[i] = random_unit() + 1.0f; break;
-      case SPARSE: v[i] = random_below(20) ? 0.0f : random_normal(); break;
-      case SPIKE: v[i] = random_normal() * 1e-3f; break;
-      case TINY: v[i] = random_normal() * 1e-30f; break;
-      case DENORMAL: v[i] = dv_bits_float((uint32_t)(next_random() >> 32) & 0x807fffffu); break;
-      case HUGE_VALUES: v[i] = random_normal() * 1e30f; break;
-      case LARGEST: v[i] = random_unit() * 3.4e38f; break;
-      case CONSTANT: v[i] = constant; break;
-      case ZERO: v[i] = 0.0f; break;
-      case MIXED: v[i] = random_normal() * (random_below(4) ? 1.0f : random_below(2) ? 1e18f : 1e-18f); break;
-      default: v[i] = (float)((int)random_below(255) - 127) + (random_below(4) ? 0.0f : 0.5f); break; /* half steps */
+    case GAUSSIAN: v[i] = random_normal(); break;
+    case UNIFORM: v[i] = random_unit(); break;
+    case POSITIVE: v[i] = random_unit() + 1.0f; break;
+    case SPARSE: v[i] = random_below(20) ? 0.0f : random_normal(); break;
+    case SPIKE: v[i] = random_normal() * 1e-3f; break;
+    case TINY: v[i] = random_normal() * 1e-30f; break;
+    case DENORMAL: v[i] = dv_bits_float((uint32_t)(next_random() >> 32) & 0x807fffffu); break;
+    case HUGE_VALUES: v[i] = random_normal() * 1e30f; break;
+    case LARGEST: v[i] = random_unit() * 3.4e38f; break;
+    case CONSTANT: v[i] = constant; break;
+    case ZERO: v[i] = 0.0f; break;
+    case MIXED: v[i] = random_normal() * (random_below(4) ? 1.0f : random_below(2) ? 1e18f : 1e-18f); break;
+    default: v[i] = (float)((int)random_below(255) - 127) + (random_below(4) ? 0.0f : 0.5f); break; /* half steps */
     }
   if (shape == SPIKE) v[random_below((uint32_t)n)] = 1e4f;
   if (shape == STEPS) v[random_below((uint32_t)n)] = 127.0f;
@@ -76,7 +89,8 @@ static float row_v[MAX_N], query_v[MAX_N];
 static int8_t row_code[MAX_N];
 
 /* |x - s*c - t*d|_2 in long double, x divided by its norm for cosine. */
-static long double true_residual(dv_metric m, const float *v, size_t n, float s, const int8_t *c, float t, const int8_t *d) {
+static long double true_residual(dv_metric m, const float *v, size_t n, float s, const int8_t *c, float t,
+                                 const int8_t *d) {
   long double norm = 0, sum = 0;
   for (size_t i = 0; i < n; i++) norm += (long double)v[i] * (long double)v[i];
   norm = m == DV_COSINE && norm > 0 ? sqrtl(norm) : 1;
@@ -178,8 +192,8 @@ START_TEST(bounds_contain_the_distance) {
       n_pairs++;
       n_useful += high_fine - low_fine < 1e-2 * cq.norm * (1.0 + cq.norm);
       if (is_inside) continue; /* asserts are slow, and there are many pairs */
-      ck_assert_msg(low <= d && d <= high, "%s n=%zu shape %u: %.17g not in [%.17g, %.17g]", dv_metric_name(m), n, shape, d,
-                    low, high);
+      ck_assert_msg(low <= d && d <= high, "%s n=%zu shape %u: %.17g not in [%.17g, %.17g]", dv_metric_name(m), n,
+                    shape, d, low, high);
       ck_assert_msg(low_fine <= d && d <= high_fine, "%s n=%zu shape %u: %.17g not in fine [%.17g, %.17g]",
                     dv_metric_name(m), n, shape, d, low_fine, high_fine);
     }
@@ -228,7 +242,8 @@ START_TEST(estimates_order_like_distances) {
     float estimates[N_ROWS];
     double distances[N_ROWS];
     for (size_t r = 0; r < N_ROWS; r++) {
-      for (size_t i = 0; i < N; i++) rows[r][i] = query_v[i] * random_unit() + size * random_normal() * (float)r / (float)N_ROWS;
+      for (size_t i = 0; i < N; i++)
+        rows[r][i] = query_v[i] * random_unit() + size * random_normal() * (float)r / (float)N_ROWS;
       uint32_t meta = dv_code_encode(m, rows[r], N, row_code);
       dv_code_row row = dv_code_row_of(meta, row_code, N);
       estimates[r] = dv_code_estimate(&cq, &row, dv_kernels_get()->dot_i8(row_code, cq.code, N));
@@ -275,7 +290,8 @@ START_TEST(bits_estimate_what_they_should) {
   for (unsigned round = 0; round < 12; round++) {
     dv_metric m = metrics[round % 3];
     float offset = round < 6 ? 0.0f : 3.0f; /* far from zero, signs only speak around the centre */
-    for (size_t i = 0; i < N; i++) center[i] = offset * (m == DV_COSINE ? 1.0f / sqrtf((float)N * (offset * offset + 1.0f)) : 1.0f);
+    for (size_t i = 0; i < N; i++)
+      center[i] = offset * (m == DV_COSINE ? 1.0f / sqrtf((float)N * (offset * offset + 1.0f)) : 1.0f);
     dv_bit_row bit_rows[2][N_ROWS];
     memset(blocks, 0xa5, sizeof blocks); /* whatever was there before */
     for (size_t r = 0; r < N_ROWS; r++) {
@@ -288,8 +304,7 @@ START_TEST(bits_estimate_what_they_should) {
       ck_assert(fabsf(bit_rows[0][r].factor - bit_rows[1][r].factor) < 0.01f * bit_rows[0][r].factor);
     }
     size_t n_flipped = 0;
-    for (size_t i = 0; i < N_ROWS * N / 64; i++)
-      n_flipped += (size_t)__builtin_popcountll(blocks[0][i] ^ blocks[1][i]);
+    for (size_t i = 0; i < N_ROWS * N / 64; i++) n_flipped += (size_t)__builtin_popcountll(blocks[0][i] ^ blocks[1][i]);
     ck_assert_uint_lt(n_flipped, N_ROWS * N / 50);
 
     for (size_t i = 0; i < N; i++) query_v[i] = rows[7][i] + 0.5f * random_normal();
@@ -299,7 +314,8 @@ START_TEST(bits_estimate_what_they_should) {
     dv_bit_query_init(&bq, &cq, offset != 0.0f ? center : NULL, table);
     for (size_t i = 0; i < sizeof table; i++) ck_assert_uint_le(table[i], 63);
     double error_sq = 0, spread_sq = 0, mean = 0;
-    for (size_t f = 0; f < 2; f++) dv_kernels_get()->scan_bits(blocks[f], N_ROWS / DV_BITS_ROWS, N / 64, table, sums[f]);
+    for (size_t f = 0; f < 2; f++)
+      dv_kernels_get()->scan_bits(blocks[f], N_ROWS / DV_BITS_ROWS, N / 64, table, sums[f]);
     for (size_t r = 0; r < N_ROWS; r++) {
       double d = dv_distance(dv_kernels_get(), m, query_v, rows[r], N);
       double known = m == DV_L2 ? d * d : m == DV_COSINE ? d - 1.0 : d;
@@ -397,12 +413,12 @@ START_TEST(select_smallest_equals_a_sort) {
   for (unsigned round = 0; round < 4000; round++) {
     size_t n = random_below(round % 10 ? 200 : MAX + 1), want = random_below(round % 3 ? 50 : (uint32_t)n + 10);
     for (size_t i = 0; i < n; i++) switch (round % 6) {
-        case 0: est[i] = random_unit(); break;
-        case 1: est[i] = (float)random_below(4); break;
-        case 2: est[i] = dv_bits_float((uint32_t)(next_random() >> 32)); break; /* NaN, infinities, denormals and all */
-        case 3: est[i] = random_below(2) ? 0.0f : -0.0f; break;
-        case 4: est[i] = 1.0f + random_unit() * 1e-6f; break;
-        default: est[i] = random_below(3) ? (float)NAN : -random_unit(); break;
+      case 0: est[i] = random_unit(); break;
+      case 1: est[i] = (float)random_below(4); break;
+      case 2: est[i] = dv_bits_float((uint32_t)(next_random() >> 32)); break; /* NaN, infinities, denormals and all */
+      case 3: est[i] = random_below(2) ? 0.0f : -0.0f; break;
+      case 4: est[i] = 1.0f + random_unit() * 1e-6f; break;
+      default: est[i] = random_below(3) ? (float)NAN : -random_unit(); break;
       }
     compared = est;
     for (size_t i = 0; i < n; i++) sorted[i] = (uint32_t)i;

@@ -31,13 +31,13 @@ enum { N_KINDS = 7 };
 
 static float random_float(unsigned kind) {
   switch (kind) {
-    case 0: return random_unit();
-    case 1: return dv_bits_float((uint32_t)(next_random() >> 32) & 0x807fffffu); /* denormal or zero */
-    case 2: return random_unit() * 3e38f;
-    case 3: return random_unit() * 2e19f; /* squares about at the limit */
-    case 4: return random_unit() * 1e-22f; /* squares denormal */
-    case 5: return random_below(3) ? -0.0f : random_unit();
-    default: break;
+  case 0: return random_unit();
+  case 1: return dv_bits_float((uint32_t)(next_random() >> 32) & 0x807fffffu); /* denormal or zero */
+  case 2: return random_unit() * 3e38f;
+  case 3: return random_unit() * 2e19f; /* squares about at the limit */
+  case 4: return random_unit() * 1e-22f; /* squares denormal */
+  case 5: return random_below(3) ? -0.0f : random_unit();
+  default: break;
   }
   for (;;) { /* any finite bits */
     float f = dv_bits_float((uint32_t)(next_random() >> 32));
@@ -93,7 +93,8 @@ static void fences_down(void) {
   fence_free(&fence_b);
 }
 
-static void compare_floats(const dv_kernels *k, size_t n, size_t slack_a, size_t slack_b, bool is_at_end, unsigned kind) {
+static void compare_floats(const dv_kernels *k, size_t n, size_t slack_a, size_t slack_b, bool is_at_end,
+                           unsigned kind) {
   const dv_kernels *s = &dv_kernels_scalar;
   uint8_t *bytes_a = fence_place(&fence_a, n * sizeof(float), slack_a, is_at_end);
   uint8_t *bytes_b = fence_place(&fence_b, n * sizeof(float), slack_b, is_at_end);
@@ -175,7 +176,8 @@ static void fill_codes(int8_t *code, size_t n, unsigned kind) {
   }
 }
 
-static void compare_bytes(const dv_kernels *k, size_t n, size_t slack_a, size_t slack_b, bool is_at_end, unsigned kind) {
+static void compare_bytes(const dv_kernels *k, size_t n, size_t slack_a, size_t slack_b, bool is_at_end,
+                          unsigned kind) {
   int8_t *a = (int8_t *)fence_place(&fence_a, n, slack_a, is_at_end);
   int8_t *b = (int8_t *)fence_place(&fence_b, n, slack_b, is_at_end);
   fill_codes(a, n, kind);
@@ -214,7 +216,8 @@ START_TEST(scan_and_gather_equal_dots_and_write_only_their_sums) {
     const dv_kernels *k = dv_kernels_named(dv_kernels_name_at(t));
     for (size_t round = 0; round < 400; round++) {
       size_t n = round < 130 ? round : random_below(640), n_rows = random_below(MAX_ROWS + 1);
-      size_t stride = round % 3 == 0 ? (n + 63) / 64 * 64 : n + random_below(64); /* the last row has nothing behind it */
+      size_t stride =
+          round % 3 == 0 ? (n + 63) / 64 * 64 : n + random_below(64); /* the last row has nothing behind it */
       size_t n_codes = n_rows ? (n_rows - 1) * stride + n : 0;
       int8_t *codes = (int8_t *)fence_place(&codes_fence, n_codes, 0, true);
       int8_t *query = (int8_t *)fence_place(&fence_a, n, 0, true);
@@ -267,8 +270,8 @@ static void compare_bits(const dv_kernels *k, size_t n_blocks, size_t n_words, b
   out[0] = out[n_blocks * 32 + 1] = CANARY;
   k->scan_bits((const uint64_t *)(const void *)blocks, n_blocks, n_words, table, out + 1);
   for (size_t r = 0; r < n_blocks * 32; r++)
-    ck_assert_msg(out[1 + r] == sum_of_row(blocks, r, n_words, table), "%s row %zu of %zu blocks, %zu words", k->name, r,
-                  n_blocks, n_words);
+    ck_assert_msg(out[1 + r] == sum_of_row(blocks, r, n_words, table), "%s row %zu of %zu blocks, %zu words", k->name,
+                  r, n_blocks, n_words);
   ck_assert(out[0] == CANARY && out[n_blocks * 32 + 1] == CANARY);
   free(out);
   fence_free(&blocks_fence);
@@ -334,7 +337,8 @@ START_TEST(tables_are_found_by_name) {
   ck_assert_ptr_null(dv_kernels_named("altivec"));
   ck_assert_ptr_null(dv_kernels_named(""));
   size_t n = 0;
-  for (; dv_kernels_name_at(n); n++) ck_assert_str_eq(dv_kernels_named(dv_kernels_name_at(n))->name, dv_kernels_name_at(n));
+  for (; dv_kernels_name_at(n); n++)
+    ck_assert_str_eq(dv_kernels_named(dv_kernels_name_at(n))->name, dv_kernels_name_at(n));
   ck_assert_ptr_eq(dv_kernels_get(), dv_kernels_named(dv_kernels_name_at(n - 1)));
   ck_assert_ptr_eq(dv_kernels_get(), dv_kernels_get());
   ck_assert_ptr_null(dv_kernels_name_at(n + 100));

@@ -40,10 +40,10 @@ static int by_hit(const void *a, const void *b) {
 
 static double random_distance(unsigned kind) {
   switch (kind) {
-    case 0: return (double)random_below(1000000);
-    case 1: return (double)random_below(5); /* mostly ties */
-    case 2: return -(double)random_below(1000);
-    default: break;
+  case 0: return (double)random_below(1000000);
+  case 1: return (double)random_below(5); /* mostly ties */
+  case 2: return -(double)random_below(1000);
+  default: break;
   }
   uint32_t r = random_below(20);
   return r == 0 ? (double)NAN : r == 1 ? (double)INFINITY : r == 2 ? -(double)INFINITY : (double)r;
