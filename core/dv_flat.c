@@ -18,8 +18,8 @@ DV_FP_STRICT_BEGIN
 /* Rows handled at a time: their sums stay in the first-level cache. */
 enum { FLAT_CHUNK = 1024 };
 
-/* Instead of a row's sum over bits: int8 has looked at it already. A row must not be considered twice, or its high end would count
- * for two rows. */
+/* Instead of a row's sum over bits: int8 has looked at it already. A row must not be considered twice, or its high end
+ * would count for two rows. */
 #define FLAT_SEEN UINT32_MAX
 
 typedef struct dv_flat_candidate {

@@ -38,7 +38,7 @@ static int apply_patch_json(apply_patch *p, uint32_t vid, bool exists, const cha
   dv_value current[64] = {{.type = DV_NULL}};
   int rc = exists ? dvx_row_fields(t, vid, current) : SQLITE_OK;
   if (rc != SQLITE_OK) return rc;
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   rc = sqlite3_prepare_v2(t->conn->db, "SELECT json_patch(coalesce(?1, '{}'), ?2)", -1, &stmt, NULL);
   if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
   rc = dvx_bind_value(stmt, 1, &current[0]);
@@ -228,6 +228,8 @@ static int apply_run_batch(dvx_table *t, void *arg) {
     dvx_change ch = {.id = f.id, .delta = f.delta, .has_time = (f.flags & DV_FRAME_TIME) != 0, .time = f.time};
     uint64_t seq;
     int rc = dvx_row_find(t, &f.id, &ch.vid);
+    bool exists = ch.vid && dvx_word_exists(dvx_row_word(t, ch.vid));
+    if ((f.flags & DV_FRAME_MERGED) && ch.delta.op == DV_OP_CREATE && exists) ch.delta.op = DV_OP_DENSE;
     if (rc == SQLITE_OK && (f.flags & DV_FRAME_FIELDS)) {
       dv_value fields[64] = {{.type = DV_NULL}};
       bool is_set[64] = {false};

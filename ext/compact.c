@@ -214,7 +214,7 @@ static int compact_remove_rows(compact_job *job) {
   for (uint32_t vid = 1; rc == SQLITE_OK && vid != 0 && vid <= job->last_vid; vid++) {
     uint64_t mark = job->bases[vid];
     if (!(mark & COMPACT_IS_DELETE) || dvx_word_seq(dvx_row_word(t, vid)) != (mark & ~COMPACT_IS_DELETE)) continue;
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt = NULL;
     rc = dvx_shadow_stmt(t, DVX_SQL_ROW_DELETE, &stmt);
     if (rc == SQLITE_OK) {
       sqlite3_bind_int64(stmt, 1, vid);
@@ -275,7 +275,7 @@ static int compact_rewrite(compact_job *job) {
 /* ---- delta_compact ---------------------------------------------------------------------------------------------- */
 
 static int compact_log_bytes(dvx_table *t, int64_t *out) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_LOG_SIZE, &stmt);
   if (rc != SQLITE_OK) return rc;
   if (sqlite3_step(stmt) == SQLITE_ROW) *out = sqlite3_column_int64(stmt, 1);

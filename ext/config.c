@@ -180,7 +180,7 @@ static bool config_integer(const char *z, int64_t least, int64_t largest, int64_
 }
 
 static bool config_int(const char *z, int least, int largest, int *out) {
-  int64_t v;
+  int64_t v = 0;
   if (!config_integer(z, least, largest, &v)) return false;
   *out = (int)v;
   return true;

@@ -230,7 +230,7 @@ static int integrity_walk_log(integrity_job *j, int (*visit)(integrity_job *j, c
   dv_buf_init(&w.rest, &dvx_alloc);
   dv_buf_init(&pack, &dvx_alloc);
   while (rc == SQLITE_OK && !j->is_log_broken) {
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt = NULL;
     bool is_there = false, is_blob = false;
     rc = dvx_shadow_stmt(t, DVX_SQL_LOG_NEXT, &stmt);
     if (rc != SQLITE_OK) break;
@@ -387,7 +387,7 @@ static int integrity_visit_fold(integrity_job *j, const dv_record *rec) {
 /* Reads the block that holds item `vid` of a derived table unless it is there already. */
 static int integrity_block(dvx_table *t, dvx_sql which, int64_t number, uint8_t *out, size_t n, int64_t *current,
                            bool *is_there) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   if (*current == number) return SQLITE_OK;
   int rc = dvx_shadow_stmt(t, which, &stmt);
   if (rc != SQLITE_OK) return rc;
@@ -466,7 +466,7 @@ static int integrity_take_row(integrity_job *j, sqlite3_stmt *line) {
   size_t n_columns = (size_t)t->config->n_columns;
   int64_t vid = sqlite3_column_int64(line, 0);
   dv_value v;
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   if (vid < 1 || vid > DVX_MAX_VID) {
     if (integrity_begin(j)) dvx_str_addf(&j->report, "%s_row: row number %i is out of range", t->name, vid);
     return integrity_end(j);
@@ -501,7 +501,7 @@ static int integrity_take_row(integrity_job *j, sqlite3_stmt *line) {
 static int integrity_next_band(integrity_job *j) {
   dvx_table *t = j->t;
   size_t n_columns = (size_t)t->config->n_columns;
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   dvx_str s = {0};
   dvx_str_addf(&s, "SELECT vid, id");
   for (size_t c = 1; c <= n_columns; c++) dvx_str_addf(&s, ", c%d", (int)c);
@@ -567,7 +567,7 @@ static int integrity_check_rows(integrity_job *j) {
 /* Blocks that no row can need, of a wrong size, or with the wrong sum. */
 static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *suffix, size_t n_bytes, size_t n_items) {
   dvx_table *t = j->t;
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   uint64_t sum = 0;
   int rc = dvx_shadow_stmt(t, which, &stmt);
   if (rc != SQLITE_OK) return rc;
@@ -605,7 +605,7 @@ static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *s
 static int integrity_check_meta(integrity_job *j) {
   dvx_table *t = j->t;
   const dvx_config *c = t->config;
-  int64_t v;
+  int64_t v = 0;
   static const char *const needed[] = {"uuid", "generation"};
   int rc = dvx_meta_get(t, "format", -1, &v);
   if (rc == SQLITE_OK && v != 1) rc = integrity_meta_line(j, "format", v, 1);
@@ -614,7 +614,7 @@ static int integrity_check_meta(integrity_job *j) {
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "metric", -1, &v);
   if (rc == SQLITE_OK && v != (int64_t)c->metric) rc = integrity_meta_line(j, "metric", v, (int64_t)c->metric);
   for (size_t i = 0; rc == SQLITE_OK && i < sizeof needed / sizeof needed[0]; i++) {
-    int64_t other;
+    int64_t other = 0;
     rc = dvx_meta_get(t, needed[i], 0, &v);
     if (rc == SQLITE_OK) rc = dvx_meta_get(t, needed[i], 1, &other);
     if (rc == SQLITE_OK && v != other) {
@@ -649,7 +649,7 @@ static int integrity_check_counts(integrity_job *j) {
 /* Quick: the log ends in a seal. (That its end fits the heads was seen when the table was loaded.) */
 static int integrity_check_tail(integrity_job *j) {
   dvx_table *t = j->t;
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_LOG_AT, &stmt);
   if (rc != SQLITE_OK) return rc;
   bool is_there = false, is_sealed = false;
@@ -672,7 +672,7 @@ static int integrity_check_tail(integrity_job *j) {
 /* Quick: as many lines in %_row as rows in the log. Not inside a transaction that may have rows of its own. */
 static int integrity_check_line_count(integrity_job *j) {
   dvx_table *t = j->t;
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   dvx_str s = {0};
   uint64_t n_known = 0, n_lines = 0;
   if (t->overlay.is_open) return SQLITE_OK;

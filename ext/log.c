@@ -139,7 +139,7 @@ static int log_slot_fill(dvx_table *t, dvx_pack *p, int64_t key, const void *byt
 /* The pack under `which` (LOG_AT: that holds seq; LOG_NEXT: that follows the key), read into a slot. *out is NULL when there
  * is none. */
 static int log_fetch(dvx_table *t, dvx_sql which, int64_t key, dvx_pack **out) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, which, &stmt);
   if (rc != SQLITE_OK) return rc;
   *out = NULL;
@@ -317,7 +317,7 @@ typedef struct log_cursor {
 } log_cursor;
 
 static int log_cursor_read(dvx_table *t, log_cursor *c, dvx_sql which, int64_t key, bool *is_there) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, which, &stmt);
   if (rc != SQLITE_OK) return rc;
   *is_there = false;
@@ -541,7 +541,7 @@ typedef struct log_writer {
 } log_writer;
 
 static int log_writer_store(log_writer *w) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(w->t, w->is_stored ? DVX_SQL_LOG_UPDATE : DVX_SQL_LOG_INSERT, &stmt);
   if (rc != SQLITE_OK) return rc;
   sqlite3_bind_int64(stmt, 1, w->is_rewrite ? -w->key : w->key);
@@ -601,7 +601,7 @@ int dvx_log_append(dvx_table *t, dvx_position *position, const uint8_t *bytes, c
     rc = log_writer_start(&w, p.seq + 1, 0, &p);
   } else {
     /* The tail is read again rather than kept: a copy kept in memory could be wrong after a ROLLBACK TO. */
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt = NULL;
     rc = dvx_shadow_stmt(t, DVX_SQL_LOG_AT, &stmt);
     if (rc == SQLITE_OK) {
       int64_t stored = is_rewrite ? -p.pack : p.pack;
@@ -715,14 +715,14 @@ int dvx_log_rewrite_finish(dvx_rewrite *w) {
   static const dvx_sql steps[] = {DVX_SQL_LOG_DROP_OLD, DVX_SQL_LOG_FLIP, DVX_SQL_DROP_DERIVED_HEAD,
                                   DVX_SQL_DROP_DERIVED_CODE};
   for (size_t i = 0; rc == SQLITE_OK && i < sizeof steps / sizeof steps[0]; i++) {
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt = NULL;
     rc = dvx_shadow_stmt(t, steps[i], &stmt);
     if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
   }
-  int64_t generation;
+  int64_t generation = 0;
   sqlite3_randomness(sizeof generation, &generation);
   if (rc == SQLITE_OK) rc = dvx_meta_put(t, "generation", generation);
-  if (rc == SQLITE_OK) rc = dvx_meta_put(t, "last_seq", (int64_t)end.seq);
+  if (rc == SQLITE_OK) rc = dvx_meta_put(t, "last_seq", (int64_t)(end.seq > t->floor_seq ? end.seq : t->floor_seq));
   if (rc == SQLITE_OK) rc = dvx_meta_put_blob(t, "settled", "", 0);
   if (rc == SQLITE_OK) {
     dvx_txn_rewritten(t);

@@ -90,7 +90,7 @@ static int mirror_load_codes(dvx_table *t, uint64_t settled_seq) {
   dvx_mirror *m = &t->mirror;
   const dvx_geometry *g = &t->geometry;
   size_t n = t->config->dimensions, stride = dv_code_stride(n);
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_CODE_ALL, &stmt);
   if (rc != SQLITE_OK) return rc;
   while (sqlite3_step(stmt) == SQLITE_ROW) {
@@ -153,7 +153,7 @@ int dvx_mirror_ready(dvx_table *t) {
     size_t i = m->stale_list[m->n_stale - 1];
     uint64_t bit = (uint64_t)1 << (i & 63);
     if (dvx_word_exists(t->rows.words[i + 1])) {
-      const float *v;
+      const float *v = NULL;
       int rc = dvx_row_committed_vector(t, (uint32_t)i + 1, &v);
       if (rc != SQLITE_OK) return rc;
       int8_t *code = m->codes + i * stride;

@@ -38,7 +38,7 @@ int dvx_row_time(dvx_table *t, uint32_t vid, int64_t *out) {
 
 /* Brings the whole of %_row's ids into memory, once misses have shown that somebody looks up many. */
 static int row_load_ids(dvx_table *t) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_ROW_ALL, &stmt);
   if (rc != SQLITE_OK) return rc;
   while (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) {
@@ -65,7 +65,7 @@ int dvx_row_find(dvx_table *t, const dv_value *id, uint32_t *vid) {
     if (rc == SQLITE_OK) *vid = dvx_ids_find(&t->ids, id);
     return rc;
   }
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_ROW_BY_ID, &stmt);
   if (rc != SQLITE_OK) return rc;
   rc = dvx_bind_value(stmt, 1, id);
@@ -83,7 +83,7 @@ int dvx_row_find(dvx_table *t, const dv_value *id, uint32_t *vid) {
 
 int dvx_row_id(dvx_table *t, uint32_t vid, dv_value *id) {
   if (dvx_ids_value(&t->ids, vid, id)) return SQLITE_OK;
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_ROW_BY_VID, &stmt);
   if (rc != SQLITE_OK) return rc;
   sqlite3_bind_int64(stmt, 1, vid);
@@ -180,7 +180,7 @@ int dvx_row_seq_at(dvx_table *t, uint32_t vid, int64_t time, uint64_t *seq) {
   uint64_t at = dvx_word_seq(dvx_row_word(t, vid));
   *seq = 0;
   if (at == 0) return SQLITE_OK;
-  int64_t last;
+  int64_t last = 0;
   int rc = dvx_row_time(t, vid, &last);
   if (rc != SQLITE_OK) return rc;
   if (last <= time) {
@@ -435,7 +435,7 @@ int dvx_row_fields(dvx_table *t, uint32_t vid, dv_value *values) {
   uint64_t seq = dvx_word_seq(dvx_row_word(t, vid));
   if (o->is_open && seq >= stored) rc = row_fields_walk(t, vid, seq, stored - 1, hold, values, is_set, &is_whole);
   if (rc == SQLITE_OK && !is_whole) {
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt = NULL;
     rc = dvx_shadow_stmt(t, DVX_SQL_ROW_BY_VID, &stmt);
     if (rc != SQLITE_OK) return rc;
     sqlite3_bind_int64(stmt, 1, vid);

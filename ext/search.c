@@ -49,7 +49,7 @@ int dvx_search_changed(dvx_table *t, int64_t time, uint32_t **vids, size_t *n) {
     if (r->words[vid] < low || r->words[vid] == 0) continue;
     const dvx_touched *p = dvx_txn_touched(t, vid);
     if (p && p->last) continue;
-    int64_t last;
+    int64_t last = 0;
     rc = dvx_row_time(t, vid, &last);
     if (rc != SQLITE_OK) return rc;
     if (last <= time) continue;

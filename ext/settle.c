@@ -58,7 +58,7 @@ static int settle_sort(settle_list *l) {
 
 /* The stored block, copied into out (n bytes), or zeros if it is not there or not of this size. */
 static int settle_block_get(dvx_table *t, dvx_sql which, int64_t block, uint8_t *out, size_t n) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, which, &stmt);
   if (rc != SQLITE_OK) return rc;
   memset(out, 0, n);
@@ -72,7 +72,7 @@ static int settle_block_get(dvx_table *t, dvx_sql which, int64_t block, uint8_t 
 }
 
 static int settle_block_put(dvx_table *t, dvx_sql which, int64_t block, const uint8_t *bytes, size_t n) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, which, &stmt);
   if (rc != SQLITE_OK) return rc;
   sqlite3_bind_int64(stmt, 1, block);
@@ -113,7 +113,7 @@ static int settle_codes(dvx_table *t, const settle_list *l, uint8_t *block) {
         memset(at, 0, 4 + n);
         continue;
       }
-      const float *v;
+      const float *v = NULL;
       rc = dvx_row_vector(t, l->vids[i], &v);
       if (rc == SQLITE_OK) dv_store_u32(at, dv_code_encode(t->config->metric, v, n, (int8_t *)(at + 4)));
     }
@@ -154,7 +154,7 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
     s.position.max_time = INT64_MIN;
     list.n = 0;
     list.n_bytes = 0;
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt = NULL;
     rc = dvx_shadow_stmt(t, DVX_SQL_DROP_DERIVED_HEAD, &stmt);
     if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
     if (rc == SQLITE_OK) rc = dvx_shadow_stmt(t, DVX_SQL_DROP_DERIVED_CODE, &stmt);

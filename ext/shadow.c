@@ -193,7 +193,7 @@ void dvx_shadow_finalize(dvx_table *t) {
 /* ---- %_meta -------------------------------------------------------------------------------------------------- */
 
 int dvx_meta_get(dvx_table *t, const char *key, int64_t fallback, int64_t *out) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_META_GET, &stmt);
   if (rc != SQLITE_OK) return rc;
   sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
@@ -208,7 +208,7 @@ int dvx_meta_get(dvx_table *t, const char *key, int64_t fallback, int64_t *out) 
 }
 
 int dvx_meta_put(dvx_table *t, const char *key, int64_t value) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_META_PUT, &stmt);
   if (rc != SQLITE_OK) return rc;
   sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
@@ -217,7 +217,7 @@ int dvx_meta_put(dvx_table *t, const char *key, int64_t value) {
 }
 
 int dvx_meta_get_blob(dvx_table *t, const char *key, void *out, size_t n, bool *is_there) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_META_GET, &stmt);
   if (rc != SQLITE_OK) return rc;
   *is_there = false;
@@ -235,7 +235,7 @@ int dvx_meta_get_blob(dvx_table *t, const char *key, void *out, size_t n, bool *
 }
 
 int dvx_meta_put_blob(dvx_table *t, const char *key, const void *bytes, size_t n) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_META_PUT, &stmt);
   if (rc != SQLITE_OK) return rc;
   sqlite3_bind_text(stmt, 1, key, -1, SQLITE_STATIC);
@@ -274,7 +274,7 @@ static int shadow_exec(dvx_table *t, dvx_str *s) {
 static int shadow_page_size(dvx_table *t, size_t *out) {
   char *sql = dvx_format("PRAGMA \"%w\".page_size", t->schema);
   if (!sql) return SQLITE_NOMEM;
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = sqlite3_prepare_v2(t->conn->db, sql, -1, &stmt, NULL);
   sqlite3_free(sql);
   if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);

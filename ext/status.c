@@ -162,7 +162,7 @@ static int status_measure_recall(dvx_table *t, size_t n_samples, size_t k, bool 
     if (dv_topk_push(&sample, hash, vid) != DV_OK) rc = SQLITE_NOMEM;
   }
   for (size_t i = 0; rc == SQLITE_OK && i < sample.n; i++) {
-    const float *v;
+    const float *v = NULL;
     dv_topk hits, exact;
     rc = dvx_row_vector(t, sample.hits[i].vid, &v);
     if (rc != SQLITE_OK) break;

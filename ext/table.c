@@ -437,7 +437,7 @@ int dvx_settled_write(dvx_table *t, const dvx_settled *s) {
 }
 
 static int table_load_size(dvx_table *t, const char *key, size_t low, size_t high, size_t *out) {
-  int64_t v;
+  int64_t v = 0;
   int rc = dvx_meta_get(t, key, -1, &v);
   if (rc != SQLITE_OK) return rc;
   if (v < (int64_t)low || v > (int64_t)high) {
@@ -451,7 +451,7 @@ static int table_load_size(dvx_table *t, const char *key, size_t low, size_t hig
 static int table_load_meta(dvx_table *t) {
   const dvx_config *c = t->config;
   dvx_geometry *g = &t->geometry;
-  int64_t format, dimensions, ef;
+  int64_t format = 0, dimensions = 0, ef = 0;
   int rc = dvx_meta_get(t, "format", -1, &format);
   if (rc == SQLITE_OK && format != 1) {
     return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB,
@@ -480,7 +480,7 @@ static int table_load_meta(dvx_table *t) {
  * found again by scanning the whole log. */
 static int table_load_heads(dvx_table *t, const dvx_settled *s, bool *is_right) {
   const dvx_geometry *g = &t->geometry;
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = table_row_limit(t);
   *is_right = false;
   if (rc != SQLITE_OK || s->n_rows > t->rows.limit) return rc;
@@ -533,7 +533,15 @@ static int table_load(dvx_table *t) {
   }
   if (rc != SQLITE_OK) return rc;
   if (t->rows.limit == 0) rc = table_row_limit(t);
+  int64_t last = 0;
+  if (rc == SQLITE_OK) rc = dvx_meta_get(t, "last_seq", 0, &last);
   if (rc != SQLITE_OK) return rc;
+  t->floor_seq = last > 0 && last < DVX_MAX_SEQ ? (uint64_t)last : 0;
+  if (t->rows.limit > (from.seq > t->floor_seq ? from.seq : t->floor_seq)) {
+    /* Each row took a seq when it was made. Room for what a damaged line asks for would be gigabytes. */
+    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "%s_row has a row number %u; the log ends at record %u", t->name,
+                    (uint64_t)t->rows.limit, from.seq);
+  }
   if (t->rows.limit > t->rows.n) {
     /* Rows known to %_row but not to the log: their numbers are not used again. */
     rc = dvx_rows_reserve(t, t->rows.limit);
@@ -544,10 +552,6 @@ static int table_load(dvx_table *t) {
   t->settled = s;
   t->is_settled_known = true;
   t->position = from;
-  int64_t last;
-  rc = dvx_meta_get(t, "last_seq", 0, &last);
-  if (rc != SQLITE_OK) return rc;
-  t->floor_seq = last > 0 && last < DVX_MAX_SEQ ? (uint64_t)last : 0;
   t->is_loaded = true;
   if (t->overlay.is_open) dvx_txn_rebase(t);
   return SQLITE_OK;
@@ -581,7 +585,7 @@ static int table_refresh(dvx_table *t) {
   if (t->is_loaded && t->is_version_known && state != SQLITE_TXN_NONE && table_data_version(t) == t->data_version) {
     return SQLITE_OK;
   }
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_STAMP, &stmt);
   if (rc != SQLITE_OK) return rc;
   rc = sqlite3_step(stmt);

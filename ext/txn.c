@@ -466,7 +466,7 @@ static void txn_cut(dvx_table *t, size_t n) {
 
 static int txn_write_row(dvx_table *t, uint32_t vid, bool is_new) {
   dv_value values[64];
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int n = t->config->n_columns;
   int rc = dvx_row_fields(t, vid, values);
   if (rc == SQLITE_OK) rc = dvx_shadow_stmt(t, is_new ? DVX_SQL_ROW_INSERT : DVX_SQL_ROW_UPDATE, &stmt);
@@ -545,7 +545,7 @@ int dvx_table_flush(dvx_table *t) {
 /* ---- the callbacks of a transaction ---------------------------------------------------------------------------------------------- */
 
 static bool txn_has_tables(dvx_table *t) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int64_t generation = 0;
   if (dvx_shadow_stmt(t, DVX_SQL_META_GET, &stmt) == SQLITE_OK &&
       dvx_meta_get(t, "generation", 0, &generation) == SQLITE_OK) {
@@ -764,17 +764,24 @@ typedef struct txn_call {
 
 int dvx_table_write(dvx_table *t, int (*fn)(dvx_table *t, void *arg), void *arg) {
   txn_call call = {t, fn, arg};
-  sqlite3_stmt *stmt, *own = NULL;
+  sqlite3_stmt *stmt = NULL, *own = NULL;
+  t->n_refs++; /* preparing may find that the schema has changed, and drop the object that keeps the table */
   int rc = dvx_conn_watch_close(t->conn);
   if (rc == SQLITE_OK) rc = dvx_shadow_stmt(t, DVX_SQL_CALL, &stmt);
-  if (rc != SQLITE_OK) return rc;
+  if (rc != SQLITE_OK) {
+    dvx_table_release(t);
+    return rc;
+  }
   if (sqlite3_stmt_busy(stmt)) {
     /* A write inside a write of the same table (a trigger's function): a statement of its own. */
     rc = sqlite3_prepare_v2(t->conn->db, sqlite3_sql(stmt), -1, &own, NULL);
-    if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+    if (rc != SQLITE_OK) {
+      rc = dvx_fail_sqlite(t->conn, t, rc);
+      dvx_table_release(t);
+      return rc;
+    }
     stmt = own;
   }
-  t->n_refs++;
   sqlite3_int64 last_rowid = sqlite3_last_insert_rowid(t->conn->db);
   sqlite3_bind_pointer(stmt, 1, &call, TXN_CALL_TYPE, NULL);
   rc = sqlite3_step(stmt);

@@ -110,7 +110,7 @@ static int write_insert_id(dvx_table *t, sqlite3_value *rowid, sqlite3_value *co
   sqlite3_value *v = has_column ? column : has_rowid ? rowid : NULL;
   if (v == NULL) {
     int64_t largest = 0;
-    sqlite3_stmt *stmt;
+    sqlite3_stmt *stmt = NULL;
     int rc = dvx_shadow_stmt(t, DVX_SQL_ROW_MAX_ID, &stmt);
     if (rc != SQLITE_OK) return rc;
     if (sqlite3_step(stmt) == SQLITE_ROW) largest = sqlite3_column_int64(stmt, 0);

@@ -92,42 +92,10 @@ AVX2 static void dot_norm_f32_avx2(const float *a, const float *b, size_t n, flo
 
 /* ---- sums of bytes -------------------------------------------------------------------------------------------- */
 
-static const int8_t byte_mask_avx2[64] = {0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          0,
-                                          MINUS_8_AVX2,
-                                          MINUS_8_AVX2,
-                                          MINUS_8_AVX2,
-                                          MINUS_8_AVX2};
+/* Loading at [rest] gives zeros and then the mask of the last `rest` of 32 bytes. */
+#define ZERO_8_AVX2 0, 0, 0, 0, 0, 0, 0, 0
+static const int8_t byte_mask_avx2[64] = {ZERO_8_AVX2,  ZERO_8_AVX2,  ZERO_8_AVX2,  ZERO_8_AVX2,
+                                          MINUS_8_AVX2, MINUS_8_AVX2, MINUS_8_AVX2, MINUS_8_AVX2};
 
 /* The last n % 32 bytes of p in the upper part of a vector, zeros below. */
 AVX2_INLINE __m256i load_last_avx2(const int8_t *p, size_t n) {
@@ -206,8 +174,8 @@ AVX2 static void gather_i8_avx2(const int8_t *codes, size_t stride, const uint32
   for (; n_rows - i >= 4; i += 4) {
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_avx2(codes + rows[ahead] * stride, n);
     __m256i s0 = row_avx2(codes + rows[i] * stride, query, n), s1 = row_avx2(codes + rows[i + 1] * stride, query, n);
-    __m256i s2 = row_avx2(codes + rows[i + 2] * stride, query, n),
-            s3 = row_avx2(codes + rows[i + 3] * stride, query, n);
+    __m256i s2 = row_avx2(codes + rows[i + 2] * stride, query, n);
+    __m256i s3 = row_avx2(codes + rows[i + 3] * stride, query, n);
     _mm_storeu_si128((__m128i *)(void *)(out + i), fold_four_avx2(s0, s1, s2, s3));
   }
   for (; i < n_rows; i++) out[i] = dot_i8_avx2(codes + rows[i] * stride, query, n);

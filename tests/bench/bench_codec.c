@@ -2,7 +2,8 @@
  * bench_codec.c: what the codec costs: nanoseconds of processor time an operation, medians of 25 samples of about a
  * millisecond each.
  *
- *   cc -std=c11 -O2 -ffp-contract=off -I core tests/bench/bench_codec.c core/dv_{checksum,vector,delta,frame}.c -lm [part of a name]
+ *   cc -std=c11 -O2 -ffp-contract=off -I core tests/bench/bench_codec.c core/dv_{checksum,vector,delta,frame}.c -lm
+ *   ./a.out [part of a name]
  *
  * The vectors are 384 gaussian numbers of norm 1, as embeddings are. Every result is consumed, so that nothing is optimised
  * away, and inputs rotate through 64 variants, so that branch predictors do not learn one by heart.

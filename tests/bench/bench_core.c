@@ -1820,12 +1820,11 @@ static void print_table(void) {
   for (size_t i = 0; i < n_table; i++) {
     row *r = &table[i];
     char range[64] = "", reach[40] = "";
-    if (r->f.high > r->f.low) snprintf(range, sizeof range, "(%s - %s)", number(r->f.low, ""), number(r->f.high, ""));
     if (r->f.high > r->f.low) {
       bool is_ms = strcmp(r->unit, "us") == 0 && r->f.high >= 10000;
       double low = is_ms ? r->f.low / 1000 : r->f.low, high = is_ms ? r->f.high / 1000 : r->f.high;
       int digits = high >= 100 ? 0 : high >= 10 ? 1 : 2;
-      snprintf(range, sizeof range, "(%.*f - %.*f)", digits, low, digits, high);
+      snprintf(range, sizeof range, "(%.*f - %.*f%s)", digits, low, digits, high, is_ms ? " ms" : "");
     }
     if (r->has_reach) snprintf(reach, sizeof reach, "%s%s", r->at_least ? ">=" : "<=", number(r->reach, r->unit));
     qsort(r->peers, r->n_peers, sizeof *r->peers, by_median);

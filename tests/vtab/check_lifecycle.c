@@ -263,23 +263,50 @@ START_TEST(commit_refused_by_a_hook_rolls_back) {
 }
 END_TEST
 
-/* The disk is full when a transaction commits: SQLITE_FULL, the transaction is gone, the table is whole. */
-START_TEST(disk_full_at_commit) {
+/* The disk is full at some point of a transaction: SQLITE_FULL, in a statement or at COMMIT; the transaction is gone, the table is
+ * whole, and goes on when there is room again. For every point at which it can be full. */
+START_TEST(disk_full_at_every_page) {
+  static const char *const script[] = {
+      "BEGIN",
+      INSERT "('c', '[1,1,0]'), ('d', '[1,1,1]')",
+      "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<700)"
+      " INSERT INTO docs(id, vector, metadata) SELECT 'n'||i, json_array(i,i,i), json_object('text', 'to make it longer', 'i', i) FROM n",
+      "UPDATE docs SET delta=delta_scale(2), metadata='{\"other\":1}' WHERE rowid %% 3 = 0",
+      "SAVEPOINT s; DELETE FROM docs WHERE rowid %% 2; ROLLBACK TO s",
+      "INSERT INTO docs(docs) VALUES('optimize')",
+      "SELECT delta_compact('docs', '{\"keep\":\"none\"}')",
+      "UPDATE docs SET delta=delta_offset(1)",
+      "COMMIT",
+  };
   two_rows();
+  sql_insert_many(a, "docs", 1, 40);
   char *before = sql_state(a, "main", "docs");
-  sql_run(a, "PRAGMA max_page_count=%d", (int)sql_integer(a, "PRAGMA page_count"));
-  sql_run(a, "BEGIN");
-  sql_insert_many(a, "docs", 1, 1000);
-  sql_fails(a, SQLITE_FULL, "", "COMMIT");
-  if (!sqlite3_get_autocommit(a)) sql_run(a, "ROLLBACK");
-  char *after = sql_state(a, "main", "docs");
-  ck_assert_str_eq(before, after);
-  sql_run(a, "PRAGMA max_page_count=1000000");
-  sql_insert_many(a, "docs", 1, 100);
-  sql_is(a, "102", "SELECT count(*) FROM docs");
+  int start = (int)sql_integer(a, "PRAGMA page_count"), step = sql_profile_now == &sql_tiny ? 5 : 1;
+  bool has_committed = false;
+  for (int room = 0; !has_committed; room += step) {
+    ck_assert_int_lt(room, 3000);
+    sql_run(a, "PRAGMA max_page_count=%d", start + room);
+    has_committed = true;
+    for (size_t i = 0; i < sizeof script / sizeof script[0]; i++) {
+      char *message = NULL;
+      int rc = sql_try(a, &message, script[i]);
+      ck_assert_msg(rc == SQLITE_OK || rc == SQLITE_FULL, "room %d: %s: %d %s", room, script[i], rc, message);
+      sqlite3_free(message);
+      if (rc == SQLITE_OK) continue;
+      has_committed = false;
+      if (!sqlite3_get_autocommit(a)) sql_run(a, "ROLLBACK");
+      break;
+    }
+    char *after = sql_state(a, "main", "docs");
+    ck_assert_msg(has_committed || strcmp(before, after) == 0, "room %d: before\n%.2000s\nafter\n%.2000s", room, before, after);
+    free(after);
+    sql_run(a, "PRAGMA max_page_count=1000000");
+    if (room % 10 == 0 || has_committed) sql_agrees(a);
+  }
+  sql_is(a, "744", "SELECT count(*) FROM docs");
+  sql_insert_many(a, "docs", 100, 110);
   sql_agrees(a);
   free(before);
-  free(after);
 }
 END_TEST
 
@@ -1638,6 +1665,189 @@ START_TEST(two_tables_in_one_statement) {
 }
 END_TEST
 
+/* ---- at random ---------------------------------------------------------------------------------------------------------- */
+
+/* Three names, tables of one dimension with rows a..f. */
+#define N_NAMES 3
+#define N_IDS 6
+#define MAX_SAVEPOINTS 5
+
+typedef struct model {
+  struct {
+    bool is_there, exists[N_IDS];
+    int v[N_IDS];
+  } tables[N_NAMES];
+} model;
+
+static uint64_t random_state;
+static uint32_t random_below(uint32_t n) {
+  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+  return (uint32_t)((random_state >> 33) % n);
+}
+
+static void assert_model(sqlite3 *db, const model *m, int step, const char *what) {
+  for (int i = 0; i < N_NAMES; i++) {
+    char expected[256] = "", *message = NULL;
+    for (int j = 0; j < N_IDS && m->tables[i].is_there; j++) {
+      if (m->tables[i].exists[j]) snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%c[%d]", 'a' + j, m->tables[i].v[j]);
+    }
+    if (!m->tables[i].is_there) {
+      int rc = sql_try(db, &message, "SELECT * FROM t%d", i);
+      ck_assert_msg(rc == SQLITE_ERROR && strstr(message, "no such table"), "step %d, after %s: t%d: %d %s", step, what, i, rc, message ? message : "");
+      sqlite3_free(message);
+      continue;
+    }
+    static const char *const queries[] = {
+        "SELECT coalesce(group_concat(id || vector_json(vector), ''), '') FROM (SELECT id, vector FROM t%d ORDER BY id) AS t",
+        "SELECT coalesce(group_concat(id || v, ''), '') FROM (SELECT id, vector_json(vector_at('t%d', id)) AS v FROM vector_search('t%d', '[0]', 99) ORDER BY id) AS t"};
+    for (int q = 0; q < 2; q++) {
+      const char *rows = sql_rows(db, queries[q], i, i);
+      ck_assert_msg(strcmp(rows, expected) == 0, "seed %d, step %d, after %s: query %d of t%d: '%s', expected '%s'", (int)random_state, step, what, q, i, rows, expected);
+    }
+  }
+}
+
+/* Tables are created, dropped, renamed, written and compacted in a random order, inside transactions with savepoints that are
+ * released and rolled back: at every step each of the three names is what it must be. DV_SEED=n, DV_STEPS=n, DV_TRACE=1. */
+START_TEST(random_ddl_and_savepoints) {
+  const char *seed = getenv("DV_SEED"), *steps = getenv("DV_STEPS");
+  int n_steps = steps ? atoi(steps) : 400, n_savepoints = 0;
+  model now, committed, savepoints[MAX_SAVEPOINTS];
+  random_state = (seed ? strtoull(seed, NULL, 10) : (uint64_t)_i + 1) * 104729;
+  memset(&now, 0, sizeof now);
+  committed = now;
+  for (int step = 0; step < n_steps; step++) {
+    bool is_open = sqlite3_get_autocommit(a) == 0;
+    int t = (int)random_below(N_NAMES), u = (int)random_below(N_NAMES), row = (int)random_below(N_IDS), value = (int)random_below(90) + 1;
+    char sql[300] = "";
+    model after = now;
+    bool may_be_locked = false;
+    switch (random_below(22)) {
+    case 0:
+    case 1:
+      if (is_open) continue;
+      snprintf(sql, sizeof sql, "BEGIN");
+      n_savepoints = 0;
+      break;
+    case 2:
+      if (!is_open) continue;
+      snprintf(sql, sizeof sql, "COMMIT");
+      break;
+    case 3:
+      if (!is_open || random_below(2)) continue;
+      snprintf(sql, sizeof sql, "ROLLBACK");
+      after = committed;
+      break;
+    case 4:
+    case 5:
+      if (!is_open || n_savepoints == MAX_SAVEPOINTS) continue;
+      snprintf(sql, sizeof sql, "SAVEPOINT s%d", n_savepoints);
+      savepoints[n_savepoints++] = now;
+      break;
+    case 6:
+    case 7: {
+      if (!is_open || n_savepoints == 0) continue;
+      int level = (int)random_below((uint32_t)n_savepoints);
+      snprintf(sql, sizeof sql, "ROLLBACK TO s%d", level);
+      after = savepoints[level];
+      n_savepoints = level + 1;
+      break;
+    }
+    case 8: {
+      if (!is_open || n_savepoints == 0) continue;
+      int level = (int)random_below((uint32_t)n_savepoints);
+      snprintf(sql, sizeof sql, "RELEASE s%d", level);
+      n_savepoints = level;
+      break;
+    }
+    case 9:
+    case 10:
+      if (now.tables[t].is_there) continue;
+      snprintf(sql, sizeof sql, "CREATE VIRTUAL TABLE t%d USING delta_vectors(dimensions=1, metric=l2)", t);
+      memset(&after.tables[t], 0, sizeof after.tables[t]);
+      after.tables[t].is_there = true;
+      break;
+    case 11:
+      if (!now.tables[t].is_there) continue;
+      snprintf(sql, sizeof sql, "DROP TABLE t%d", t);
+      after.tables[t].is_there = false;
+      may_be_locked = true;
+      break;
+    case 12:
+    case 13:
+      if (!now.tables[t].is_there || now.tables[u].is_there) continue;
+      snprintf(sql, sizeof sql, "ALTER TABLE t%d RENAME TO t%d", t, u);
+      after.tables[u] = now.tables[t];
+      after.tables[t].is_there = false;
+      break;
+    case 14: {
+      static const char *const commands[] = {"SELECT delta_compact('t%d', '{\"keep\":\"none\"}')", "INSERT INTO t%d(t%d) VALUES('optimize')",
+                                             "INSERT INTO t%d(t%d) VALUES('rebuild')", "INSERT INTO t%d(t%d) VALUES('integrity-check')"};
+      if (!now.tables[t].is_there) continue;
+      snprintf(sql, sizeof sql, commands[random_below(4)], t, t);
+      may_be_locked = true;
+      break;
+    }
+    case 15:
+      if (is_open) continue;
+      if (random_below(2)) {
+        snprintf(sql, sizeof sql, "VACUUM");
+        break;
+      }
+      sql_close(a);
+      a = sql_open(file);
+      snprintf(sql, sizeof sql, "SELECT 'reopened'");
+      break;
+    case 16:
+      if (!now.tables[t].is_there) continue;
+      snprintf(sql, sizeof sql, "DELETE FROM t%d WHERE id='%c'", t, 'a' + row);
+      after.tables[t].exists[row] = false;
+      break;
+    case 17:
+      if (!now.tables[t].is_there) continue;
+      snprintf(sql, sizeof sql, "UPDATE t%d SET delta=delta_offset(1)", t);
+      for (int j = 0; j < N_IDS; j++) after.tables[t].v[j]++;
+      break;
+    case 18:
+      if (!now.tables[t].is_there || !now.tables[t].exists[row]) continue;
+      snprintf(sql, sizeof sql, "SELECT delta_apply('t%d', '%c', delta_offset(2))", t, 'a' + row);
+      after.tables[t].v[row] += 2;
+      break;
+    case 19: /* fails behind its first row */
+      if (!now.tables[t].is_there) continue;
+      sql_fails(a, SQLITE_ERROR, "expected 1", "INSERT OR REPLACE INTO t%d(id, vector) VALUES('%c', '[5]'), ('z', '[1,2]')", t, 'a' + row);
+      snprintf(sql, sizeof sql, "SELECT 'failed'");
+      break;
+    default:
+      if (!now.tables[t].is_there) continue;
+      snprintf(sql, sizeof sql, "INSERT OR REPLACE INTO t%d(id, vector) VALUES('%c', '[%d]')", t, 'a' + row, value);
+      after.tables[t].exists[row] = true;
+      after.tables[t].v[row] = value;
+      break;
+    }
+    char *message = NULL;
+    int rc = sql_try(a, &message, "%s", sql);
+    if (getenv("DV_TRACE")) fprintf(stderr, "A: %s\n", sql);
+    ck_assert_msg(rc == SQLITE_OK || (rc == SQLITE_LOCKED && may_be_locked && n_savepoints > 0), "step %d: %s: %d %s", step, sql, rc, message ? message : "");
+    sqlite3_free(message);
+    if (rc == SQLITE_OK) now = after;
+    if (sqlite3_get_autocommit(a)) committed = now;
+    assert_model(a, &now, step, sql);
+    if (step % 20 == 19 && sqlite3_get_autocommit(a)) {
+      b = sql_open(file);
+      assert_model(b, &now, step, "opening");
+      for (int i = 0; i < N_NAMES; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "t%d", i);
+        if (now.tables[i].is_there) sql_sound_at(__LINE__, b, "main", name);
+      }
+      sql_close(b);
+      b = NULL;
+    }
+  }
+}
+END_TEST
+
 /* ---- small things that users see ---------------------------------------------------------------------------------------------------------------------------------- */
 
 /* Internal statements do not disturb last_insert_rowid(), changes() and total_changes(). */
@@ -1741,7 +1951,7 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, insert_or_ignore_leaves_no_half_row);
   tcase_add_test(t, insert_or_abort_fail_rollback_replace);
   tcase_add_test(t, commit_refused_by_a_hook_rolls_back);
-  tcase_add_test(t, disk_full_at_commit);
+  tcase_add_test(t, disk_full_at_every_page);
   tcase_add_test(t, commit_refused_with_busy_goes_on);
   tcase_add_test(t, commit_refused_with_busy_then_rollback);
   tcase_add_test(t, autocommit_insert_refused_with_busy);
@@ -1802,6 +2012,7 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, two_connections_optimize_in_turn);
   tcase_add_test(t, two_objects_in_one_transaction);
   tcase_add_test(t, two_tables_in_one_statement);
+  tcase_add_loop_test(t, random_ddl_and_savepoints, 0, 10);
   tcase_add_test(t, counters_are_those_of_the_user);
   tcase_add_test(t, many_commits_settle);
   tcase_add_test(t, close_with_cached_statements_is_ok);
