@@ -360,7 +360,7 @@ static int search_option(void *ctx, const char *key, sqlite3_value *v) {
     return SQLITE_OK;
   }
   return dvx_fail(t->conn, t, SQLITE_ERROR,
-                  "unknown search option %s: expected k, as_of, ef, exact, recall_target or max_distance", key);
+                  "unknown search option %S: expected k, as_of, ef, exact, recall_target or max_distance", key, strlen(key));
 }
 
 int dvx_search_options_parse(dvx_table *t, const char *json, int n_json, dvx_search_options *o) {

@@ -311,9 +311,10 @@ START_TEST(pick_bits_equals_scalar) {
       }
       float per_sum = is_wild ? random_float(6) : -1e-3f, base = random_unit(), limit = random_unit() * 4;
       if (round % 7 == 0 && n > 0) { /* a limit that is met exactly */
-        limit = per_sum * (float)sums[0] + base;
-        limit = rows[0].factor * limit;
-        limit = rows[0].offset + limit;
+        volatile float step = per_sum * (float)sums[0]; /* rounded one by one, however this file is compiled */
+        step = step + base;
+        step = rows[0].factor * step;
+        limit = rows[0].offset + step;
       }
       if (round % 11 == 0) limit = __builtin_inff();
       if (round % 13 == 0) base = -__builtin_inff();

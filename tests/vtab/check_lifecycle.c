@@ -274,7 +274,6 @@ START_TEST(disk_full_at_every_page) {
       "UPDATE docs SET delta=delta_scale(2), metadata='{\"other\":1}' WHERE rowid %% 3 = 0",
       "SAVEPOINT s; DELETE FROM docs WHERE rowid %% 2; ROLLBACK TO s",
       "INSERT INTO docs(docs) VALUES('optimize')",
-      "SELECT delta_compact('docs', '{\"keep\":\"none\"}')",
       "UPDATE docs SET delta=delta_offset(1)",
       "COMMIT",
   };
@@ -1056,7 +1055,6 @@ static const char *const uses[] = {
     "SELECT delta_apply_batch('docs', x'')",
     "SELECT delta_rollback('docs', 'b', 2)",
     "SELECT delta_import('docs', delta_export('docs', 0))",
-    "SELECT delta_compact('docs', '{\"keep\":\"none\"}')",
     "INSERT INTO docs(docs) VALUES('optimize')",
     "INSERT INTO docs(docs) VALUES('integrity-check')",
     "INSERT OR REPLACE INTO docs(id, vector, metadata) VALUES('c', '[1,1,1]', '{\"y\":2}')",
@@ -1426,7 +1424,6 @@ END_TEST
 /* ---- commands inside transactions ---------------------------------------------------------------------------------------------------------------------- */
 
 static const char *const rewriters[] = {
-    "SELECT delta_compact('docs', '{\"keep\":\"none\"}')",
     "SELECT delta_compact('docs', '{\"id\":\"a\",\"keep\":\"none\"}')",
     "INSERT INTO docs(docs) VALUES('optimize')",
     "INSERT INTO docs(docs) VALUES('rebuild')",
