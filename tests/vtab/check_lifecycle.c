@@ -1055,6 +1055,7 @@ static const char *const uses[] = {
     "SELECT delta_apply_batch('docs', x'')",
     "SELECT delta_rollback('docs', 'b', 2)",
     "SELECT delta_import('docs', delta_export('docs', 0))",
+    "SELECT delta_compact('docs', '{\"keep\":\"none\"}')",
     "INSERT INTO docs(docs) VALUES('optimize')",
     "INSERT INTO docs(docs) VALUES('integrity-check')",
     "INSERT OR REPLACE INTO docs(id, vector, metadata) VALUES('c', '[1,1,1]', '{\"y\":2}')",
@@ -1424,6 +1425,7 @@ END_TEST
 /* ---- commands inside transactions ---------------------------------------------------------------------------------------------------------------------- */
 
 static const char *const rewriters[] = {
+    "SELECT delta_compact('docs', '{\"keep\":\"none\"}')",
     "SELECT delta_compact('docs', '{\"id\":\"a\",\"keep\":\"none\"}')",
     "INSERT INTO docs(docs) VALUES('optimize')",
     "INSERT INTO docs(docs) VALUES('rebuild')",
