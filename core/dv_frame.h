@@ -96,33 +96,33 @@ enum { DV_RECORD_GAP = 1, DV_RECORD_FIELDS = 2, DV_RECORD_ALL_FIELDS = 4, DV_REC
 #define DV_SEAL_BYTES 6u
 
 typedef struct dv_record {
-  uint64_t seq;  /* read: last seq + gap */
-  uint64_t link; /* 0 or distance to the row's previous record */
+  uint64_t seq; /* read: last seq + gap */
+  uint64_t link; /* 0 or distance to the row's previous record; who follows it checks where it leads */
   int64_t time;
   uint32_t vid;
-  bool is_key;           /* a full vector is in this record */
-  unsigned extra;        /* DV_RECORD_... without GAP, which the writer derives */
+  bool is_key; /* a full vector is in this record */
+  unsigned extra; /* DV_RECORD_... without GAP, which the writer derives */
   const uint8_t *fields; /* numbered fields */
   size_t n_fields;
-  dv_delta delta;        /* what was asked for */
-  const uint8_t *full;   /* is_key and delta not full: the full vector's payload ... */
+  dv_delta delta; /* what was asked for */
+  const uint8_t *full; /* is_key and delta not full: the full vector's payload ... */
   size_t n_full;
   dv_encoding full_encoding; /* ... DENSE or PLANES */
 } dv_record;
 
 /* Where a reader or writer stands in a log: what the next record's differences refer to. */
 typedef struct dv_log_state {
-  uint64_t seq;  /* of the previous record */
-  int64_t time;  /* of the previous record, or the pack's base time */
-  uint32_t crc;  /* running CRC since the last seal, which started it */
+  uint64_t seq; /* of the previous record */
+  int64_t time; /* of the previous record, or the pack's base time */
+  uint32_t crc; /* running CRC since the last seal, which started it */
 } dv_log_state;
 
 /* Appends r as it follows `state`, and updates state->seq and time (not crc). r->seq > state->seq. */
 void dv_record_write(dv_buf *out, const dv_record *r, dv_log_state *state);
 
-/* Parses the head of the record at r: its total size and the fields up to the link are known even when its body goes on in
- * the next pack. Returns the number of bytes of the whole record, 0 at the end of contents (a 0 byte or no bytes left), or
- * SIZE_MAX when malformed or its head is cut off. A seal gives DV_SEAL_BYTES and *tag = DV_RECORD_SEAL. */
+/* Looks at the head of a record, whose body may go on in the next pack. Returns the number of bytes of the whole record,
+ * 0 at the end of contents (a 0 byte or no bytes left), or SIZE_MAX when malformed or its head is cut off. A seal gives
+ * DV_SEAL_BYTES and *tag = DV_RECORD_SEAL. */
 size_t dv_record_span(const uint8_t *bytes, size_t n_bytes, uint8_t *tag);
 
 /* Parses just a record's head (tag to time and gap, at most DV_RECORD_HEAD_BYTES) and updates state->seq and time: what

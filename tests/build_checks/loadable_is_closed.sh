@@ -11,7 +11,8 @@ if [ "$exported" != sqlite3_deltavectors_init ]; then
   failed=1
 fi
 
-bad=$(readelf -d "$loadable" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | grep -vE '^(libc\.so|libm\.so|ld-linux.*)' || true)
+needed=$(readelf -d "$loadable" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
+bad=$(echo "$needed" | grep -vE '^(libc\.so|libm\.so|ld-linux)' || true)
 if [ -n "$bad" ]; then
   echo "needs libraries:" && echo "$bad"
   failed=1

@@ -2,8 +2,8 @@
 # compare.sh SCRIPT.sql EXTENSION|linked RUNNER...
 #
 # Runs the script on a fresh database in a fresh directory, where it finds the extension as ./delta_vectors.so and the
-# data of the examples as data/, and compares the output with SCRIPT.out. RUNNER DATABASE reads a script from its standard
-# input and prints in list mode. With DV_ACCEPT=1 the output becomes the expected one.
+# data of the examples as data/, and compares the output with SCRIPT.out. RUNNER DATABASE reads a script from its
+# standard input and prints in list mode. With DV_ACCEPT=1 the output becomes the expected one.
 set -eu
 script=$1 extension=$2
 shift 2

@@ -4,8 +4,9 @@
  *   run_sql [--extension PATH] DATABASE < script
  *
  * It is a small sqlite3 shell, for SQLites that come without one, and prints what Debian's shell prints in list mode:
- * the values of a row with '|' between them, an error as "Error: message (code)", where the shell also tells the line. The
- * extension is loaded into every connection; compiled with -DSQLITE_CORE, where it is linked in, it registers itself.
+ * the values of a row with '|' between them, an error as "Error: message (code)", where the shell also tells the line.
+ * The extension is loaded into every connection; compiled with -DSQLITE_CORE, for where it is linked in, it registers
+ * itself.
  *
  * Dot commands:
  *   .open FILE   .print TEXT   .bail on|off   .headers on|off   .nullvalue TEXT   .separator TEXT   .echo on|off
@@ -50,7 +51,7 @@ static void report(int rc) {
   has_failed = true;
 }
 
-/* ---- connections -------------------------------------------------------------------------------------------------- */
+/* ---- connections ------------------------------------------------------------------------------------------------- */
 
 static bool load(const char *path) {
   char *message = NULL;
@@ -83,7 +84,7 @@ static bool is_extension(const char *path) {
 #endif
 }
 
-/* ---- parameters: kept where the shell keeps them, in temp.sqlite_parameters ------------------------------------------ */
+/* ---- parameters: kept where the shell keeps them, in temp.sqlite_parameters -------------------------------------- */
 
 static bool run_quietly(const char *format, const char *name, const char *value) {
   char *sql = sqlite3_mprintf(format, name, value);
@@ -124,7 +125,7 @@ static void bind_parameters(sqlite3_stmt *statement) {
   sqlite3_finalize(lookup);
 }
 
-/* ---- statements ---------------------------------------------------------------------------------------------------- */
+/* ---- statements -------------------------------------------------------------------------------------------------- */
 
 static void print_value(sqlite3_stmt *statement, int column) {
   char number[64];
@@ -173,7 +174,7 @@ static void run(const char *sql) {
   }
 }
 
-/* ---- dot commands --------------------------------------------------------------------------------------------------- */
+/* ---- dot commands ------------------------------------------------------------------------------------------------ */
 
 /* Splits line in place at white space. '…' is taken as it stands; in "…" a backslash escapes. */
 static int split(char *line, char **args) {
@@ -250,7 +251,7 @@ static bool run_dot_command(const char *line) {
   return true;
 }
 
-/* ---- the script ------------------------------------------------------------------------------------------------------ */
+/* ---- the script -------------------------------------------------------------------------------------------------- */
 
 static bool is_blank(const char *line) {
   while (isspace((unsigned char)*line)) line++;

@@ -272,8 +272,9 @@ START_TEST(disk_full_at_every_page) {
       "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<700)"
       " INSERT INTO docs(id, vector, metadata) SELECT 'n'||i, json_array(i,i,i), json_object('text', 'to make it longer', 'i', i) FROM n",
       "UPDATE docs SET delta=delta_scale(2), metadata='{\"other\":1}' WHERE rowid %% 3 = 0",
-      "SAVEPOINT s; DELETE FROM docs WHERE rowid %% 2; ROLLBACK TO s",
+      "SAVEPOINT s; DELETE FROM docs WHERE rowid %% 2; ROLLBACK TO s; RELEASE s",
       "INSERT INTO docs(docs) VALUES('optimize')",
+      "SELECT delta_compact('docs', '{\"keep\":\"none\"}')",
       "UPDATE docs SET delta=delta_offset(1)",
       "COMMIT",
   };
