@@ -208,42 +208,68 @@ static int apply_batch_fields(dvx_table *t, const dv_frame *f, apply_patch *p, d
   return rc;
 }
 
+typedef struct apply_frame {
+  dv_frame frame;
+  dv_status status;
+  uint64_t number; /* in the batch, from 1 */
+  size_t at;       /* byte */
+} apply_frame;
+
+/* false at the end of the batch. A frame that cannot be read is the last one. */
+static bool apply_batch_next(dvx_table *t, const apply_batch *b, dv_reader *r, apply_frame *f) {
+  if (f->status != DV_OK || dv_reader_left(r) == 0) return false;
+  f->at = b->n_bytes - dv_reader_left(r);
+  f->number++;
+  f->status = dv_frame_read(r, &f->frame, NULL);
+  if (f->status == DV_OK && (f->frame.flags & DV_FRAME_ID)) dvx_row_prefetch(t, &f->frame.id);
+  return true;
+}
+
+static int apply_batch_frame(dvx_table *t, apply_batch *b, const apply_frame *frame) {
+  const dv_frame *f = &frame->frame;
+  uint64_t number = frame->number;
+  size_t at = frame->at;
+  if (frame->status == DV_VERSION) return apply_batch_error(t, number, at, "was written by a newer delta_vectors");
+  if (frame->status != DV_OK) return apply_batch_error(t, number, at, "is damaged or not a frame");
+  if (f->flags & DV_FRAME_HEADER) return SQLITE_OK; /* the head of an export */
+  if (!(f->flags & DV_FRAME_ID)) return apply_batch_error(t, number, at, "names no row: pack it with delta_pack(id, delta)");
+  bool is_text = t->config->id_type == DVX_ID_TEXT;
+  if (f->id.type != (is_text ? DV_TEXT : DV_INTEGER)) {
+    return apply_batch_error(t, number, at, is_text ? "has an id that is not a text" : "has an id that is not an integer");
+  }
+  dvx_change ch = {.id = f->id, .delta = f->delta, .has_time = (f->flags & DV_FRAME_TIME) != 0, .time = f->time};
+  uint64_t seq;
+  int rc = dvx_row_find(t, &f->id, &ch.vid);
+  bool exists = ch.vid && dvx_word_exists(dvx_row_word(t, ch.vid));
+  if ((f->flags & DV_FRAME_MERGED) && ch.delta.op == DV_OP_CREATE && exists) ch.delta.op = DV_OP_DENSE;
+  if (rc == SQLITE_OK && (f->flags & DV_FRAME_FIELDS)) {
+    dv_value fields[64] = {{.type = DV_NULL}};
+    bool is_set[64] = {false};
+    apply_patch p = {.t = t, .id = &f->id, .fields = fields, .is_set = is_set};
+    dv_buf_init(&p.hold, &dvx_alloc);
+    rc = apply_batch_fields(t, f, &p, &ch);
+    if (rc == SQLITE_OK) rc = apply_append(t, &ch, &seq);
+    dv_buf_free(&p.hold);
+  } else if (rc == SQLITE_OK) {
+    rc = apply_append(t, &ch, &seq);
+  }
+  if (rc != SQLITE_OK) return rc;
+  if (b->count++ == 0) b->first_seq = seq;
+  b->last_seq = seq;
+  return SQLITE_OK;
+}
+
+/* One frame is read ahead, so that the memory of its row is on the way while the one before is applied. */
 static int apply_run_batch(dvx_table *t, void *arg) {
   apply_batch *b = arg;
   dv_reader r = dv_reader_of(b->bytes, b->n_bytes);
-  uint64_t number = 0;
-  while (dv_reader_left(&r)) {
-    size_t at = b->n_bytes - dv_reader_left(&r);
-    dv_frame f;
-    number++;
-    dv_status status = dv_frame_read(&r, &f, NULL);
-    if (status == DV_VERSION) return apply_batch_error(t, number, at, "was written by a newer delta_vectors");
-    if (status != DV_OK) return apply_batch_error(t, number, at, "is damaged or not a frame");
-    if (f.flags & DV_FRAME_HEADER) continue; /* the head of an export */
-    if (!(f.flags & DV_FRAME_ID)) return apply_batch_error(t, number, at, "names no row: pack it with delta_pack(id, delta)");
-    bool is_text = t->config->id_type == DVX_ID_TEXT;
-    if (f.id.type != (is_text ? DV_TEXT : DV_INTEGER)) {
-      return apply_batch_error(t, number, at, is_text ? "has an id that is not a text" : "has an id that is not an integer");
-    }
-    dvx_change ch = {.id = f.id, .delta = f.delta, .has_time = (f.flags & DV_FRAME_TIME) != 0, .time = f.time};
-    uint64_t seq;
-    int rc = dvx_row_find(t, &f.id, &ch.vid);
-    bool exists = ch.vid && dvx_word_exists(dvx_row_word(t, ch.vid));
-    if ((f.flags & DV_FRAME_MERGED) && ch.delta.op == DV_OP_CREATE && exists) ch.delta.op = DV_OP_DENSE;
-    if (rc == SQLITE_OK && (f.flags & DV_FRAME_FIELDS)) {
-      dv_value fields[64] = {{.type = DV_NULL}};
-      bool is_set[64] = {false};
-      apply_patch p = {.t = t, .id = &f.id, .fields = fields, .is_set = is_set};
-      dv_buf_init(&p.hold, &dvx_alloc);
-      rc = apply_batch_fields(t, &f, &p, &ch);
-      if (rc == SQLITE_OK) rc = apply_append(t, &ch, &seq);
-      dv_buf_free(&p.hold);
-    } else if (rc == SQLITE_OK) {
-      rc = apply_append(t, &ch, &seq);
-    }
+  apply_frame next = {.status = DV_OK};
+  bool has_next = apply_batch_next(t, b, &r, &next);
+  while (has_next) {
+    apply_frame now = next;
+    has_next = apply_batch_next(t, b, &r, &next);
+    int rc = apply_batch_frame(t, b, &now);
     if (rc != SQLITE_OK) return rc;
-    if (b->count++ == 0) b->first_seq = seq;
-    b->last_seq = seq;
   }
   return SQLITE_OK;
 }

@@ -88,6 +88,8 @@ int dvx_bind_value(sqlite3_stmt *stmt, int i, const dv_value *v);
 int dvx_bind_sqlite_value(sqlite3_stmt *stmt, int i, sqlite3_value *v);
 void dvx_column_value(sqlite3_stmt *stmt, int i, dv_value *out);
 void dvx_result_blob(sqlite3_context *ctx, const void *bytes, size_t n_bytes);
+/* n floats, little-endian. */
+void dvx_result_vector(dvx_conn *conn, sqlite3_context *ctx, const float *v, size_t n);
 /* Takes b's bytes as the result without a copy (b is empty afterwards); NOMEM if b failed. */
 void dvx_result_buf(sqlite3_context *ctx, dv_buf *b);
 /* The same for a string. */
@@ -550,8 +552,10 @@ bool dvx_txn_savepoint_needs_memory(const dvx_table *t, size_t n_own);
 int dvx_txn_run_call(dvx_table *t, sqlite3_value *command, bool *is_call);
 int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records);
 
-/* Finds the table, connecting it if need be; it stays alive until the next call. `name` is 'table' or 'schema.table' (an exact table name wins). */
+/* Finds the table, connecting it if need be; it stays alive until the next call. `name` is 'table' or 'schema.table' (an
+ * exact table name wins). The second one also begins a read of it, at little more cost. */
 int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out);
+int dvx_table_find_to_read(dvx_conn *conn, const char *name, dvx_table **out);
 
 /* Opens a read of the table as of the current snapshot: brings memory up to date with the file. Must be paired with
  * dvx_table_end_read, which lets go of the snapshot if this call had to open it. Nests. */
@@ -572,6 +576,9 @@ uint64_t dvx_row_word(const dvx_table *t, uint32_t vid);
 int dvx_row_time(dvx_table *t, uint32_t vid, int64_t *out);
 /* vid of an id, 0 if there never was such a row (it may be deleted: see dvx_row_word). */
 int dvx_row_find(dvx_table *t, const dv_value *id, uint32_t *vid);
+/* Brings what is in memory of the row near the CPU, while something else is done. */
+void dvx_row_prefetch(const dvx_table *t, const dv_value *id);
+void dvx_vectors_prefetch(const dvx_table *t, uint32_t vid);
 /* The row's id; borrowed until the next dvx_row_ call. */
 int dvx_row_id(dvx_table *t, uint32_t vid, dv_value *id);
 /* Current vector, config->dimensions floats, borrowed until the next dvx_row_vector or write; the row must exist. */
@@ -785,6 +792,7 @@ struct dvx_conn {
   const dv_kernels *kernels;
   sqlite3_stmt *time_stmt;
   sqlite3_stmt *json_stmt;
+  struct dvx_result *spare_result; /* memory of the next vector handed to SQLite, or NULL */
   bool has_sentinel;    /* see dvx_conn_watch_close */
 };
 

@@ -25,6 +25,7 @@ void dvx_conn_unref(void *conn) {
   if (--c->n_refs > 0) return;
   dvx_conn_free_tables(c);
   sqlite3_free(c->error);
+  sqlite3_free(c->spare_result);
   sqlite3_free(c);
 }
 

@@ -726,8 +726,7 @@ static int history_filter(sqlite3_vtab_cursor *cursor, int flags, const char *pl
   if (!name) {
     rc = dvx_fail(conn, NULL, SQLITE_ERROR, "%s: the name of the table is NULL", v->is_log ? "delta_log" : "delta_chain");
   }
-  if (rc == SQLITE_OK) rc = dvx_table_find(conn, name, &t);
-  if (rc == SQLITE_OK) rc = dvx_table_begin_read(t);
+  if (rc == SQLITE_OK) rc = dvx_table_find_to_read(conn, name, &t);
   if (rc == SQLITE_OK) {
     c->t = t;
     c->is_eof = false;
@@ -853,25 +852,10 @@ static const sqlite3_module history_log_module = {
 
 /* ---- vector_at ------------------------------------------------------------------------------------------------ */
 
-static void history_result_vector(sqlite3_context *ctx, const float *v, size_t n) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  dvx_result_blob(ctx, v, n * 4);
-#else
-  uint8_t *bytes = sqlite3_malloc64(n * 4);
-  if (!bytes) {
-    sqlite3_result_error_nomem(ctx);
-    return;
-  }
-  dv_vector_store(bytes, v, n);
-  dvx_result_blob(ctx, bytes, n * 4);
-  sqlite3_free(bytes);
-#endif
-}
-
 static int history_vector_now(dvx_table *t, uint32_t vid, sqlite3_context *ctx) {
   const float *v = NULL;
   int rc = dvx_row_vector(t, vid, &v);
-  if (rc == SQLITE_OK) history_result_vector(ctx, v, t->config->dimensions);
+  if (rc == SQLITE_OK) dvx_result_vector(t->conn, ctx, v, t->config->dimensions);
   return rc;
 }
 
@@ -889,47 +873,34 @@ static int history_vector_then(dvx_table *t, uint32_t vid, sqlite3_value *when, 
   float *v = sqlite3_malloc64(t->config->dimensions * sizeof *v);
   if (!v) return SQLITE_NOMEM;
   rc = dvx_row_vector_at(t, vid, seq, v, &exists);
-  if (rc == SQLITE_OK && exists) history_result_vector(ctx, v, t->config->dimensions);
+  if (rc == SQLITE_OK && exists) dvx_result_vector(t->conn, ctx, v, t->config->dimensions);
   sqlite3_free(v);
   return rc;
 }
 
-/* The table a statement reads with vector_at, found and pinned once for all of its calls: kept as auxiliary data of the
- * first argument, which SQLite drops when the statement ends (or at once, when that argument is no constant). Without it,
- * a statement that reads no table itself would open and close a transaction for every call. */
-typedef struct history_hold {
-  dvx_table *t;
-} history_hold;
+static void history_release(void *t) { dvx_table_end_read(t); }
 
-static void history_release(void *hold) {
-  dvx_table_end_read(((history_hold *)hold)->t);
-  sqlite3_free(hold);
-}
-
-/* Finds the table and begins a read of it, which the caller ends. */
+/* Finds the table and begins a read of it, which the caller ends.
+ *
+ * A statement that reads no table itself would open and close a transaction for every call of vector_at. So the first call
+ * that opens one leaves a second read of the table with the statement, as auxiliary data of the first argument, which
+ * SQLite drops when the statement ends (or at once, when that argument is no constant). */
 static int history_begin(sqlite3_context *ctx, sqlite3_value *name, dvx_table **out) {
   dvx_conn *conn = dvx_context_conn(ctx);
-  history_hold *hold = sqlite3_get_auxdata(ctx, 0);
-  /* A hold that leans on the transaction of another statement ends with it: then memory has to be looked at anew. */
-  if (hold && (hold->t->holds_stamp || sqlite3_txn_state(conn->db, hold->t->schema) != SQLITE_TXN_NONE)) {
-    *out = hold->t;
-    return dvx_table_begin_read(hold->t); /* nested, so it costs next to nothing */
+  dvx_table *t = sqlite3_get_auxdata(ctx, 0);
+  if (t && t->holds_stamp) { /* else what it leaned on has ended: then memory has to be looked at anew */
+    *out = t;
+    return dvx_table_begin_read(t);
   }
+  if (t) sqlite3_set_auxdata(ctx, 0, NULL, NULL);
   const char *z = (const char *)sqlite3_value_text(name);
-  int rc = z ? dvx_table_find(conn, z, out)
+  int rc = z ? dvx_table_find_to_read(conn, z, &t)
              : dvx_fail(conn, NULL, SQLITE_ERROR, "vector_at: the name of the table is NULL");
-  if (rc != SQLITE_OK) return rc;
-  if (hold) sqlite3_set_auxdata(ctx, 0, NULL, NULL);
-  hold = sqlite3_malloc64(sizeof *hold);
-  if (!hold) return SQLITE_NOMEM;
-  hold->t = *out;
-  rc = dvx_table_begin_read(*out);
-  if (rc == SQLITE_OK) {
-    rc = dvx_table_begin_read(*out);
-    sqlite3_set_auxdata(ctx, 0, hold, history_release); /* without memory for it, it is released here and now */
-  } else {
-    sqlite3_free(hold);
+  if (rc == SQLITE_OK && t->holds_stamp && t->n_reads == 1) {
+    rc = dvx_table_begin_read(t);
+    sqlite3_set_auxdata(ctx, 0, t, history_release); /* without memory for it, it is released here and now */
   }
+  *out = t;
   return rc;
 }
 

@@ -461,8 +461,7 @@ static int search_filter(sqlite3_vtab_cursor *cursor, int mask, const char *plan
   (void)plan, (void)argc;
   search_reset(c);
   dvx_table *t;
-  int rc = dvx_table_find(conn, (const char *)sqlite3_value_text(argv[0]), &t);
-  if (rc == SQLITE_OK) rc = dvx_table_begin_read(t);
+  int rc = dvx_table_find_to_read(conn, (const char *)sqlite3_value_text(argv[0]), &t);
   if (rc != SQLITE_OK) return dvx_give_vtab(conn, cursor->pVtab, rc);
   c->t = t;
   dvx_search_options o = {.k = 10};

@@ -260,54 +260,67 @@ static uint32_t table_data_version(dvx_table *t) {
   return v;
 }
 
-/* May the table be used as it is known, or could somebody else have changed the schema since? Preparing a statement does not
- * notice; reading does. */
-static bool table_is_current(dvx_table *t) {
-  if (t->overlay.is_open || t->n_reads) return true;
-  if (t->is_loaded && t->is_version_known && t->n_objects && sqlite3_txn_state(t->conn->db, t->schema) != SQLITE_TXN_NONE &&
-      table_data_version(t) == t->data_version) {
-    return true;
-  }
-  if (!t->is_loaded || !t->is_version_known || t->n_objects == 0) return false;
+/* Begins a read if the table can be used as it is known; else *is_current is false. Somebody may have changed the schema
+ * since: preparing a statement does not notice that, reading does. */
+static int table_begin_current(dvx_table *t, bool *is_current) {
+  *is_current = true;
+  if (t->overlay.is_open || t->n_reads) return dvx_table_begin_read(t);
+  *is_current = false;
+  if (!t->is_loaded || !t->is_version_known || t->n_objects == 0) return SQLITE_OK;
   uint32_t version = t->data_version;
   t->n_refs++;
-  bool is_same = dvx_table_begin_read(t) == SQLITE_OK;
-  if (is_same) {
-    dvx_table_end_read(t);
-    is_same = t->data_version == version && t->is_registered;
-  } else {
+  if (dvx_table_begin_read(t) != SQLITE_OK) {
     sqlite3_free(t->conn->error);
     t->conn->error = NULL;
+  } else if (t->data_version == version && t->is_registered) {
+    *is_current = true;
+  } else {
+    dvx_table_end_read(t);
   }
   dvx_table_release(t);
-  return is_same;
+  return SQLITE_OK;
 }
 
-int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out) {
-  if (name == NULL) return dvx_fail(conn, NULL, SQLITE_ERROR, "the table name is NULL");
-  dvx_table *t = table_lookup_only(conn, name);
-  if (t && table_is_current(t)) {
-    table_pin(conn, t);
-    *out = t;
-    return SQLITE_OK;
-  }
+/* Makes SQLite connect the table, by the rules it has for names; a dot may be in the name or end that of the schema. */
+static int table_find_by_connecting(dvx_conn *conn, const char *name, dvx_table **out) {
   int rc = table_connect(conn, NULL, 0, name);
-  t = rc == SQLITE_OK ? table_lookup_dotted(conn, name) : NULL;
+  dvx_table *t = rc == SQLITE_OK ? table_lookup_dotted(conn, name) : NULL;
   const char *dot = strchr(name, '.');
   if (t == NULL && dot) {
     int rc2 = table_connect(conn, name, (int)(dot - name), dot + 1);
     t = rc2 == SQLITE_OK ? table_lookup_qualified(conn, name) : NULL;
     if (rc != SQLITE_OK) rc = rc2;
   }
-  if (t == NULL) {
-    if (rc == SQLITE_NOMEM) return rc;
-    if (rc != SQLITE_OK && rc != SQLITE_ERROR) return dvx_fail_sqlite(conn, NULL, rc);
-    return dvx_fail(conn, NULL, SQLITE_ERROR,
-                    rc == SQLITE_OK ? "%S is not a delta_vectors table" : "no such table: %S", name, strlen(name));
+  *out = t;
+  if (t) return SQLITE_OK;
+  if (rc == SQLITE_NOMEM) return rc;
+  if (rc != SQLITE_OK && rc != SQLITE_ERROR) return dvx_fail_sqlite(conn, NULL, rc);
+  return dvx_fail(conn, NULL, SQLITE_ERROR,
+                  rc == SQLITE_OK ? "%S is not a delta_vectors table" : "no such table: %S", name, strlen(name));
+}
+
+static int table_find(dvx_conn *conn, const char *name, bool to_read, dvx_table **out) {
+  if (name == NULL) return dvx_fail(conn, NULL, SQLITE_ERROR, "the table name is NULL");
+  bool is_current = false;
+  int rc = SQLITE_OK;
+  dvx_table *t = table_lookup_only(conn, name);
+  if (t) rc = table_begin_current(t, &is_current);
+  if (rc == SQLITE_OK && !is_current) {
+    rc = table_find_by_connecting(conn, name, &t);
+    if (rc == SQLITE_OK && to_read) rc = dvx_table_begin_read(t);
+  } else if (rc == SQLITE_OK && !to_read) {
+    dvx_table_end_read(t);
   }
+  if (rc != SQLITE_OK) return rc;
   table_pin(conn, t);
   *out = t;
   return SQLITE_OK;
+}
+
+int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out) { return table_find(conn, name, false, out); }
+
+int dvx_table_find_to_read(dvx_conn *conn, const char *name, dvx_table **out) {
+  return table_find(conn, name, true, out);
 }
 
 /* ---- committed rows -------------------------------------------------------------------------------------------------- */
@@ -588,6 +601,7 @@ static int table_refresh(dvx_table *t) {
   sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_STAMP, &stmt);
   if (rc != SQLITE_OK) return rc;
+  sqlite3_reset(stmt); /* it may be open: memory was forgotten while a read held it */
   rc = sqlite3_step(stmt);
   if (rc != SQLITE_ROW) {
     int reset = sqlite3_reset(stmt);
@@ -596,7 +610,7 @@ static int table_refresh(dvx_table *t) {
   }
   bool is_equal = t->is_loaded && table_stamp_equals(t, stmt);
   int64_t generation = sqlite3_column_int64(stmt, 0);
-  if (state == SQLITE_TXN_NONE) {
+  if (state == SQLITE_TXN_NONE || t->holds_stamp) {
     t->holds_stamp = true; /* stays open until end_read, and with it the snapshot */
   } else {
     sqlite3_reset(stmt);

@@ -619,6 +619,7 @@ void dvx_txn_commit(dvx_table *t) {
     dvx_search_forget(t);
     for (size_t i = 0; i < o->n_touched_slots; i++) {
       dvx_touched *p = &o->touched[i];
+      if (i + 4 < o->n_touched_slots && p[4].vid) dvx_vectors_prefetch(t, p[4].vid);
       if (p->vid == 0 || p->last == 0) continue;
       const dvx_pending *last = &o->pending[p->last - 1];
       if (p->vector_for == p->last) {

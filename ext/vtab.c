@@ -766,7 +766,6 @@ static int cursor_fields(table_cursor *c) {
 
 static int cursor_vector(table_cursor *c, sqlite3_context *ctx) {
   dvx_table *t = c->t;
-  size_t n = t->config->dimensions;
   const float *v = t->next_vector;
   bool exists = true;
   int rc = SQLITE_OK;
@@ -779,7 +778,7 @@ static int cursor_vector(table_cursor *c, sqlite3_context *ctx) {
     exists = dvx_word_exists(dvx_row_word(t, c->vid)); /* gone when a ROLLBACK took it away under the cursor */
     if (exists) rc = dvx_row_vector(t, c->vid, &v);
   }
-  if (rc == SQLITE_OK && exists) dvx_result_blob(ctx, v, n * sizeof(float));
+  if (rc == SQLITE_OK && exists) dvx_result_vector(t->conn, ctx, v, t->config->dimensions);
   return rc;
 }
 
