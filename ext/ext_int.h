@@ -534,6 +534,7 @@ void dvx_table_committed(dvx_table *t);
 /* Applies a committed record to the row's cached vector, if there is one. */
 void dvx_vectors_apply(dvx_table *t, uint32_t vid, uint64_t before, const dv_record *rec);
 void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v);
+bool dvx_vectors_has(const dvx_table *t, uint32_t vid);
 /* Fills the cache of current vectors from the log, if most are not there and all fit. */
 int dvx_vectors_load_if_cold(dvx_table *t);
 /* The committed vector of a row, whatever the open transaction did to it. */

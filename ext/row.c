@@ -284,6 +284,8 @@ void dvx_vectors_apply(dvx_table *t, uint32_t vid, uint64_t before, const dv_rec
   }
 }
 
+bool dvx_vectors_has(const dvx_table *t, uint32_t vid) { return row_cached(t, vid) != NULL; }
+
 void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v) {
   float *slot = v ? row_cache_slot(t, vid) : NULL;
   if (slot) memcpy(slot, v, t->config->dimensions * sizeof *v);

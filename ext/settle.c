@@ -18,8 +18,7 @@ typedef struct settle_list {
   uint64_t n_bytes; /* of the records, about */
 } settle_list;
 
-static int settle_note(void *ctx, const dv_record *rec) {
-  settle_list *l = ctx;
+static int settle_note(settle_list *l, uint32_t vid, size_t n_bytes) {
   if (l->n == l->capacity) {
     size_t capacity = l->capacity ? l->capacity * 2 : 1024;
     uint32_t *grown = sqlite3_realloc64(l->vids, capacity * sizeof *grown);
@@ -27,9 +26,35 @@ static int settle_note(void *ctx, const dv_record *rec) {
     l->vids = grown;
     l->capacity = capacity;
   }
-  l->n_bytes += rec->delta.n_payload + rec->n_full + rec->n_fields + 8;
-  l->vids[l->n++] = rec->vid;
+  l->n_bytes += n_bytes;
+  l->vids[l->n++] = vid;
   return SQLITE_OK;
+}
+
+static int settle_note_record(void *ctx, const dv_record *rec) {
+  return settle_note(ctx, rec->vid, rec->delta.n_payload + rec->n_full + rec->n_fields + 8);
+}
+
+/* Notes the rows of at most max_records records behind s->position (more, to the next seal), and moves it behind them. What
+ * this transaction has written itself is known without reading it again. */
+static int settle_scan(dvx_table *t, dvx_settled *s, size_t max_records, settle_list *l) {
+  const dvx_overlay *o = &t->overlay;
+  const dvx_position *before = &t->position; /* the end of the log without this transaction */
+  bool is_pending = o->is_open && o->n_pending > 0 && o->n_written == o->n_pending && !o->is_renamed;
+  if (!is_pending || max_records < o->written.seq - s->position.seq) {
+    return dvx_log_scan(t, &s->position, max_records, settle_note_record, l);
+  }
+  int rc = SQLITE_OK;
+  if (s->position.pack != before->pack || s->position.end != before->end || s->position.crc != before->crc) {
+    size_t n_before = s->position.seq < before->seq ? (size_t)(before->seq - s->position.seq) : 0;
+    rc = dvx_log_scan(t, &s->position, n_before, settle_note_record, l);
+  }
+  size_t known = s->position.seq >= o->first_seq ? (size_t)(s->position.seq + 1 - o->first_seq) : 0;
+  for (size_t i = known; rc == SQLITE_OK && i < o->n_pending; i++) {
+    rc = settle_note(l, o->pending[i].vid, o->pending[i].n_bytes);
+  }
+  if (rc == SQLITE_OK) s->position = o->written;
+  return rc;
 }
 
 /* Sorts by bytes (radix), then drops repeats. */
@@ -147,7 +172,7 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
     t->is_settled_known = true;
   }
   dvx_settled s = t->settled;
-  if (!t->is_settle_wrong) rc = dvx_log_scan(t, &s.position, max_records, settle_note, &list);
+  if (!t->is_settle_wrong) rc = settle_scan(t, &s, max_records, &list);
   if (rc == SQLITE_NOTFOUND || (rc == SQLITE_OK && t->is_settle_wrong)) {
     /* What %_meta says does not fit the log: settle from the beginning, over whatever the tables hold. */
     memset(&s, 0, sizeof s);
@@ -159,7 +184,7 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
     if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
     if (rc == SQLITE_OK) rc = dvx_shadow_stmt(t, DVX_SQL_DROP_DERIVED_CODE, &stmt);
     if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
-    if (rc == SQLITE_OK) rc = dvx_log_scan(t, &s.position, SIZE_MAX, settle_note, &list);
+    if (rc == SQLITE_OK) rc = dvx_log_scan(t, &s.position, SIZE_MAX, settle_note_record, &list);
   }
   if (rc == SQLITE_OK) rc = settle_sort(&list);
   uint8_t *block = NULL;

@@ -624,7 +624,7 @@ void dvx_txn_commit(dvx_table *t) {
       const dvx_pending *last = &o->pending[p->last - 1];
       if (p->vector_for == p->last) {
         dvx_vectors_store(t, p->vid, p->vector);
-      } else {
+      } else if (dvx_vectors_has(t, p->vid)) {
         txn_apply_cached(t, p);
       }
       dvx_rows_set(t, p->vid, last->word, last->time);

@@ -531,6 +531,11 @@ static bool find_peer(const peer *p, const api **a, char *library, size_t n) {
   return true;
 }
 
+/* How files are written, unless a section says otherwise. */
+#define WAL_FILE "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL"
+#define DEFAULT_FILE "PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL"
+static const char *file_mode = WAL_FILE;
+
 static void open_base(base *b, const peer *p, const char *path) {
   char library[460];
   b->p = p;
@@ -544,8 +549,7 @@ static void open_base(base *b, const peer *p, const char *path) {
     sqlite3_db_config(b->db, SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1, NULL);
     if (sqlite3_load_extension(b->db, library, NULL, &message) != SQLITE_OK) die("%s: %s", p->name, message);
   }
-  run(b, "PRAGMA journal_mode = WAL");
-  run(b, "PRAGMA synchronous = NORMAL");
+  run(b, file_mode);
 }
 
 static void connect_base(base *b) {
@@ -718,42 +722,45 @@ static void section_codec(void) {
 
 /* ---- insert, and the size of the file ---------------------------------------------------------------------------------------- */
 
-static void section_insert(void) {
-  meter mine = {0};
-  meter theirs[N_PEERS] = {{0}};
-  figure size = {0}, peer_size[N_PEERS] = {{0}};
+/* Inserts by us and every peer, in turns; sizes (may be NULL): of the files, ours first. */
+static void time_inserts(const char *mode, meter *mine, meter *theirs, figure *sizes) {
+  file_mode = mode;
   for (size_t r = 0; r < rounds(); r++) {
-    base b;
-    double us;
-    fill_base(&b, &ours, "insert", NULL, ROWS, &us);
-    meter_add(&mine, us);
-    meter_round(&mine);
-    if (r == 0) {
-      finish_base(&b);
-      size = one_figure(file_bytes(b.path) / raw_bytes(ROWS));
-    }
-    close_base(&b);
-    for (size_t i = 0; i < N_PEERS; i++) {
+    for (size_t i = 0; i <= N_PEERS; i++) {
+      const peer *p = i ? &peers[i - 1] : &ours;
+      meter *m = i ? &theirs[i - 1] : mine;
       const api *a;
       char library[460];
-      if (!find_peer(&peers[i], &a, library, sizeof library)) continue;
-      if (peers[i].max_inserts && r > 0) continue;
-      fill_base(&b, &peers[i], "insert", NULL, peers[i].max_inserts ? peers[i].max_inserts : ROWS, &us);
-      meter_add(&theirs[i], us);
-      meter_round(&theirs[i]);
-      if (r == 0 && !peers[i].max_inserts) {
+      base b;
+      double us;
+      if (!find_peer(p, &a, library, sizeof library)) continue;
+      if (p->max_inserts && r > 0) continue;
+      fill_base(&b, p, "insert", NULL, p->max_inserts ? p->max_inserts : ROWS, &us);
+      meter_add(m, us);
+      meter_round(m);
+      if (r == 0 && !p->max_inserts && sizes) {
         finish_base(&b);
-        peer_size[i] = one_figure(file_bytes(b.path) / raw_bytes(ROWS));
+        sizes[i] = one_figure(file_bytes(b.path) / raw_bytes(ROWS));
       }
       close_base(&b);
     }
     remove_base(scratch_path("insert"));
   }
-  row *row_insert = add_row("insert", "insert 10,000 vectors, committed: each", "us", 8, meter_figure(&mine));
-  row *row_size = add_row("file_size", "file, all derived data included / raw vectors", "x", 1.3, size);
+  file_mode = WAL_FILE;
+}
+
+static void section_insert(void) {
+  meter mine = {0}, mine_wal = {0}, theirs[N_PEERS] = {{0}}, theirs_wal[N_PEERS] = {{0}};
+  figure sizes[N_PEERS + 1] = {{0}};
+  time_inserts(DEFAULT_FILE, &mine, theirs, NULL);
+  time_inserts(WAL_FILE, &mine_wal, theirs_wal, sizes);
+  row *r = add_row("insert", "insert 10,000 vectors, committed: each", "us", 8, meter_figure(&mine));
+  row *r_wal = add_row("insert_wal", "  in a WAL file, with its checkpoint", "us", -1, meter_figure(&mine_wal));
+  row *r_size = add_row("file_size", "file, all derived data included / raw vectors", "x", 1.3, sizes[0]);
   for (size_t i = 0; i < N_PEERS; i++) {
-    add_peer(row_insert, peers[i].name, false, meter_figure(&theirs[i]));
-    add_peer(row_size, peers[i].name, false, peer_size[i]);
+    add_peer(r, peers[i].name, false, meter_figure(&theirs[i]));
+    add_peer(r_wal, peers[i].name, false, meter_figure(&theirs_wal[i]));
+    add_peer(r_size, peers[i].name, false, sizes[i + 1]);
   }
 }
 
