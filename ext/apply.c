@@ -145,11 +145,13 @@ static int apply_id(dvx_table *t, sqlite3_value *v, dv_value *id) {
 }
 
 static int apply_frame_of(dvx_table *t, sqlite3_value *v, const dv_value *id, dv_delta *delta) {
-  dv_reader r = dv_reader_of(sqlite3_value_blob(v), sqlite3_value_type(v) == SQLITE_BLOB ? (size_t)sqlite3_value_bytes(v) : 0);
+  dv_reader r =
+      dv_reader_of(sqlite3_value_blob(v), sqlite3_value_type(v) == SQLITE_BLOB ? (size_t)sqlite3_value_bytes(v) : 0);
   dv_frame frame;
   if (dv_frame_read(&r, &frame, NULL) != DV_OK || dv_reader_left(&r) || (frame.flags & DV_FRAME_HEADER)) {
     return dvx_fail(t->conn, t, SQLITE_ERROR,
-                    "row %I: the third argument of delta_apply is %v: expected a delta, such as delta_scale(0.9)", id, v);
+                    "row %I: the third argument of delta_apply is %v: expected a delta, such as delta_scale(0.9)", id,
+                    v);
   }
   *delta = frame.delta;
   return SQLITE_OK;
@@ -212,7 +214,7 @@ typedef struct apply_frame {
   dv_frame frame;
   dv_status status;
   uint64_t number; /* in the batch, from 1 */
-  size_t at;       /* byte */
+  size_t at; /* byte */
 } apply_frame;
 
 /* false at the end of the batch. A frame that cannot be read is the last one. */
@@ -232,10 +234,12 @@ static int apply_batch_frame(dvx_table *t, apply_batch *b, const apply_frame *fr
   if (frame->status == DV_VERSION) return apply_batch_error(t, number, at, "was written by a newer delta_vectors");
   if (frame->status != DV_OK) return apply_batch_error(t, number, at, "is damaged or not a frame");
   if (f->flags & DV_FRAME_HEADER) return SQLITE_OK; /* the head of an export */
-  if (!(f->flags & DV_FRAME_ID)) return apply_batch_error(t, number, at, "names no row: pack it with delta_pack(id, delta)");
+  if (!(f->flags & DV_FRAME_ID))
+    return apply_batch_error(t, number, at, "names no row: pack it with delta_pack(id, delta)");
   bool is_text = t->config->id_type == DVX_ID_TEXT;
   if (f->id.type != (is_text ? DV_TEXT : DV_INTEGER)) {
-    return apply_batch_error(t, number, at, is_text ? "has an id that is not a text" : "has an id that is not an integer");
+    return apply_batch_error(t, number, at,
+                             is_text ? "has an id that is not a text" : "has an id that is not an integer");
   }
   dvx_change ch = {.id = f->id, .delta = f->delta, .has_time = (f->flags & DV_FRAME_TIME) != 0, .time = f->time};
   uint64_t seq;
@@ -281,9 +285,10 @@ static void delta_apply_batch(sqlite3_context *ctx, int argc, sqlite3_value **ar
   (void)argc;
   int rc = dvx_table_find(conn, (const char *)sqlite3_value_text(argv[0]), &t);
   if (rc == SQLITE_OK && sqlite3_value_type(argv[1]) != SQLITE_BLOB) {
-    rc = dvx_fail(conn, t, SQLITE_ERROR,
-                  "the second argument of delta_apply_batch is %v: expected a BLOB of frames, made by delta_pack(id, delta)",
-                  argv[1]);
+    rc = dvx_fail(
+        conn, t, SQLITE_ERROR,
+        "the second argument of delta_apply_batch is %v: expected a BLOB of frames, made by delta_pack(id, delta)",
+        argv[1]);
   }
   if (rc == SQLITE_OK) {
     b.bytes = sqlite3_value_blob(argv[1]);

@@ -75,17 +75,10 @@ static int compact_visit_base(void *ctx, const dv_record *rec) {
                     rec->seq, (uint64_t)rec->vid);
   }
   switch (job->keep.unit) {
-    case DVX_KEEP_FOREVER:
-      break;
-    case DVX_KEEP_NONE:
-      is_candidate = true;
-      break;
-    case DVX_KEEP_MILLISECONDS:
-      is_candidate = rec->time <= job->cutoff;
-      break;
-    case DVX_KEEP_VERSIONS:
-      is_candidate = --job->counts[rec->vid] >= (uint64_t)job->keep.amount - 1;
-      break;
+  case DVX_KEEP_FOREVER: break;
+  case DVX_KEEP_NONE: is_candidate = true; break;
+  case DVX_KEEP_MILLISECONDS: is_candidate = rec->time <= job->cutoff; break;
+  case DVX_KEEP_VERSIONS: is_candidate = --job->counts[rec->vid] >= (uint64_t)job->keep.amount - 1; break;
   }
   if (is_candidate && (job->only_vid == 0 || rec->vid == job->only_vid)) {
     bool is_delete = rec->delta.op == DV_OP_DELETE;
@@ -384,6 +377,7 @@ static void compact_function(sqlite3_context *ctx, int argc, sqlite3_value **arg
 
 int dvx_compact_register(dvx_conn *conn) {
   int rc = dvx_conn_function(conn, "delta_compact", 1, SQLITE_UTF8 | SQLITE_DIRECTONLY, compact_function);
-  if (rc == SQLITE_OK) rc = dvx_conn_function(conn, "delta_compact", 2, SQLITE_UTF8 | SQLITE_DIRECTONLY, compact_function);
+  if (rc == SQLITE_OK)
+    rc = dvx_conn_function(conn, "delta_compact", 2, SQLITE_UTF8 | SQLITE_DIRECTONLY, compact_function);
   return rc;
 }

@@ -28,21 +28,17 @@
 static bool exchange_value_fits(const dvx_column *column, dv_value *v) {
   if (v->type == DV_NULL) return true;
   switch (column->type) {
-    case DVX_COLUMN_INTEGER:
-      return v->type == DV_INTEGER;
-    case DVX_COLUMN_BOOLEAN:
-      return v->type == DV_INTEGER && (v->integer == 0 || v->integer == 1);
-    case DVX_COLUMN_REAL:
-      if (v->type == DV_INTEGER) {
-        v->type = DV_REAL;
-        v->real = (double)v->integer;
-      }
-      return v->type == DV_REAL && v->real == v->real;
-    case DVX_COLUMN_TEXT:
-    case DVX_COLUMN_JSON:
-      return v->type == DV_TEXT;
-    case DVX_COLUMN_BLOB:
-      return v->type == DV_BLOB;
+  case DVX_COLUMN_INTEGER: return v->type == DV_INTEGER;
+  case DVX_COLUMN_BOOLEAN: return v->type == DV_INTEGER && (v->integer == 0 || v->integer == 1);
+  case DVX_COLUMN_REAL:
+    if (v->type == DV_INTEGER) {
+      v->type = DV_REAL;
+      v->real = (double)v->integer;
+    }
+    return v->type == DV_REAL && v->real == v->real;
+  case DVX_COLUMN_TEXT:
+  case DVX_COLUMN_JSON: return v->type == DV_TEXT;
+  case DVX_COLUMN_BLOB: return v->type == DV_BLOB;
   }
   return false;
 }
@@ -58,9 +54,9 @@ static int exchange_any_key(void *ctx, const char *key, sqlite3_value *value) {
 static int exchange_check_json(dvx_table *t, const dv_frame *f, const dv_value *v) {
   char *what = dvx_format("row %I: metadata", &f->id);
   if (!what) return SQLITE_NOMEM;
-  int rc = v->n_bytes > INT32_MAX ? SQLITE_TOOBIG
-                                  : dvx_json_each(t->conn, t, what, (const char *)v->bytes, (int)v->n_bytes,
-                                                  exchange_any_key, NULL);
+  int rc = v->n_bytes > INT32_MAX
+               ? SQLITE_TOOBIG
+               : dvx_json_each(t->conn, t, what, (const char *)v->bytes, (int)v->n_bytes, exchange_any_key, NULL);
   sqlite3_free(what);
   return rc;
 }
@@ -82,7 +78,8 @@ static int exchange_fields(dvx_table *t, const dv_frame *f, bool is_checked, dv_
       i++;
     }
     if (i == c->n_columns) {
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: the table has no column %S", &f->id, (const char *)name, n_name);
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: the table has no column %S", &f->id, (const char *)name,
+                      n_name);
     }
     if (is_set[i]) {
       return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: column %s is given twice", &f->id, c->columns[i].name);
@@ -186,10 +183,11 @@ static int exchange_export_records(dvx_table *t, uint64_t since, uint64_t until,
     if (seq > last) break;
     rc = dvx_expander_frame(&x, &rec, with, out);
     if (rc == SQLITE_OK && out->n > limit) {
-      rc = dvx_fail(t->conn, t, SQLITE_TOOBIG,
-                    "delta_export: the deltas behind seq %u do not fit one BLOB of %u bytes; those up to seq %u do: take"
-                    " delta_export('%q', %u, %u), then the rest from there",
-                    since, (uint64_t)limit, seq - 1, t->name, since, seq - 1);
+      rc =
+          dvx_fail(t->conn, t, SQLITE_TOOBIG,
+                   "delta_export: the deltas behind seq %u do not fit one BLOB of %u bytes; those up to seq %u do: take"
+                   " delta_export('%q', %u, %u), then the rest from there",
+                   since, (uint64_t)limit, seq - 1, t->name, since, seq - 1);
     }
     if (rc == SQLITE_OK && ++n % EXCHANGE_INTERRUPT_EVERY == 0 && dvx_is_interrupted(t->conn)) {
       rc = dvx_fail(t->conn, t, SQLITE_INTERRUPT, "delta_export was interrupted");
@@ -199,8 +197,8 @@ static int exchange_export_records(dvx_table *t, uint64_t since, uint64_t until,
   return rc == SQLITE_DONE ? SQLITE_OK : rc;
 }
 
-static int exchange_seq_argument(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, const char *what, uint64_t absent,
-                                 uint64_t *out) {
+static int exchange_seq_argument(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, const char *what,
+                                 uint64_t absent, uint64_t *out) {
   int type = sqlite3_value_numeric_type(v);
   *out = absent;
   if (type == SQLITE_NULL) return SQLITE_OK;
@@ -231,8 +229,10 @@ static void exchange_export(sqlite3_context *ctx, int argc, sqlite3_value **argv
       dvx_table_end_read(t);
     }
   }
-  if (rc == SQLITE_OK) dvx_result_buf(ctx, &out);
-  else dvx_give_context(conn, ctx, rc);
+  if (rc == SQLITE_OK)
+    dvx_result_buf(ctx, &out);
+  else
+    dvx_give_context(conn, ctx, rc);
   dv_buf_free(&out);
 }
 
@@ -314,42 +314,47 @@ static int exchange_read_header(dvx_table *t, const dv_frame *f, exchange_header
 /* A frame that cannot be: what is wrong with it, and which one it is. */
 static int exchange_bad_frame(dvx_table *t, uint64_t number, const dv_frame *f, const char *what) {
   if (f && (f->flags & DV_FRAME_ID)) {
-    return dvx_fail(t->conn, t, SQLITE_ERROR, "delta_import: frame %u (row %I): %s; nothing was imported", number, &f->id,
-                    what);
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "delta_import: frame %u (row %I): %s; nothing was imported", number,
+                    &f->id, what);
   }
   return dvx_fail(t->conn, t, SQLITE_ERROR, "delta_import: frame %u: %s; nothing was imported", number, what);
 }
 
-static int exchange_bad_delta(dvx_table *t, uint64_t number, const dv_frame *f, dv_status status, const dv_detail *detail) {
+static int exchange_bad_delta(dvx_table *t, uint64_t number, const dv_frame *f, dv_status status,
+                              const dv_detail *detail) {
   if (status == DV_NOMEM) return SQLITE_NOMEM;
   if (status == DV_LENGTH) {
     return dvx_fail(t->conn, t, SQLITE_ERROR,
-                    "delta_import: frame %u (row %I) has %u dimensions, expected %u; nothing was imported", number, &f->id,
-                    detail->at, (uint64_t)t->config->dimensions);
+                    "delta_import: frame %u (row %I) has %u dimensions, expected %u; nothing was imported", number,
+                    &f->id, detail->at, (uint64_t)t->config->dimensions);
   }
   if (status == DV_INDEX) {
     return dvx_fail(t->conn, t, SQLITE_ERROR,
-                    "delta_import: frame %u (row %I): index %u is outside 0 to %u; nothing was imported", number, &f->id,
-                    detail->at, (uint64_t)t->config->dimensions - 1);
+                    "delta_import: frame %u (row %I): index %u is outside 0 to %u; nothing was imported", number,
+                    &f->id, detail->at, (uint64_t)t->config->dimensions - 1);
   }
   if (status == DV_NOT_FINITE) return exchange_bad_frame(t, number, f, "a value is NaN or infinite");
   return exchange_bad_frame(t, number, f, "its delta is malformed");
 }
 
-static int exchange_check_frame(exchange_import *job, dvx_table *t, uint64_t number, const dv_frame *f, uint64_t *previous) {
+static int exchange_check_frame(exchange_import *job, dvx_table *t, uint64_t number, const dv_frame *f,
+                                uint64_t *previous) {
   const dvx_config *c = t->config;
   const unsigned needed = DV_FRAME_SEQ | DV_FRAME_ID | DV_FRAME_TIME;
   dv_detail detail = {0, 0};
   if (f->flags & DV_FRAME_HEADER) return exchange_bad_frame(t, number, NULL, "a second header: one export at a time");
-  if ((f->flags & needed) != needed) return exchange_bad_frame(t, number, f, "it has no seq, id or time, so it is no part of an export");
+  if ((f->flags & needed) != needed)
+    return exchange_bad_frame(t, number, f, "it has no seq, id or time, so it is no part of an export");
   if (f->seq <= *previous || f->seq > job->header.last) {
     return exchange_bad_frame(t, number, f, "its seq is not behind the frame before it, or lies outside the export");
   }
   if (f->id.type != (c->id_type == DVX_ID_TEXT ? DV_TEXT : DV_INTEGER)) {
     return exchange_bad_frame(t, number, f,
-                              c->id_type == DVX_ID_TEXT ? "the ids of this table are TEXT" : "the ids of this table are INTEGER");
+                              c->id_type == DVX_ID_TEXT ? "the ids of this table are TEXT"
+                                                        : "the ids of this table are INTEGER");
   }
-  if (f->time > DVX_TIME_MAX || f->time < -DVX_TIME_MAX) return exchange_bad_frame(t, number, f, "its time is out of range");
+  if (f->time > DVX_TIME_MAX || f->time < -DVX_TIME_MAX)
+    return exchange_bad_frame(t, number, f, "its time is out of range");
   if ((f->flags & DV_FRAME_MERGED) && f->delta.op != DV_OP_CREATE) {
     return exchange_bad_frame(t, number, f, "a merged state must be a create");
   }
@@ -455,16 +460,18 @@ static int exchange_write(dvx_table *t, void *arg) {
   if (rc != SQLITE_OK) return rc;
   mark = (uint64_t)uuid == h->uuid ? UINT64_MAX : stored > 0 ? (uint64_t)stored : 0;
   if (h->since > mark) {
-    return dvx_fail(t->conn, t, SQLITE_ERROR,
-                    "delta_import: the export begins behind seq %u, but this table has followed its origin only up to seq %u:"
-                    " import delta_export(…, %u) first",
-                    h->since, mark, mark);
+    return dvx_fail(
+        t->conn, t, SQLITE_ERROR,
+        "delta_import: the export begins behind seq %u, but this table has followed its origin only up to seq %u:"
+        " import delta_export(…, %u) first",
+        h->since, mark, mark);
   }
   if (mark > 0 && h->purged > mark) {
-    return dvx_fail(t->conn, t, SQLITE_ERROR,
-                    "delta_import: the origin has compacted deletes up to seq %u away, and this table has followed it only up"
-                    " to seq %u, so it would keep rows that are deleted there: import a full export into an empty table",
-                    h->purged, mark);
+    return dvx_fail(
+        t->conn, t, SQLITE_ERROR,
+        "delta_import: the origin has compacted deletes up to seq %u away, and this table has followed it only up"
+        " to seq %u, so it would keep rows that are deleted there: import a full export into an empty table",
+        h->purged, mark);
   }
   dv_reader r = dv_reader_of(job->bytes + job->first, job->n_bytes - job->first);
   dv_frame f;
@@ -494,8 +501,8 @@ static int exchange_run(dvx_conn *conn, sqlite3_value **argv, exchange_import *j
                 : dvx_fail(conn, NULL, SQLITE_ERROR, "delta_import: the name of the table is NULL");
   if (rc != SQLITE_OK) return rc;
   if (sqlite3_value_type(argv[1]) != SQLITE_BLOB) {
-    return dvx_fail(conn, t, SQLITE_ERROR, "delta_import: the second argument is %v: expected the BLOB of a delta_export",
-                    argv[1]);
+    return dvx_fail(conn, t, SQLITE_ERROR,
+                    "delta_import: the second argument is %v: expected the BLOB of a delta_export", argv[1]);
   }
   job->bytes = sqlite3_value_blob(argv[1]);
   job->n_bytes = (size_t)sqlite3_value_bytes(argv[1]);

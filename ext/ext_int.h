@@ -118,7 +118,11 @@ int dvx_time_parse(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, int64_t
  */
 
 typedef enum dvx_index { DVX_INDEX_AUTO, DVX_INDEX_FLAT, DVX_INDEX_HNSW } dvx_index;
-typedef enum dvx_id_type { DVX_ID_TEXT, DVX_ID_INTEGER, DVX_ID_ROWID /* no id column: the rowid is the id */ } dvx_id_type;
+typedef enum dvx_id_type {
+  DVX_ID_TEXT,
+  DVX_ID_INTEGER,
+  DVX_ID_ROWID /* no id column: the rowid is the id */
+} dvx_id_type;
 typedef enum dvx_column_type {
   DVX_COLUMN_INTEGER,
   DVX_COLUMN_REAL,
@@ -150,12 +154,12 @@ struct dvx_config {
   dvx_index index;
   int hnsw_m, hnsw_ef_construction, hnsw_ef_search;
   double recall_target; /* 0: none */
-  int64_t max_vectors;  /* 0: no limit */
+  int64_t max_vectors; /* 0: no limit */
   int checkpoint_interval;
   dv_compression compression;
   dvx_keep retention;
   dvx_id_type id_type;
-  char *id_name;     /* NULL for DVX_ID_ROWID */
+  char *id_name; /* NULL for DVX_ID_ROWID */
   char *vector_name;
   dvx_column *columns; /* metadata and auxiliary, in declared order; field number of columns[i] is i + 1 */
   int n_columns;
@@ -178,32 +182,32 @@ bool dvx_keep_parse(const char *text, size_t n, dvx_keep *out);
  */
 
 typedef enum dvx_sql {
-  DVX_SQL_STAMP,       /* generation, key of the tail pack, tail pack: what decides whether memory is current */
-  DVX_SQL_LOG_AT,      /* seq, pack of the pack with the largest key <= ?1 */
-  DVX_SQL_LOG_NEXT,    /* seq, pack of the pack with the smallest key > ?1 */
-  DVX_SQL_LOG_INSERT,  /* ?1 key, ?2 pack */
-  DVX_SQL_LOG_UPDATE,  /* ?1 key, ?2 pack */
+  DVX_SQL_STAMP, /* generation, key of the tail pack, tail pack: what decides whether memory is current */
+  DVX_SQL_LOG_AT, /* seq, pack of the pack with the largest key <= ?1 */
+  DVX_SQL_LOG_NEXT, /* seq, pack of the pack with the smallest key > ?1 */
+  DVX_SQL_LOG_INSERT, /* ?1 key, ?2 pack */
+  DVX_SQL_LOG_UPDATE, /* ?1 key, ?2 pack */
   DVX_SQL_LOG_DROP_OLD, /* deletes the packs with key > 0 (end of a rewrite) */
-  DVX_SQL_LOG_FLIP,    /* key = -key for every pack with key < 0 */
-  DVX_SQL_LOG_SIZE,    /* number of packs, their bytes */
-  DVX_SQL_ROW_BY_ID,   /* ?1 id: vid */
-  DVX_SQL_ROW_BY_VID,  /* ?1 vid: id, c1 .. cn */
-  DVX_SQL_ROW_INSERT,  /* ?1 vid, ?2 id, ?3 .. columns */
-  DVX_SQL_ROW_UPDATE,  /* ?1 vid, ?2 .. columns */
-  DVX_SQL_ROW_DELETE,  /* ?1 vid */
-  DVX_SQL_ROW_MAX_ID,  /* largest id (integer ids) */
-  DVX_SQL_ROW_ALL,     /* vid, id of every line, in vid order */
-  DVX_SQL_HEAD_ALL,    /* block, heads, in block order */
-  DVX_SQL_HEAD_GET,    /* ?1 block: heads */
-  DVX_SQL_HEAD_PUT,    /* ?1 block, ?2 heads */
+  DVX_SQL_LOG_FLIP, /* key = -key for every pack with key < 0 */
+  DVX_SQL_LOG_SIZE, /* number of packs, their bytes */
+  DVX_SQL_ROW_BY_ID, /* ?1 id: vid */
+  DVX_SQL_ROW_BY_VID, /* ?1 vid: id, c1 .. cn */
+  DVX_SQL_ROW_INSERT, /* ?1 vid, ?2 id, ?3 .. columns */
+  DVX_SQL_ROW_UPDATE, /* ?1 vid, ?2 .. columns */
+  DVX_SQL_ROW_DELETE, /* ?1 vid */
+  DVX_SQL_ROW_MAX_ID, /* largest id (integer ids) */
+  DVX_SQL_ROW_ALL, /* vid, id of every line, in vid order */
+  DVX_SQL_HEAD_ALL, /* block, heads, in block order */
+  DVX_SQL_HEAD_GET, /* ?1 block: heads */
+  DVX_SQL_HEAD_PUT, /* ?1 block, ?2 heads */
   DVX_SQL_CODE_ALL,
   DVX_SQL_CODE_GET,
   DVX_SQL_CODE_PUT,
-  DVX_SQL_META_GET,    /* ?1 key: value */
-  DVX_SQL_META_PUT,    /* ?1 key, ?2 value */
+  DVX_SQL_META_GET, /* ?1 key: value */
+  DVX_SQL_META_PUT, /* ?1 key, ?2 value */
   DVX_SQL_DROP_DERIVED_HEAD, /* empties %_head; likewise %_code */
   DVX_SQL_DROP_DERIVED_CODE,
-  DVX_SQL_CALL,        /* INSERT INTO the virtual table itself, with a pointer: see dvx_table_write */
+  DVX_SQL_CALL, /* INSERT INTO the virtual table itself, with a pointer: see dvx_table_write */
   DVX_SQL_N
 } dvx_sql;
 
@@ -235,10 +239,10 @@ size_t dvx_shadow_blob_size(size_t page_size, size_t n_pages);
  * VACUUM with another page size changes nothing. */
 typedef struct dvx_geometry {
   size_t page_bytes;
-  size_t pack_bytes;  /* an ordinary pack of the log */
-  size_t head_rows;   /* rows a block of %_head, 8 bytes each */
-  size_t head_bytes;  /* blob size of a block */
-  size_t code_rows;   /* rows a block of %_code, 4 + dimensions bytes each */
+  size_t pack_bytes; /* an ordinary pack of the log */
+  size_t head_rows; /* rows a block of %_head, 8 bytes each */
+  size_t head_bytes; /* blob size of a block */
+  size_t code_rows; /* rows a block of %_code, 4 + dimensions bytes each */
   size_t code_bytes;
 } dvx_geometry;
 
@@ -248,12 +252,12 @@ typedef struct dvx_geometry {
 
 /* Where a log ends (or how far something has read it). */
 typedef struct dvx_position {
-  int64_t pack;      /* key of the pack; 0: the log is empty */
-  uint32_t end;      /* offset behind the last seal in that pack */
-  uint32_t crc;      /* that seal's CRC */
-  uint64_t seq;      /* last seq */
-  int64_t time;      /* of that record */
-  int64_t max_time;  /* of all records so far */
+  int64_t pack; /* key of the pack; 0: the log is empty */
+  uint32_t end; /* offset behind the last seal in that pack */
+  uint32_t crc; /* that seal's CRC */
+  uint64_t seq; /* last seq */
+  int64_t time; /* of that record */
+  int64_t max_time; /* of all records so far */
 } dvx_position;
 
 typedef struct dvx_pack_entry {
@@ -290,8 +294,8 @@ int dvx_log_record(dvx_table *t, uint64_t seq, dv_record *rec);
  * every seal; ends early at the first seal behind max_records records. *from advances to behind the last seal reached.
  * visit may stop the scan with SQLITE_DONE (gives OK). SQLITE_NOTFOUND, without a message: the stored log does not have
  * `from` in its history. A zeroed position is the beginning. */
-int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records,
-                 int (*visit)(void *ctx, const dv_record *rec), void *ctx);
+int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*visit)(void *ctx, const dv_record *rec),
+                 void *ctx);
 
 /* Seq of the first record whose time, or that of any record before it, exceeds `time`: rows whose head is older did not
  * change after `time`. */
@@ -299,8 +303,8 @@ int dvx_log_first_after(dvx_table *t, int64_t time, uint64_t *seq);
 
 /* Appends bytes of whole records to the stored log and seals them; *position advances. sizes[i] are the records' sizes,
  * seqs/times as they will be after each. */
-int dvx_log_append(dvx_table *t, dvx_position *position, const uint8_t *bytes, const size_t *sizes, const uint64_t *seqs,
-                   const int64_t *times, size_t n_records, bool is_rewrite);
+int dvx_log_append(dvx_table *t, dvx_position *position, const uint8_t *bytes, const size_t *sizes,
+                   const uint64_t *seqs, const int64_t *times, size_t n_records, bool is_rewrite);
 
 /* Position of the stored end, by reading the tail pack. */
 int dvx_log_end(dvx_table *t, dvx_position *out);
@@ -346,10 +350,10 @@ void dvx_ids_clear(dvx_ids *ids);
 
 /* One uncommitted delta. Its record's bytes are arena[offset - arena_base ..]; its seq is first_seq + its index. */
 typedef struct dvx_pending {
-  uint64_t word;   /* the row's head word after it */
+  uint64_t word; /* the row's head word after it */
   int64_t time;
   int64_t max_time; /* of the log up to and with it */
-  size_t offset;   /* in the stream of pending record bytes */
+  size_t offset; /* in the stream of pending record bytes */
   uint32_t n_bytes;
   uint32_t vid;
   uint32_t previous; /* 1 + index of the row's pending delta before it; 0: its state before the transaction */
@@ -359,8 +363,8 @@ typedef struct dvx_pending {
 
 /* A row with pending deltas. */
 typedef struct dvx_touched {
-  uint32_t vid;    /* 0: free slot */
-  uint32_t last;   /* 1 + index of its last pending delta; 0: none any more (cut away) */
+  uint32_t vid; /* 0: free slot */
+  uint32_t last; /* 1 + index of its last pending delta; 0: none any more (cut away) */
   uint32_t vector_for; /* `last` for which vector is right; 0: none */
   float *vector;
 } dvx_touched;
@@ -380,12 +384,12 @@ typedef struct dvx_overlay {
   dvx_pending *pending;
   size_t n_pending;
   size_t pending_capacity;
-  dv_buf arena;         /* record bytes of pending[n_released ..] */
-  size_t arena_base;    /* stream offset of arena.data[0] */
-  size_t n_released;    /* pendings whose bytes were given back after they were written (large transactions) */
-  size_t n_written;     /* pendings that are in the file (in this open transaction) */
+  dv_buf arena; /* record bytes of pending[n_released ..] */
+  size_t arena_base; /* stream offset of arena.data[0] */
+  size_t n_released; /* pendings whose bytes were given back after they were written (large transactions) */
+  size_t n_written; /* pendings that are in the file (in this open transaction) */
   dvx_position written; /* end of the stored log, pendings included */
-  dvx_position joined;  /* ... when the table joined the transaction */
+  dvx_position joined; /* ... when the table joined the transaction */
   uint32_t joined_vid;
   uint64_t first_seq;
   dvx_touched *touched; /* hash by vid, power of two */
@@ -395,16 +399,16 @@ typedef struct dvx_overlay {
   size_t n_levels;
   size_t level_capacity;
   uint32_t last_vid;
-  size_t n_synced;      /* what the last xSync saw: all that xCommit may fold */
-  int64_t live_change;  /* rows more (or less) than committed */
-  uint32_t stored_vid;  /* rows up to here have their line in %_row */
-  unsigned rewrites;    /* of the stored log in this transaction */
-  unsigned n_calls;     /* dvx_table_write in progress */
+  size_t n_synced; /* what the last xSync saw: all that xCommit may fold */
+  int64_t live_change; /* rows more (or less) than committed */
+  uint32_t stored_vid; /* rows up to here have their line in %_row */
+  unsigned rewrites; /* of the stored log in this transaction */
+  unsigned n_calls; /* dvx_table_write in progress */
   bool is_settled_touched;
-  bool is_renamed;      /* away, in this transaction, ... */
+  bool is_renamed; /* away, in this transaction, ... */
   size_t renamed_level; /* ... under this many savepoints */
-  bool is_poisoned;     /* the commit is vetoed, with the text in poison */
-  bool is_open;         /* between xBegin and xCommit/xRollback */
+  bool is_poisoned; /* the commit is vetoed, with the text in poison */
+  bool is_open; /* between xBegin and xCommit/xRollback */
   char *poison;
 } dvx_overlay;
 
@@ -412,8 +416,8 @@ typedef struct dvx_overlay {
 typedef struct dvx_rows {
   uint32_t limit; /* no vid in the log may exceed this: the largest in %_row when last looked at */
   uint64_t *words;
-  int64_t *times;  /* DVX_TIME_UNKNOWN until asked for */
-  uint32_t n;      /* largest committed vid */
+  int64_t *times; /* DVX_TIME_UNKNOWN until asked for */
+  uint32_t n; /* largest committed vid */
   size_t capacity;
   uint64_t n_live;
 } dvx_rows;
@@ -432,18 +436,18 @@ typedef struct dvx_vectors {
 /* Search state over committed rows; see mirror.c. Row index = vid - 1. */
 typedef struct dvx_mirror {
   bool is_loaded;
-  size_t n;          /* rows covered */
+  size_t n; /* rows covered */
   size_t capacity;
   int8_t *codes;
   dv_code_row *code_rows;
   uint64_t *bits;
   dv_bit_row *bit_rows;
-  float *center;     /* the bits are signs around it: the mean of the rows when there were center_rows of them */
+  float *center; /* the bits are signs around it: the mean of the rows when there were center_rows of them */
   size_t center_rows;
-  bool has_bits;      /* made at the second search: the first answer must not wait for them */
+  bool has_bits; /* made at the second search: the first answer must not wait for them */
   unsigned n_searches;
-  uint64_t *live;    /* bitmap: committed row exists */
-  uint64_t *stale;   /* bitmap: the row changed since its codes were made */
+  uint64_t *live; /* bitmap: committed row exists */
+  uint64_t *stale; /* bitmap: the row changed since its codes were made */
   uint32_t *stale_list;
   size_t n_stale;
   size_t stale_capacity;
@@ -453,8 +457,8 @@ typedef struct dvx_mirror {
 /* What %_meta 'settled' says: how far %_head and %_code are right. */
 typedef struct dvx_settled {
   dvx_position position;
-  uint32_t n_rows;   /* rows in %_head */
-  bool has_codes;    /* %_code is kept: the log is long enough that making codes anew from it would take a while */
+  uint32_t n_rows; /* rows in %_head */
+  bool has_codes; /* %_code is kept: the log is long enough that making codes anew from it would take a while */
   uint64_t checksum; /* of their words: finds a missing or changed block */
   uint64_t log_bytes; /* of the records up to position, about */
 } dvx_settled;
@@ -466,27 +470,27 @@ struct dvx_table {
   dvx_conn *conn;
   dvx_table *next;
   int n_refs;
-  int n_objects;       /* sqlite3_vtab objects among them */
-  bool is_registered;  /* can be found by name */
+  int n_objects; /* sqlite3_vtab objects among them */
+  bool is_registered; /* can be found by name */
   char *schema;
   char *name;
   dvx_config *config;
   dvx_geometry geometry;
-  int hnsw_ef_search;  /* option, or what the command set */
+  int hnsw_ef_search; /* option, or what the command set */
   sqlite3_stmt *stmts[DVX_SQL_N];
 
   /* What memory reflects. */
   bool is_loaded;
   int64_t generation;
   dvx_position position; /* committed log folded into rows */
-  uint64_t floor_seq;    /* seqs up to here were used before a rewrite of the log */
+  uint64_t floor_seq; /* seqs up to here were used before a rewrite of the log */
   uint32_t data_version; /* SQLITE_FCNTL_DATA_VERSION when position was last compared with the file */
   bool is_version_known; /* ... and that was outside of a write transaction, so the comparison can be trusted */
-  unsigned n_reads;      /* nesting of begin_read */
-  bool holds_stamp;      /* the stamp statement is left open to pin the snapshot */
-  dvx_settled settled;   /* as stored, or as this transaction will store it */
+  unsigned n_reads; /* nesting of begin_read */
+  bool holds_stamp; /* the stamp statement is left open to pin the snapshot */
+  dvx_settled settled; /* as stored, or as this transaction will store it */
   bool is_settled_known;
-  bool is_settle_wrong;  /* %_head did not fit the log: settle anew from the beginning */
+  bool is_settle_wrong; /* %_head did not fit the log: settle anew from the beginning */
 
   dvx_log log;
   dvx_ids ids;
@@ -495,12 +499,12 @@ struct dvx_table {
   dvx_overlay overlay;
   dvx_mirror mirror;
   dvx_past *past;
-  float *fold_vector;   /* scratch: dimensions floats each */
+  float *fold_vector; /* scratch: dimensions floats each */
   float *next_vector;
   float *apply_vector;
-  dv_buf fold_bytes;    /* scratch: deltas of a chain */
-  dv_buf field_bytes;   /* scratch: metadata values */
-  double recall;        /* last measured; NaN before */
+  dv_buf fold_bytes; /* scratch: deltas of a chain */
+  dv_buf field_bytes; /* scratch: metadata values */
+  double recall; /* last measured; NaN before */
 };
 
 /* A row's head: seq<<16 | deleted<<15 | records since the last key. 0: no such row. */
@@ -511,7 +515,8 @@ static inline bool dvx_word_exists(uint64_t w) { return w != 0 && (w & DVX_WORD_
 static inline unsigned dvx_word_chain(uint64_t w) { return (unsigned)(w & DVX_WORD_CHAIN); }
 
 /* For xCreate and xConnect: the state of this table, with a reference taken; takes config (frees it on failure too). */
-int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_config *config, bool is_new, dvx_table **out);
+int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_config *config, bool is_new,
+                      dvx_table **out);
 void dvx_table_release(dvx_table *t);
 /* For xDisconnect and xDestroy: gives back what dvx_table_acquire gave. */
 void dvx_table_drop_object(dvx_table *t);
@@ -596,14 +601,14 @@ int dvx_row_fields_at(dvx_table *t, uint32_t vid, uint64_t seq, dv_buf *hold, dv
 
 /* One change to append. */
 typedef struct dvx_change {
-  uint32_t vid;          /* 0: a new row with this id */
-  dv_value id;           /* when vid is 0 */
-  dv_delta delta;        /* checked by dvx_append: payload, dimensions, finiteness of the result */
+  uint32_t vid; /* 0: a new row with this id */
+  dv_value id; /* when vid is 0 */
+  dv_delta delta; /* checked by dvx_append: payload, dimensions, finiteness of the result */
   bool has_time;
-  int64_t time;          /* else now, or the row's last time if that is later */
+  int64_t time; /* else now, or the row's last time if that is later */
   const dv_value *fields; /* NULL: metadata unchanged; else n_columns values ... */
-  const bool *is_set;    /* ... of which these are set; NULL: all (a full replacement) */
-  bool is_merged;        /* state of a compacted row */
+  const bool *is_set; /* ... of which these are set; NULL: all (a full replacement) */
+  bool is_merged; /* state of a compacted row */
 } dvx_change;
 
 /* Validates and appends to the open transaction's pending deltas: the one door through which every write goes. Names
@@ -632,7 +637,7 @@ size_t dvx_table_memory(const dvx_table *t);
 typedef struct dvx_rewrite {
   dvx_table *t;
   dvx_position position;
-  dv_buf bytes;     /* records not yet appended */
+  dv_buf bytes; /* records not yet appended */
   size_t sizes[64];
   uint64_t seqs[64];
   int64_t times[64];
@@ -682,14 +687,14 @@ int dvx_log_next(dvx_table *t, uint64_t seq, dv_record *rec);
  * a few MiB, so that a walk in seq order folds each record once instead of each chain from its key. */
 typedef struct dvx_expander {
   dvx_table *t;
-  float *vectors;  /* n_slots * dimensions; NULL until the first DIFF */
-  uint64_t *seqs;  /* what a slot's vector is the state after; 0: free */
+  float *vectors; /* n_slots * dimensions; NULL until the first DIFF */
+  uint64_t *seqs; /* what a slot's vector is the state after; 0: free */
   uint32_t *vids;
   size_t n_slots;
   int64_t generation; /* of the log the vectors come from */
-  dv_value *values;   /* scratch, n_columns each */
+  dv_value *values; /* scratch, n_columns each */
   bool *is_set;
-  dv_buf names;       /* scratch: a frame's fields, its payload */
+  dv_buf names; /* scratch: a frame's fields, its payload */
   dv_buf payload;
 } dvx_expander;
 void dvx_expander_init(dvx_expander *x, dvx_table *t);
@@ -723,11 +728,11 @@ bool dvx_is_interrupted(const dvx_conn *conn);
 
 /* filter.c: conditions on metadata columns and ids, pushed into the search */
 typedef struct dvx_condition {
-  int column;            /* metadata column, or -1: the id */
-  int op;                /* SQLITE_INDEX_CONSTRAINT_... ; EQ with is_in: one of values */
+  int column; /* metadata column, or -1: the id */
+  int op; /* SQLITE_INDEX_CONSTRAINT_... ; EQ with is_in: one of values */
   bool is_in;
   const char *collation; /* NULL: binary */
-  dv_value *values;      /* borrowed bytes; one, or those of the IN list, or none (IS NULL) */
+  dv_value *values; /* borrowed bytes; one, or those of the IN list, or none (IS NULL) */
   size_t n_values;
 } dvx_condition;
 
@@ -742,14 +747,14 @@ int dvx_filter_rows(dvx_table *t, const dvx_condition *conditions, int n_conditi
 int dvx_search_changed(dvx_table *t, int64_t time, uint32_t **vids, size_t *n);
 
 typedef struct dvx_search_options {
-  size_t k;             /* rows wanted */
+  size_t k; /* rows wanted */
   bool has_max_distance;
   bool is_max_inclusive;
   double max_distance;
   bool has_as_of;
   int64_t as_of;
   bool is_exact;
-  int ef;               /* 0: the table's */
+  int ef; /* 0: the table's */
   double recall_target; /* 0: the table's */
   const uint64_t *allowed; /* bitmap by vid - 1 of n_allowed rows that may be returned; NULL: all */
   size_t n_allowed;
@@ -775,26 +780,26 @@ int dvx_functions_register(dvx_conn *conn); /* functions.c: vector and delta con
 /* A delta BLOB argument: exactly one frame without id, time or seq, its payload well formed (but not yet known to fit the
  * table's dimensions). Borrowed from v. */
 int dvx_value_delta(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, const char *what, dv_delta *out);
-int dvx_vtab_register(dvx_conn *conn);      /* vtab.c: the delta_vectors module */
-int dvx_search_register(dvx_conn *conn);    /* search.c: vector_search */
-int dvx_history_register(dvx_conn *conn);   /* history.c: delta_chain, delta_log, vector_at, delta_rollback */
-int dvx_apply_register(dvx_conn *conn);     /* apply.c: delta_apply, delta_apply_batch */
-int dvx_compact_register(dvx_conn *conn);   /* compact.c: delta_compact */
-int dvx_exchange_register(dvx_conn *conn);  /* exchange.c: delta_export, delta_import */
-int dvx_status_register(dvx_conn *conn);    /* status.c: delta_status, delta_recall */
+int dvx_vtab_register(dvx_conn *conn); /* vtab.c: the delta_vectors module */
+int dvx_search_register(dvx_conn *conn); /* search.c: vector_search */
+int dvx_history_register(dvx_conn *conn); /* history.c: delta_chain, delta_log, vector_at, delta_rollback */
+int dvx_apply_register(dvx_conn *conn); /* apply.c: delta_apply, delta_apply_batch */
+int dvx_compact_register(dvx_conn *conn); /* compact.c: delta_compact */
+int dvx_exchange_register(dvx_conn *conn); /* exchange.c: delta_export, delta_import */
+int dvx_status_register(dvx_conn *conn); /* status.c: delta_status, delta_recall */
 
 /* One per connection; owned by the module's client data and by every function registered with it. */
 struct dvx_conn {
   sqlite3 *db;
   int n_refs;
-  dvx_table *tables;     /* all that are alive */
-  dvx_table *found;      /* what dvx_table_find gave last, kept alive until the next call of it */
+  dvx_table *tables; /* all that are alive */
+  dvx_table *found; /* what dvx_table_find gave last, kept alive until the next call of it */
   char *error; /* message of the failure in progress */
   const dv_kernels *kernels;
   sqlite3_stmt *time_stmt;
   sqlite3_stmt *json_stmt;
   struct dvx_result *spare_result; /* memory of the next vector handed to SQLite, or NULL */
-  bool has_sentinel;    /* see dvx_conn_watch_close */
+  bool has_sentinel; /* see dvx_conn_watch_close */
 };
 
 /* To be called before the first statement is cached on the connection, or on the virtual table itself: sqlite3_close()

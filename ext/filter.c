@@ -13,44 +13,29 @@
 static const char *filter_affinity(const dvx_table *t, int column) {
   if (column < 0) return t->config->id_type == DVX_ID_TEXT ? "TEXT" : "INTEGER";
   switch (t->config->columns[column].type) {
-    case DVX_COLUMN_INTEGER:
-    case DVX_COLUMN_BOOLEAN:
-      return "INTEGER";
-    case DVX_COLUMN_REAL:
-      return "REAL";
-    case DVX_COLUMN_TEXT:
-    case DVX_COLUMN_JSON:
-      return "TEXT";
-    case DVX_COLUMN_BLOB:
-      break;
+  case DVX_COLUMN_INTEGER:
+  case DVX_COLUMN_BOOLEAN: return "INTEGER";
+  case DVX_COLUMN_REAL: return "REAL";
+  case DVX_COLUMN_TEXT:
+  case DVX_COLUMN_JSON: return "TEXT";
+  case DVX_COLUMN_BLOB: break;
   }
   return "BLOB";
 }
 
 static const char *filter_operator(int op) {
   switch (op) {
-    case SQLITE_INDEX_CONSTRAINT_EQ:
-      return "=";
-    case SQLITE_INDEX_CONSTRAINT_GT:
-      return ">";
-    case SQLITE_INDEX_CONSTRAINT_LE:
-      return "<=";
-    case SQLITE_INDEX_CONSTRAINT_LT:
-      return "<";
-    case SQLITE_INDEX_CONSTRAINT_GE:
-      return ">=";
-    case SQLITE_INDEX_CONSTRAINT_NE:
-      return "<>";
-    case SQLITE_INDEX_CONSTRAINT_IS:
-      return "IS";
-    case SQLITE_INDEX_CONSTRAINT_ISNOT:
-      return "IS NOT";
-    case SQLITE_INDEX_CONSTRAINT_LIKE:
-      return "LIKE";
-    case SQLITE_INDEX_CONSTRAINT_GLOB:
-      return "GLOB";
-    default:
-      return NULL;
+  case SQLITE_INDEX_CONSTRAINT_EQ: return "=";
+  case SQLITE_INDEX_CONSTRAINT_GT: return ">";
+  case SQLITE_INDEX_CONSTRAINT_LE: return "<=";
+  case SQLITE_INDEX_CONSTRAINT_LT: return "<";
+  case SQLITE_INDEX_CONSTRAINT_GE: return ">=";
+  case SQLITE_INDEX_CONSTRAINT_NE: return "<>";
+  case SQLITE_INDEX_CONSTRAINT_IS: return "IS";
+  case SQLITE_INDEX_CONSTRAINT_ISNOT: return "IS NOT";
+  case SQLITE_INDEX_CONSTRAINT_LIKE: return "LIKE";
+  case SQLITE_INDEX_CONSTRAINT_GLOB: return "GLOB";
+  default: return NULL;
   }
 }
 
@@ -60,8 +45,8 @@ typedef struct filter_slice {
   size_t n;
 } filter_slice;
 
-static void filter_expression(const dvx_table *t, const dvx_condition *c, filter_slice s, const char *left, int *parameter,
-                              dvx_str *sql) {
+static void filter_expression(const dvx_table *t, const dvx_condition *c, filter_slice s, const char *left,
+                              int *parameter, dvx_str *sql) {
   (void)t;
   dvx_str_addf(sql, "%s", left);
   if (c->collation) dvx_str_addf(sql, " COLLATE \"%w\"", c->collation);
@@ -79,7 +64,9 @@ static void filter_expression(const dvx_table *t, const dvx_condition *c, filter
 }
 
 static int filter_bind(sqlite3_stmt *stmt, const dvx_condition *c, filter_slice s, int *parameter) {
-  size_t n = c->is_in ? s.n : c->op == SQLITE_INDEX_CONSTRAINT_ISNULL || c->op == SQLITE_INDEX_CONSTRAINT_ISNOTNULL ? 0 : 1;
+  size_t n = c->is_in                                                                                ? s.n
+             : c->op == SQLITE_INDEX_CONSTRAINT_ISNULL || c->op == SQLITE_INDEX_CONSTRAINT_ISNOTNULL ? 0
+                                                                                                     : 1;
   for (size_t i = 0; i < n; i++) {
     int rc = dvx_bind_value(stmt, (*parameter)++, &c->values[s.first + i]);
     if (rc != SQLITE_OK) return rc;
@@ -249,7 +236,8 @@ int dvx_filter_rows(dvx_table *t, const dvx_condition *conditions, int n_conditi
     if (c->column < 0 && c->op == SQLITE_INDEX_CONSTRAINT_EQ && c->collation == NULL) {
       rc = filter_ids(t, c, one);
     } else {
-      for (size_t first = 0; rc == SQLITE_OK && (first == 0 || (c->is_in && first < c->n_values)); first += FILTER_IN_CHUNK) {
+      for (size_t first = 0; rc == SQLITE_OK && (first == 0 || (c->is_in && first < c->n_values));
+           first += FILTER_IN_CHUNK) {
         filter_slice s = {first, c->n_values - first < FILTER_IN_CHUNK ? c->n_values - first : FILTER_IN_CHUNK};
         if (c->is_in && s.n == 0) break;
         rc = filter_stored(t, c, s, n_rows, one);
@@ -257,7 +245,9 @@ int dvx_filter_rows(dvx_table *t, const dvx_condition *conditions, int n_conditi
     }
     for (size_t w = 0; w < n_words; w++) bits[w] &= one[w];
   }
-  if (rc == SQLITE_OK) rc = has_as_of ? filter_past(t, conditions, n_conditions, as_of, bits) : filter_touched(t, conditions, n_conditions, bits);
+  if (rc == SQLITE_OK)
+    rc = has_as_of ? filter_past(t, conditions, n_conditions, as_of, bits)
+                   : filter_touched(t, conditions, n_conditions, bits);
   if (rc != SQLITE_OK) {
     sqlite3_free(bits);
     return rc;

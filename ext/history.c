@@ -115,47 +115,43 @@ void dvx_history_json_text(dvx_str *s, const uint8_t *z, size_t n) {
 static void history_json_value(dvx_str *s, const dv_value *v, dvx_column_type type) {
   static const char hex[] = "0123456789ABCDEF";
   switch (v->type) {
-    case DV_NULL:
+  case DV_NULL: dvx_str_addf(s, "null"); break;
+  case DV_INTEGER:
+    if (type == DVX_COLUMN_BOOLEAN && (v->integer == 0 || v->integer == 1)) {
+      dvx_str_addf(s, v->integer ? "true" : "false");
+    } else {
+      dvx_str_addf(s, "%i", v->integer);
+    }
+    break;
+  case DV_REAL: {
+    size_t from = s->n;
+    bool is_plain = true;
+    if (v->real != v->real) {
       dvx_str_addf(s, "null");
       break;
-    case DV_INTEGER:
-      if (type == DVX_COLUMN_BOOLEAN && (v->integer == 0 || v->integer == 1)) {
-        dvx_str_addf(s, v->integer ? "true" : "false");
-      } else {
-        dvx_str_addf(s, "%i", v->integer);
-      }
-      break;
-    case DV_REAL: {
-      size_t from = s->n;
-      bool is_plain = true;
-      if (v->real != v->real) {
-        dvx_str_addf(s, "null");
-        break;
-      }
-      if (v->real - v->real != 0) { /* infinite: a number that every JSON reader takes for infinite */
-        dvx_str_addf(s, v->real > 0 ? "9e999" : "-9e999");
-        break;
-      }
-      dvx_str_addf(s, "%g", v->real);
-      /* 2.0 stays a REAL when it is read back. */
-      for (size_t i = from; !s->is_oom && i < s->n; i++) {
-        char c = s->z[i];
-        if (c != '-' && (c < '0' || c > '9')) is_plain = false;
-      }
-      if (is_plain) dvx_str_addf(s, ".0");
+    }
+    if (v->real - v->real != 0) { /* infinite: a number that every JSON reader takes for infinite */
+      dvx_str_addf(s, v->real > 0 ? "9e999" : "-9e999");
       break;
     }
-    case DV_TEXT:
-      dvx_history_json_text(s, v->bytes, v->n_bytes);
-      break;
-    case DV_BLOB: /* as hex(), since JSON knows no bytes */
-      dvx_str_add(s, "\"", 1);
-      for (size_t i = 0; i < v->n_bytes; i++) {
-        char pair[2] = {hex[v->bytes[i] >> 4], hex[v->bytes[i] & 15]};
-        dvx_str_add(s, pair, 2);
-      }
-      dvx_str_add(s, "\"", 1);
-      break;
+    dvx_str_addf(s, "%g", v->real);
+      /* 2.0 stays a REAL when it is read back. */
+    for (size_t i = from; !s->is_oom && i < s->n; i++) {
+      char c = s->z[i];
+      if (c != '-' && (c < '0' || c > '9')) is_plain = false;
+    }
+    if (is_plain) dvx_str_addf(s, ".0");
+    break;
+  }
+  case DV_TEXT: dvx_history_json_text(s, v->bytes, v->n_bytes); break;
+  case DV_BLOB: /* as hex(), since JSON knows no bytes */
+    dvx_str_add(s, "\"", 1);
+    for (size_t i = 0; i < v->n_bytes; i++) {
+      char pair[2] = {hex[v->bytes[i] >> 4], hex[v->bytes[i] & 15]};
+      dvx_str_add(s, pair, 2);
+    }
+    dvx_str_add(s, "\"", 1);
+    break;
   }
 }
 
@@ -300,7 +296,8 @@ static int expander_vector(dvx_expander *x, const dv_record *rec, const float **
     x->seqs[slot] = 0;
     rc = dvx_row_vector_at(x->t, vid, seq, v, &exists);
     if (rc != SQLITE_OK) return rc;
-    if (!exists) return dvx_fail(x->t->conn, x->t, SQLITE_CORRUPT_VTAB, "delta %u changes a row that is not there", seq);
+    if (!exists)
+      return dvx_fail(x->t->conn, x->t, SQLITE_CORRUPT_VTAB, "delta %u changes a row that is not there", seq);
     if (is_committed) {
       x->seqs[slot] = seq;
       x->vids[slot] = vid;
@@ -382,7 +379,7 @@ enum { FEED_SEQ, FEED_ID, FEED_TIMESTAMP, FEED_OPERATION, FEED_DELTA, FEED_METAD
 enum {
   HISTORY_TABLE = 1,
   HISTORY_SECOND = 2, /* id or since_seq */
-  HISTORY_EQ = 4,     /* seq = */
+  HISTORY_EQ = 4, /* seq = */
   HISTORY_GT = 8,
   HISTORY_GE = 16,
   HISTORY_LT = 32,
@@ -406,7 +403,7 @@ typedef struct history_cursor {
   sqlite3_value *table_name; /* the hidden columns' values */
   sqlite3_value *second;
   uint64_t low, high; /* seqs wanted */
-  uint64_t *seqs;     /* delta_chain: the chain, oldest first */
+  uint64_t *seqs; /* delta_chain: the chain, oldest first */
   size_t n_seqs, seq_capacity, at;
   uint32_t vid;
   uint64_t last; /* delta_log: where it stands */
@@ -479,23 +476,12 @@ static int history_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
       slot = c->iColumn == table_column ? 0 : 1;
     } else if (c->usable && (c->iColumn == 0 || c->iColumn == -1)) {
       switch (c->op) {
-        case SQLITE_INDEX_CONSTRAINT_EQ:
-          slot = 2;
-          break;
-        case SQLITE_INDEX_CONSTRAINT_GT:
-          slot = 3;
-          break;
-        case SQLITE_INDEX_CONSTRAINT_GE:
-          slot = 4;
-          break;
-        case SQLITE_INDEX_CONSTRAINT_LT:
-          slot = 5;
-          break;
-        case SQLITE_INDEX_CONSTRAINT_LE:
-          slot = 6;
-          break;
-        default:
-          break;
+      case SQLITE_INDEX_CONSTRAINT_EQ: slot = 2; break;
+      case SQLITE_INDEX_CONSTRAINT_GT: slot = 3; break;
+      case SQLITE_INDEX_CONSTRAINT_GE: slot = 4; break;
+      case SQLITE_INDEX_CONSTRAINT_LT: slot = 5; break;
+      case SQLITE_INDEX_CONSTRAINT_LE: slot = 6; break;
+      default: break;
       }
     }
     if (slot >= 0 && which[slot] < 0) which[slot] = i;
@@ -523,7 +509,8 @@ static int history_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     info->estimatedCost /= 4;
     info->estimatedRows /= 4;
   }
-  if (info->nOrderBy == 1 && (info->aOrderBy[0].iColumn == 0 || info->aOrderBy[0].iColumn == -1) && !info->aOrderBy[0].desc) {
+  if (info->nOrderBy == 1 && (info->aOrderBy[0].iColumn == 0 || info->aOrderBy[0].iColumn == -1) &&
+      !info->aOrderBy[0].desc) {
     info->orderByConsumed = 1;
   }
   return SQLITE_OK;
@@ -606,7 +593,8 @@ static int history_collect(history_cursor *c) {
     int rc = dvx_log_record(c->t, seq, &rec);
     if (rc != SQLITE_OK) return rc;
     if (rec.vid != c->vid || rec.link >= seq) {
-      return dvx_fail(c->t->conn, c->t, SQLITE_CORRUPT_VTAB, "delta %u does not belong to the chain that leads to it", seq);
+      return dvx_fail(c->t->conn, c->t, SQLITE_CORRUPT_VTAB, "delta %u does not belong to the chain that leads to it",
+                      seq);
     }
     if (seq <= c->high) {
       if (c->n_seqs == c->seq_capacity) {
@@ -666,8 +654,8 @@ static int history_since(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, u
   if (type == SQLITE_INTEGER) {
     since = sqlite3_value_int64(v);
   } else if (type != SQLITE_NULL) {
-    return dvx_fail(conn, t, SQLITE_ERROR, "since_seq is %v: expected the seq of the last delta already seen, an integer",
-                    v);
+    return dvx_fail(conn, t, SQLITE_ERROR,
+                    "since_seq is %v: expected the seq of the last delta already seen, an integer", v);
   }
   *out = since > 0 ? (uint64_t)since : 0;
   return SQLITE_OK;
@@ -724,7 +712,8 @@ static int history_filter(sqlite3_vtab_cursor *cursor, int flags, const char *pl
     if (flags & flag) history_narrow(c, flag, argv[arg++]);
   }
   if (!name) {
-    rc = dvx_fail(conn, NULL, SQLITE_ERROR, "%s: the name of the table is NULL", v->is_log ? "delta_log" : "delta_chain");
+    rc = dvx_fail(conn, NULL, SQLITE_ERROR, "%s: the name of the table is NULL",
+                  v->is_log ? "delta_log" : "delta_chain");
   }
   if (rc == SQLITE_OK) rc = dvx_table_find_to_read(conn, name, &t);
   if (rc == SQLITE_OK) {
@@ -773,8 +762,8 @@ static int history_column(sqlite3_vtab_cursor *cursor, sqlite3_context *ctx, int
   history_vtab *v = (history_vtab *)cursor->pVtab;
   /* delta_log's columns by the names of delta_chain's, where they mean the same. */
   if (v->is_log) {
-    static const int as_chain[] = {CHAIN_SEQ,   -1,             CHAIN_TIMESTAMP,  CHAIN_OPERATION,
-                                   CHAIN_DELTA, CHAIN_METADATA, CHAIN_TABLE_NAME, CHAIN_ID};
+    static const int as_chain[] = {
+        CHAIN_SEQ, -1, CHAIN_TIMESTAMP, CHAIN_OPERATION, CHAIN_DELTA, CHAIN_METADATA, CHAIN_TABLE_NAME, CHAIN_ID};
     if (column == FEED_ID) {
       dvx_result_value(ctx, &c->id);
       return SQLITE_OK;
@@ -782,36 +771,22 @@ static int history_column(sqlite3_vtab_cursor *cursor, sqlite3_context *ctx, int
     column = as_chain[column];
   }
   switch (column) {
-    case CHAIN_SEQ:
-      sqlite3_result_int64(ctx, (int64_t)c->seq);
-      break;
-    case CHAIN_TIMESTAMP:
-      sqlite3_result_int64(ctx, c->time);
-      break;
-    case CHAIN_OPERATION:
-      history_name(ctx, dv_op_name(c->op));
-      break;
-    case CHAIN_ENCODING:
-      history_name(ctx, dv_encoding_name(c->encoding));
-      break;
-    case CHAIN_BYTES:
-      sqlite3_result_int64(ctx, (int64_t)c->n_bytes);
-      break;
-    case CHAIN_CHECKPOINT:
-      sqlite3_result_int(ctx, c->is_key);
-      break;
-    case CHAIN_DELTA:
-      dvx_result_blob(ctx, c->delta.data, c->delta.n);
-      break;
-    case CHAIN_METADATA:
-      if (!c->has_metadata) break;
-      if (c->metadata.n > INT32_MAX) sqlite3_result_error_toobig(ctx);
-      else sqlite3_result_text(ctx, c->metadata.z, (int)c->metadata.n, SQLITE_TRANSIENT);
-      break;
-    case CHAIN_TABLE_NAME:
-      return history_hidden(ctx, c->table_name);
-    default:
-      return history_hidden(ctx, c->second);
+  case CHAIN_SEQ: sqlite3_result_int64(ctx, (int64_t)c->seq); break;
+  case CHAIN_TIMESTAMP: sqlite3_result_int64(ctx, c->time); break;
+  case CHAIN_OPERATION: history_name(ctx, dv_op_name(c->op)); break;
+  case CHAIN_ENCODING: history_name(ctx, dv_encoding_name(c->encoding)); break;
+  case CHAIN_BYTES: sqlite3_result_int64(ctx, (int64_t)c->n_bytes); break;
+  case CHAIN_CHECKPOINT: sqlite3_result_int(ctx, c->is_key); break;
+  case CHAIN_DELTA: dvx_result_blob(ctx, c->delta.data, c->delta.n); break;
+  case CHAIN_METADATA:
+    if (!c->has_metadata) break;
+    if (c->metadata.n > INT32_MAX)
+      sqlite3_result_error_toobig(ctx);
+    else
+      sqlite3_result_text(ctx, c->metadata.z, (int)c->metadata.n, SQLITE_TRANSIENT);
+    break;
+  case CHAIN_TABLE_NAME: return history_hidden(ctx, c->table_name);
+  default: return history_hidden(ctx, c->second);
   }
   return SQLITE_OK;
 }
@@ -948,9 +923,10 @@ static int history_check_seq(dvx_table *t, uint32_t vid, const dv_value *id, uin
   }
   if (seq == to && seq != 0) return SQLITE_OK;
   if (seq != 0 && above != 0) {
-    return dvx_fail(t->conn, t, SQLITE_ERROR,
-                    "delta_rollback: row %I has no delta %u; the nearest are %u and %u (all: SELECT * FROM delta_chain)", id,
-                    to, seq, above);
+    return dvx_fail(
+        t->conn, t, SQLITE_ERROR,
+        "delta_rollback: row %I has no delta %u; the nearest are %u and %u (all: SELECT * FROM delta_chain)", id, to,
+        seq, above);
   }
   return dvx_fail(t->conn, t, SQLITE_ERROR,
                   "delta_rollback: row %I has no delta %u; its %s is %u (all: SELECT * FROM delta_chain)", id, to,
@@ -960,15 +936,11 @@ static int history_check_seq(dvx_table *t, uint32_t vid, const dv_value *id, uin
 static bool history_same(const dv_value *a, const dv_value *b) {
   if (a->type != b->type) return false;
   switch (a->type) {
-    case DV_NULL:
-      return true;
-    case DV_INTEGER:
-      return a->integer == b->integer;
-    case DV_REAL:
-      return memcmp(&a->real, &b->real, sizeof a->real) == 0;
-    case DV_TEXT:
-    case DV_BLOB:
-      break;
+  case DV_NULL: return true;
+  case DV_INTEGER: return a->integer == b->integer;
+  case DV_REAL: return memcmp(&a->real, &b->real, sizeof a->real) == 0;
+  case DV_TEXT:
+  case DV_BLOB: break;
   }
   return a->n_bytes == b->n_bytes && (a->n_bytes == 0 || memcmp(a->bytes, b->bytes, a->n_bytes) == 0);
 }

@@ -30,7 +30,8 @@ static uint64_t ids_hash(const dv_value *id) {
 static bool ids_equal(const dvx_ids *ids, const dvx_id_entry *e, uint64_t hash, const dv_value *id) {
   if (e->hash != hash) return false;
   if (id->type == DV_INTEGER) return e->n_text == UINT32_MAX && e->key.integer == id->integer;
-  return e->n_text == id->n_bytes && (id->n_bytes == 0 || memcmp(ids->texts.data + e->key.text, id->bytes, id->n_bytes) == 0);
+  return e->n_text == id->n_bytes &&
+         (id->n_bytes == 0 || memcmp(ids->texts.data + e->key.text, id->bytes, id->n_bytes) == 0);
 }
 
 uint32_t dvx_ids_find(const dvx_ids *ids, const dv_value *id) {

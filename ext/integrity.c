@@ -128,8 +128,8 @@ typedef struct integrity_walk {
   dv_log_state state;
   int64_t max_time;
   bool is_sealed; /* nothing stands behind the last seal */
-  dv_buf rest;    /* the beginning of a record that goes on in the next pack */
-  size_t n_span;  /* its size; 0: none */
+  dv_buf rest; /* the beginning of a record that goes on in the next pack */
+  size_t n_span; /* its size; 0: none */
 } integrity_walk;
 
 static int integrity_visit_bytes(integrity_walk *w, int64_t key, const uint8_t *bytes, size_t n) {
@@ -199,7 +199,8 @@ static int integrity_walk_pack(integrity_walk *w, int64_t key, const uint8_t *pa
   }
   if (w->n_span) {
     size_t missing = w->n_span - w->rest.n;
-    if (first - at != missing) return integrity_pack_line(j, key, "it does not begin with the rest of the record before it");
+    if (first - at != missing)
+      return integrity_pack_line(j, key, "it does not begin with the rest of the record before it");
     dv_buf_bytes(&w->rest, pack + at, missing);
     if (w->rest.status != DV_OK) return SQLITE_NOMEM;
     size_t span = w->n_span;
@@ -209,8 +210,10 @@ static int integrity_walk_pack(integrity_walk *w, int64_t key, const uint8_t *pa
   } else if (first != at) {
     return integrity_pack_line(j, key, "it begins with the end of a record that is not there");
   }
-  if ((uint64_t)key <= w->state.seq) return integrity_pack_line(j, key, "a record before it has its number or a larger one");
-  if (time != w->state.time) return integrity_pack_line(j, key, "the time in its header is not that of the record before it");
+  if ((uint64_t)key <= w->state.seq)
+    return integrity_pack_line(j, key, "a record before it has its number or a larger one");
+  if (time != w->state.time)
+    return integrity_pack_line(j, key, "the time in its header is not that of the record before it");
   if (max_time != w->max_time) return integrity_pack_line(j, key, "the largest time in its header is wrong");
   w->state.seq = (uint64_t)key - 1;
   return integrity_walk_contents(w, key, pack, n, first);
@@ -270,7 +273,8 @@ static int integrity_check_fields(integrity_job *j, const dv_record *rec) {
   uint64_t seen = 0;
   dv_value v;
   while (dv_numbered_next(&r, &number, &v)) {
-    if (number > n || number > 63) return integrity_record_line(j, rec, "it sets a column that the table does not have");
+    if (number > n || number > 63)
+      return integrity_record_line(j, rec, "it sets a column that the table does not have");
     if (seen >> number & 1) return integrity_record_line(j, rec, "it sets a column twice");
     seen |= (uint64_t)1 << number;
     if (number == 0 && v.type != (j->t->config->id_type == DVX_ID_TEXT ? DV_TEXT : DV_INTEGER)) {
@@ -293,8 +297,10 @@ static int integrity_visit_record(integrity_job *j, const dv_record *rec) {
   if (rec->seq >= (uint64_t)DVX_MAX_SEQ) return integrity_record_line(j, rec, "its seq is out of range");
   if (rec->vid == 0 || rec->vid > DVX_MAX_VID) return integrity_record_line(j, rec, "its row number is out of range");
   if (rec->link >= rec->seq) return integrity_record_line(j, rec, "its link leads out of the log");
-  if (rec->time > DVX_TIME_MAX || rec->time < -DVX_TIME_MAX) return integrity_record_line(j, rec, "its time is out of range");
-  if (rec->link == 0 && rec->delta.op != DV_OP_CREATE) return integrity_record_line(j, rec, "its row's first delta is no create");
+  if (rec->time > DVX_TIME_MAX || rec->time < -DVX_TIME_MAX)
+    return integrity_record_line(j, rec, "its time is out of range");
+  if (rec->link == 0 && rec->delta.op != DV_OP_CREATE)
+    return integrity_record_line(j, rec, "its row's first delta is no create");
   if (dv_delta_check(&rec->delta, n, NULL) != DV_OK) return integrity_record_line(j, rec, "its delta is malformed");
   if (rec->is_key && !dv_encoding_is_full((int)rec->delta.encoding)) {
     dv_delta full = {DV_OP_CREATE, rec->full_encoding, rec->full, rec->n_full};
@@ -311,8 +317,10 @@ static integrity_row *integrity_find(const integrity_job *j, uint32_t vid) {
   size_t low = 0, high = j->n_rows;
   while (low < high) {
     size_t mid = low + (high - low) / 2;
-    if (j->rows[mid].vid < vid) low = mid + 1;
-    else high = mid;
+    if (j->rows[mid].vid < vid)
+      low = mid + 1;
+    else
+      high = mid;
   }
   return low < j->n_rows && j->rows[low].vid == vid ? &j->rows[low] : NULL;
 }
@@ -411,13 +419,14 @@ static int integrity_check_derived(integrity_job *j, const integrity_row *row, c
   const dvx_geometry *g = &t->geometry;
   size_t n = t->config->dimensions, item = 4 + n, index = row->vid - 1;
   if (row->seq > j->settled.position.seq) return SQLITE_OK;
-  int rc = integrity_block(t, DVX_SQL_HEAD_GET, (int64_t)(index / g->head_rows), j->head, g->head_bytes, &j->head_number,
-                           &j->has_head);
+  int rc = integrity_block(t, DVX_SQL_HEAD_GET, (int64_t)(index / g->head_rows), j->head, g->head_bytes,
+                           &j->head_number, &j->has_head);
   if (rc != SQLITE_OK) return rc;
   uint64_t word = row->seq << 16 | (row->exists ? 0 : DVX_WORD_DELETED) | row->chain;
   if (!j->has_head || dv_load_u64(j->head + 8 * (index % g->head_rows)) != word) {
     if (integrity_begin(j)) {
-      dvx_str_addf(&j->report, "%s_head: block %i: the head of row number %u is not what the log tells; 'rebuild' mends it",
+      dvx_str_addf(&j->report,
+                   "%s_head: block %i: the head of row number %u is not what the log tells; 'rebuild' mends it",
                    t->name, (int64_t)(index / g->head_rows), (uint64_t)row->vid);
     }
     rc = integrity_end(j);
@@ -433,8 +442,9 @@ static int integrity_check_derived(integrity_job *j, const integrity_row *row, c
   const uint8_t *stored = j->code + item * (index % g->code_rows);
   if (!j->has_code || dv_load_u32(stored) != meta || memcmp(stored + 4, j->encoded, n) != 0) {
     if (integrity_begin(j)) {
-      dvx_str_addf(&j->report, "%s_code: block %i: the codes of row number %u do not fit its vector; 'rebuild' mends it",
-                   t->name, (int64_t)(index / g->code_rows), (uint64_t)row->vid);
+      dvx_str_addf(&j->report,
+                   "%s_code: block %i: the codes of row number %u do not fit its vector; 'rebuild' mends it", t->name,
+                   (int64_t)(index / g->code_rows), (uint64_t)row->vid);
     }
     rc = integrity_end(j);
   }
@@ -452,8 +462,8 @@ static int integrity_check_row(integrity_job *j, size_t i) {
   for (size_t c = 1; rc == SQLITE_OK && row->exists && c <= n_columns; c++) {
     if (in_row[c] == in_log[c]) continue;
     if (integrity_begin(j)) {
-      dvx_str_addf(&j->report, "%s_row: row number %u: its %s is not what the log tells", j->t->name, (uint64_t)row->vid,
-                   j->t->config->columns[c - 1].name);
+      dvx_str_addf(&j->report, "%s_row: row number %u: its %s is not what the log tells", j->t->name,
+                   (uint64_t)row->vid, j->t->config->columns[c - 1].name);
     }
     rc = integrity_end(j);
   }
@@ -544,7 +554,8 @@ static int integrity_alloc_band(integrity_job *j) {
   j->head = sqlite3_malloc64(g->head_bytes + 1);
   j->code = sqlite3_malloc64(g->code_bytes + 1);
   j->head_number = j->code_number = -1;
-  if (!j->rows || !j->vectors || !j->row_digests || !j->log_digests || !j->other || !j->encoded || !j->head || !j->code) {
+  if (!j->rows || !j->vectors || !j->row_digests || !j->log_digests || !j->other || !j->encoded || !j->head ||
+      !j->code) {
     return SQLITE_NOMEM;
   }
   j->null_digest = integrity_digest(j, &null_value);
@@ -578,8 +589,8 @@ static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *s
     if (!bytes || sqlite3_column_type(stmt, 1) != SQLITE_BLOB || n != n_bytes || block < 0 ||
         (uint64_t)block > DVX_MAX_VID / n_items) {
       if (integrity_begin(j)) {
-        dvx_str_addf(&j->report, "%s_%s: block %i has %u bytes, expected %u; 'rebuild' mends it", t->name, suffix, block,
-                     (uint64_t)n, (uint64_t)n_bytes);
+        dvx_str_addf(&j->report, "%s_%s: block %i has %u bytes, expected %u; 'rebuild' mends it", t->name, suffix,
+                     block, (uint64_t)n, (uint64_t)n_bytes);
       }
       rc = integrity_end(j);
       continue;
@@ -610,7 +621,8 @@ static int integrity_check_meta(integrity_job *j) {
   int rc = dvx_meta_get(t, "format", -1, &v);
   if (rc == SQLITE_OK && v != 1) rc = integrity_meta_line(j, "format", v, 1);
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "dimensions", -1, &v);
-  if (rc == SQLITE_OK && v != (int64_t)c->dimensions) rc = integrity_meta_line(j, "dimensions", v, (int64_t)c->dimensions);
+  if (rc == SQLITE_OK && v != (int64_t)c->dimensions)
+    rc = integrity_meta_line(j, "dimensions", v, (int64_t)c->dimensions);
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "metric", -1, &v);
   if (rc == SQLITE_OK && v != (int64_t)c->metric) rc = integrity_meta_line(j, "metric", v, (int64_t)c->metric);
   for (size_t i = 0; rc == SQLITE_OK && i < sizeof needed / sizeof needed[0]; i++) {

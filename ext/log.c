@@ -34,8 +34,8 @@
 
 static int log_corrupt(dvx_table *t, int64_t key, const char *what) {
   return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB,
-                  "the log is damaged: pack %i: %s; run INSERT INTO \"%w\"(\"%w\") VALUES('integrity-check')", key, what,
-                  t->name, t->name);
+                  "the log is damaged: pack %i: %s; run INSERT INTO \"%w\"(\"%w\") VALUES('integrity-check')", key,
+                  what, t->name, t->name);
 }
 
 /* ---- packs in memory ------------------------------------------------------------------------------------------- */
@@ -61,9 +61,11 @@ static int log_header_read(dvx_table *t, int64_t key, const uint8_t *pack, size_
     return log_corrupt(t, key, "not a pack");
   }
   if (pack[2] != 1) {
-    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "pack %i has format %d; this library reads format 1", key, pack[2]);
+    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "pack %i has format %d; this library reads format 1", key,
+                    pack[2]);
   }
-  if (dv_crc32c(0, pack, 24) != dv_load_u32(pack + 24)) return log_corrupt(t, key, "its header does not match its checksum");
+  if (dv_crc32c(0, pack, 24) != dv_load_u32(pack + 24))
+    return log_corrupt(t, key, "its header does not match its checksum");
   out->first = dv_load_u32(pack + 4);
   out->time = (int64_t)dv_load_u64(pack + 8);
   out->max_time = (int64_t)dv_load_u64(pack + 16);
@@ -356,8 +358,8 @@ static bool log_is_at(const log_cursor *c, const dvx_position *p) {
          c->bytes[p->end - 1] == DV_RECORD_SEAL && dv_load_u32(c->bytes + p->end - 5) == p->crc;
 }
 
-int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records,
-                 int (*visit)(void *ctx, const dv_record *rec), void *ctx) {
+int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*visit)(void *ctx, const dv_record *rec),
+                 void *ctx) {
   log_cursor c = {0};
   log_header h = {0, 0, 0};
   bool is_there;
@@ -394,7 +396,8 @@ int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records,
       if (rc == SQLITE_OK && h.first != LOG_HEADER_BYTES) {
         rc = log_corrupt(t, c.key, "it begins with the end of a record that is not there");
       }
-      if (rc == SQLITE_OK && (uint64_t)c.key <= state.seq) rc = log_corrupt(t, c.key, "its key is not behind the record before it");
+      if (rc == SQLITE_OK && (uint64_t)c.key <= state.seq)
+        rc = log_corrupt(t, c.key, "its key is not behind the record before it");
       state.seq = (uint64_t)c.key - 1;
       at = h.first;
       continue;
@@ -477,7 +480,8 @@ int dvx_log_first_after(dvx_table *t, int64_t time, uint64_t *seq) {
     } else {
       low = mid;
       found = (uint64_t)p->key;
-      if (p->n_entries && p->entries[p->n_entries - 1].seq > low) low = p->entries[p->n_entries - 1].seq < high ? p->entries[p->n_entries - 1].seq : high;
+      if (p->n_entries && p->entries[p->n_entries - 1].seq > low)
+        low = p->entries[p->n_entries - 1].seq < high ? p->entries[p->n_entries - 1].seq : high;
       /* Inside this pack the entries tell exactly. */
       int64_t max_time = (int64_t)dv_load_u64(p->bytes + 16);
       for (size_t i = 0; i < p->n_entries; i++) {
@@ -589,8 +593,8 @@ static int log_writer_seal(log_writer *w, dvx_position *p) {
   return SQLITE_OK;
 }
 
-int dvx_log_append(dvx_table *t, dvx_position *position, const uint8_t *bytes, const size_t *sizes, const uint64_t *seqs,
-                   const int64_t *times, size_t n_records, bool is_rewrite) {
+int dvx_log_append(dvx_table *t, dvx_position *position, const uint8_t *bytes, const size_t *sizes,
+                   const uint64_t *seqs, const int64_t *times, size_t n_records, bool is_rewrite) {
   log_writer w = {0};
   dvx_position p = *position;
   int rc = SQLITE_OK;
@@ -623,8 +627,8 @@ int dvx_log_append(dvx_table *t, dvx_position *position, const uint8_t *bytes, c
     w.key = p.pack;
     w.is_stored = true;
     w.at = p.end;
-    if (rc == SQLITE_OK && (w.n < p.end || p.end < LOG_HEADER_BYTES + DV_SEAL_BYTES ||
-                            dv_load_u32(w.bytes + p.end - 5) != p.crc)) {
+    if (rc == SQLITE_OK &&
+        (w.n < p.end || p.end < LOG_HEADER_BYTES + DV_SEAL_BYTES || dv_load_u32(w.bytes + p.end - 5) != p.crc)) {
       rc = log_corrupt(t, p.pack, "its end is not where it was");
     }
   }

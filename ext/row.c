@@ -91,7 +91,8 @@ int dvx_row_id(dvx_table *t, uint32_t vid, dv_value *id) {
   if (sqlite3_step(stmt) == SQLITE_ROW) {
     dvx_column_value(stmt, 0, id);
     is_there = id->type == DV_TEXT || id->type == DV_INTEGER;
-    if (is_there && dvx_ids_find(&t->ids, id)) is_there = false; /* two rows with one id: the index of %_row is broken */
+    if (is_there && dvx_ids_find(&t->ids, id))
+      is_there = false; /* two rows with one id: the index of %_row is broken */
     if (is_there) rc = dvx_ids_add(&t->ids, id, vid);
   }
   int reset = sqlite3_reset(stmt);
@@ -113,8 +114,8 @@ typedef struct row_step {
 } row_step;
 
 static int row_fold_failed(dvx_table *t, uint32_t vid, uint64_t seq) {
-  return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "the log is damaged: the chain of row number %u does not fold at record %u",
-                  (uint64_t)vid, seq);
+  return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB,
+                  "the log is damaged: the chain of row number %u does not fold at record %u", (uint64_t)vid, seq);
 }
 
 /* The state the record `seq` left. `base` (may be NULL) is the vector after record base_seq, where the walk may end. */
@@ -331,7 +332,8 @@ static int row_load_vectors(dvx_table *t) {
  * cache and are not there yet. */
 int dvx_vectors_load_if_cold(dvx_table *t) {
   size_t bytes = ((size_t)t->rows.n + DVX_CHUNK_ROWS) * t->config->dimensions * sizeof(float);
-  if (bytes > t->vectors.limit_bytes || t->rows.n < DVX_LOAD_ROWS || row_n_cached(t) > t->rows.n_live / 2) return SQLITE_OK;
+  if (bytes > t->vectors.limit_bytes || t->rows.n < DVX_LOAD_ROWS || row_n_cached(t) > t->rows.n_live / 2)
+    return SQLITE_OK;
   return row_load_vectors(t);
 }
 
@@ -370,8 +372,8 @@ int dvx_row_vector(dvx_table *t, uint32_t vid, const float **out) {
   uint64_t committed = vid <= t->rows.n ? t->rows.words[vid] : 0;
   const float *base = dvx_word_exists(committed) ? row_cached(t, vid) : NULL;
   bool exists;
-  int rc = row_fold(t, vid, dvx_word_seq(t->overlay.pending[p->last - 1].word), dvx_word_seq(committed), base, p->vector,
-                    &exists);
+  int rc = row_fold(t, vid, dvx_word_seq(t->overlay.pending[p->last - 1].word), dvx_word_seq(committed), base,
+                    p->vector, &exists);
   if (rc == SQLITE_OK && !exists) rc = row_fold_failed(t, vid, dvx_word_seq(t->overlay.pending[p->last - 1].word));
   if (rc != SQLITE_OK) return rc;
   p->vector_for = p->last;

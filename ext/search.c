@@ -345,7 +345,8 @@ static int search_option(void *ctx, const char *key, sqlite3_value *v) {
   if (strcmp(key, "recall_target") == 0) {
     double r = sqlite3_value_double(v);
     if (sqlite3_value_numeric_type(v) == SQLITE_TEXT || !(r > 0 && r <= 1)) {
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "search option recall_target is %v: expected a number above 0, at most 1", v);
+      return dvx_fail(t->conn, t, SQLITE_ERROR,
+                      "search option recall_target is %v: expected a number above 0, at most 1", v);
     }
     o->recall_target = r;
     return SQLITE_OK;
@@ -360,7 +361,8 @@ static int search_option(void *ctx, const char *key, sqlite3_value *v) {
     return SQLITE_OK;
   }
   return dvx_fail(t->conn, t, SQLITE_ERROR,
-                  "unknown search option %S: expected k, as_of, ef, exact, recall_target or max_distance", key, strlen(key));
+                  "unknown search option %S: expected k, as_of, ef, exact, recall_target or max_distance", key,
+                  strlen(key));
 }
 
 int dvx_search_options_parse(dvx_table *t, const char *json, int n_json, dvx_search_options *o) {
@@ -384,11 +386,12 @@ typedef struct search_cursor {
   size_t at;
 } search_cursor;
 
-static int search_connect(sqlite3 *db, void *aux, int argc, const char *const *argv, sqlite3_vtab **out, char **message) {
+static int search_connect(sqlite3 *db, void *aux, int argc, const char *const *argv, sqlite3_vtab **out,
+                          char **message) {
   (void)argc, (void)argv, (void)message;
-  int rc = sqlite3_declare_vtab(db,
-                                "CREATE TABLE x(id, distance REAL, score REAL, table_name HIDDEN, query HIDDEN, k HIDDEN,"
-                                " options HIDDEN)");
+  int rc = sqlite3_declare_vtab(
+      db, "CREATE TABLE x(id, distance REAL, score REAL, table_name HIDDEN, query HIDDEN, k HIDDEN,"
+          " options HIDDEN)");
   if (rc != SQLITE_OK) return rc;
   (void)dvx_vtab_config(db, SQLITE_VTAB_USES_ALL_SCHEMAS, 1);
   search_vtab *v = sqlite3_malloc64(sizeof *v);
@@ -410,7 +413,8 @@ static int search_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   for (int i = 0; i < info->nConstraint; i++) {
     int column = info->aConstraint[i].iColumn;
     if (column < TVF_TABLE || info->aConstraint[i].op != SQLITE_INDEX_CONSTRAINT_EQ) continue;
-    if (!info->aConstraint[i].usable) return SQLITE_CONSTRAINT; /* an argument that comes from a later table of the join */
+    if (!info->aConstraint[i].usable)
+      return SQLITE_CONSTRAINT; /* an argument that comes from a later table of the join */
     given[column - TVF_TABLE] = i;
   }
   for (int a = 0; a < 4; a++) {
@@ -428,7 +432,8 @@ static int search_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   info->idxNum = mask;
   info->estimatedCost = 1000;
   info->estimatedRows = 10;
-  if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == TVF_DISTANCE && !info->aOrderBy[0].desc) info->orderByConsumed = 1;
+  if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == TVF_DISTANCE && !info->aOrderBy[0].desc)
+    info->orderByConsumed = 1;
   return SQLITE_OK;
 }
 

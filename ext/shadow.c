@@ -57,105 +57,72 @@ size_t dvx_shadow_blob_size(size_t page_size, size_t n_pages) {
 static void shadow_sql(const dvx_table *t, dvx_sql which, dvx_str *s) {
   const char *db = t->schema, *n = t->name;
   switch (which) {
-    case DVX_SQL_STAMP:
-      dvx_str_addf(s,
-                   "SELECT value, (SELECT max(seq) FROM \"%w\".\"%w_log\"),"
-                   " (SELECT pack FROM \"%w\".\"%w_log\" ORDER BY seq DESC LIMIT 1)"
-                   " FROM \"%w\".\"%w_meta\" WHERE key='generation'",
-                   db, n, db, n, db, n);
-      break;
-    case DVX_SQL_LOG_AT:
-      dvx_str_addf(s, "SELECT seq, pack FROM \"%w\".\"%w_log\" WHERE seq<=?1 ORDER BY seq DESC LIMIT 1", db, n);
-      break;
-    case DVX_SQL_LOG_NEXT:
-      dvx_str_addf(s, "SELECT seq, pack FROM \"%w\".\"%w_log\" WHERE seq>?1 ORDER BY seq LIMIT 1", db, n);
-      break;
-    case DVX_SQL_LOG_INSERT:
-      dvx_str_addf(s, "INSERT INTO \"%w\".\"%w_log\"(seq, pack) VALUES(?1, ?2)", db, n);
-      break;
-    case DVX_SQL_LOG_UPDATE:
-      dvx_str_addf(s, "UPDATE \"%w\".\"%w_log\" SET pack=?2 WHERE seq=?1", db, n);
-      break;
-    case DVX_SQL_LOG_DROP_OLD:
-      dvx_str_addf(s, "DELETE FROM \"%w\".\"%w_log\" WHERE seq>0", db, n);
-      break;
-    case DVX_SQL_LOG_FLIP:
-      dvx_str_addf(s, "UPDATE \"%w\".\"%w_log\" SET seq=-seq WHERE seq<0", db, n);
-      break;
-    case DVX_SQL_LOG_SIZE:
-      dvx_str_addf(s, "SELECT count(*), coalesce(sum(length(pack)), 0) FROM \"%w\".\"%w_log\"", db, n);
-      break;
-    case DVX_SQL_ROW_BY_ID:
-      dvx_str_addf(s, "SELECT vid FROM \"%w\".\"%w_row\" WHERE id=?1", db, n);
-      break;
-    case DVX_SQL_ROW_BY_VID:
-      dvx_str_addf(s, "SELECT id");
-      for (int i = 1; i <= t->config->n_columns; i++) dvx_str_addf(s, ", c%d", i);
-      dvx_str_addf(s, " FROM \"%w\".\"%w_row\" WHERE vid=?1", db, n);
-      break;
-    case DVX_SQL_ROW_INSERT:
-      dvx_str_addf(s, "INSERT INTO \"%w\".\"%w_row\" VALUES(?1, ?2", db, n);
-      for (int i = 1; i <= t->config->n_columns; i++) dvx_str_addf(s, ", ?%d", i + 2);
-      dvx_str_addf(s, ")");
-      break;
-    case DVX_SQL_ROW_UPDATE:
-      dvx_str_addf(s, "UPDATE \"%w\".\"%w_row\" SET ", db, n);
-      for (int i = 1; i <= t->config->n_columns; i++) dvx_str_addf(s, i > 1 ? ", c%d=?%d" : "c%d=?%d", i, i + 1);
-      dvx_str_addf(s, " WHERE vid=?1");
-      break;
-    case DVX_SQL_ROW_DELETE:
-      dvx_str_addf(s, "DELETE FROM \"%w\".\"%w_row\" WHERE vid=?1", db, n);
-      break;
-    case DVX_SQL_ROW_MAX_ID:
-      dvx_str_addf(s, "SELECT max(id) FROM \"%w\".\"%w_row\"", db, n);
-      break;
-    case DVX_SQL_ROW_ALL:
-      dvx_str_addf(s, "SELECT vid, id FROM \"%w\".\"%w_row\" ORDER BY vid", db, n);
-      break;
-    case DVX_SQL_HEAD_ALL:
-      dvx_str_addf(s, "SELECT block, heads FROM \"%w\".\"%w_head\" ORDER BY block", db, n);
-      break;
-    case DVX_SQL_HEAD_GET:
-      dvx_str_addf(s, "SELECT heads FROM \"%w\".\"%w_head\" WHERE block=?1", db, n);
-      break;
-    case DVX_SQL_HEAD_PUT:
-      dvx_str_addf(s,
-                   "INSERT INTO \"%w\".\"%w_head\"(block, heads) VALUES(?1, ?2)"
-                   " ON CONFLICT(block) DO UPDATE SET heads=excluded.heads",
-                   db, n);
-      break;
-    case DVX_SQL_CODE_ALL:
-      dvx_str_addf(s, "SELECT block, codes FROM \"%w\".\"%w_code\" ORDER BY block", db, n);
-      break;
-    case DVX_SQL_CODE_GET:
-      dvx_str_addf(s, "SELECT codes FROM \"%w\".\"%w_code\" WHERE block=?1", db, n);
-      break;
-    case DVX_SQL_CODE_PUT:
-      dvx_str_addf(s,
-                   "INSERT INTO \"%w\".\"%w_code\"(block, codes) VALUES(?1, ?2)"
-                   " ON CONFLICT(block) DO UPDATE SET codes=excluded.codes",
-                   db, n);
-      break;
-    case DVX_SQL_META_GET:
-      dvx_str_addf(s, "SELECT value FROM \"%w\".\"%w_meta\" WHERE key=?1", db, n);
-      break;
-    case DVX_SQL_META_PUT:
-      dvx_str_addf(s,
-                   "INSERT INTO \"%w\".\"%w_meta\"(key, value) VALUES(?1, ?2)"
-                   " ON CONFLICT(key) DO UPDATE SET value=excluded.value",
-                   db, n);
-      break;
-    case DVX_SQL_DROP_DERIVED_HEAD:
-      dvx_str_addf(s, "DELETE FROM \"%w\".\"%w_head\"", db, n);
-      break;
-    case DVX_SQL_DROP_DERIVED_CODE:
-      dvx_str_addf(s, "DELETE FROM \"%w\".\"%w_code\"", db, n);
-      break;
-    case DVX_SQL_CALL:
-      dvx_str_addf(s, "INSERT INTO \"%w\".\"%w\"(\"%w\") VALUES(?1)", db, n, n);
-      break;
-    case DVX_SQL_N:
-      break;
+  case DVX_SQL_STAMP:
+    dvx_str_addf(s,
+                 "SELECT value, (SELECT max(seq) FROM \"%w\".\"%w_log\"),"
+                 " (SELECT pack FROM \"%w\".\"%w_log\" ORDER BY seq DESC LIMIT 1)"
+                 " FROM \"%w\".\"%w_meta\" WHERE key='generation'",
+                 db, n, db, n, db, n);
+    break;
+  case DVX_SQL_LOG_AT:
+    dvx_str_addf(s, "SELECT seq, pack FROM \"%w\".\"%w_log\" WHERE seq<=?1 ORDER BY seq DESC LIMIT 1", db, n);
+    break;
+  case DVX_SQL_LOG_NEXT:
+    dvx_str_addf(s, "SELECT seq, pack FROM \"%w\".\"%w_log\" WHERE seq>?1 ORDER BY seq LIMIT 1", db, n);
+    break;
+  case DVX_SQL_LOG_INSERT: dvx_str_addf(s, "INSERT INTO \"%w\".\"%w_log\"(seq, pack) VALUES(?1, ?2)", db, n); break;
+  case DVX_SQL_LOG_UPDATE: dvx_str_addf(s, "UPDATE \"%w\".\"%w_log\" SET pack=?2 WHERE seq=?1", db, n); break;
+  case DVX_SQL_LOG_DROP_OLD: dvx_str_addf(s, "DELETE FROM \"%w\".\"%w_log\" WHERE seq>0", db, n); break;
+  case DVX_SQL_LOG_FLIP: dvx_str_addf(s, "UPDATE \"%w\".\"%w_log\" SET seq=-seq WHERE seq<0", db, n); break;
+  case DVX_SQL_LOG_SIZE:
+    dvx_str_addf(s, "SELECT count(*), coalesce(sum(length(pack)), 0) FROM \"%w\".\"%w_log\"", db, n);
+    break;
+  case DVX_SQL_ROW_BY_ID: dvx_str_addf(s, "SELECT vid FROM \"%w\".\"%w_row\" WHERE id=?1", db, n); break;
+  case DVX_SQL_ROW_BY_VID:
+    dvx_str_addf(s, "SELECT id");
+    for (int i = 1; i <= t->config->n_columns; i++) dvx_str_addf(s, ", c%d", i);
+    dvx_str_addf(s, " FROM \"%w\".\"%w_row\" WHERE vid=?1", db, n);
+    break;
+  case DVX_SQL_ROW_INSERT:
+    dvx_str_addf(s, "INSERT INTO \"%w\".\"%w_row\" VALUES(?1, ?2", db, n);
+    for (int i = 1; i <= t->config->n_columns; i++) dvx_str_addf(s, ", ?%d", i + 2);
+    dvx_str_addf(s, ")");
+    break;
+  case DVX_SQL_ROW_UPDATE:
+    dvx_str_addf(s, "UPDATE \"%w\".\"%w_row\" SET ", db, n);
+    for (int i = 1; i <= t->config->n_columns; i++) dvx_str_addf(s, i > 1 ? ", c%d=?%d" : "c%d=?%d", i, i + 1);
+    dvx_str_addf(s, " WHERE vid=?1");
+    break;
+  case DVX_SQL_ROW_DELETE: dvx_str_addf(s, "DELETE FROM \"%w\".\"%w_row\" WHERE vid=?1", db, n); break;
+  case DVX_SQL_ROW_MAX_ID: dvx_str_addf(s, "SELECT max(id) FROM \"%w\".\"%w_row\"", db, n); break;
+  case DVX_SQL_ROW_ALL: dvx_str_addf(s, "SELECT vid, id FROM \"%w\".\"%w_row\" ORDER BY vid", db, n); break;
+  case DVX_SQL_HEAD_ALL: dvx_str_addf(s, "SELECT block, heads FROM \"%w\".\"%w_head\" ORDER BY block", db, n); break;
+  case DVX_SQL_HEAD_GET: dvx_str_addf(s, "SELECT heads FROM \"%w\".\"%w_head\" WHERE block=?1", db, n); break;
+  case DVX_SQL_HEAD_PUT:
+    dvx_str_addf(s,
+                 "INSERT INTO \"%w\".\"%w_head\"(block, heads) VALUES(?1, ?2)"
+                 " ON CONFLICT(block) DO UPDATE SET heads=excluded.heads",
+                 db, n);
+    break;
+  case DVX_SQL_CODE_ALL: dvx_str_addf(s, "SELECT block, codes FROM \"%w\".\"%w_code\" ORDER BY block", db, n); break;
+  case DVX_SQL_CODE_GET: dvx_str_addf(s, "SELECT codes FROM \"%w\".\"%w_code\" WHERE block=?1", db, n); break;
+  case DVX_SQL_CODE_PUT:
+    dvx_str_addf(s,
+                 "INSERT INTO \"%w\".\"%w_code\"(block, codes) VALUES(?1, ?2)"
+                 " ON CONFLICT(block) DO UPDATE SET codes=excluded.codes",
+                 db, n);
+    break;
+  case DVX_SQL_META_GET: dvx_str_addf(s, "SELECT value FROM \"%w\".\"%w_meta\" WHERE key=?1", db, n); break;
+  case DVX_SQL_META_PUT:
+    dvx_str_addf(s,
+                 "INSERT INTO \"%w\".\"%w_meta\"(key, value) VALUES(?1, ?2)"
+                 " ON CONFLICT(key) DO UPDATE SET value=excluded.value",
+                 db, n);
+    break;
+  case DVX_SQL_DROP_DERIVED_HEAD: dvx_str_addf(s, "DELETE FROM \"%w\".\"%w_head\"", db, n); break;
+  case DVX_SQL_DROP_DERIVED_CODE: dvx_str_addf(s, "DELETE FROM \"%w\".\"%w_code\"", db, n); break;
+  case DVX_SQL_CALL: dvx_str_addf(s, "INSERT INTO \"%w\".\"%w\"(\"%w\") VALUES(?1)", db, n, n); break;
+  case DVX_SQL_N: break;
   }
 }
 
@@ -249,16 +216,12 @@ int dvx_meta_put_blob(dvx_table *t, const char *key, const void *bytes, size_t n
 
 static const char *shadow_affinity(dvx_column_type type) {
   switch (type) {
-    case DVX_COLUMN_INTEGER:
-    case DVX_COLUMN_BOOLEAN:
-      return "INTEGER";
-    case DVX_COLUMN_REAL:
-      return "REAL";
-    case DVX_COLUMN_TEXT:
-    case DVX_COLUMN_JSON:
-      return "TEXT";
-    case DVX_COLUMN_BLOB:
-      break;
+  case DVX_COLUMN_INTEGER:
+  case DVX_COLUMN_BOOLEAN: return "INTEGER";
+  case DVX_COLUMN_REAL: return "REAL";
+  case DVX_COLUMN_TEXT:
+  case DVX_COLUMN_JSON: return "TEXT";
+  case DVX_COLUMN_BLOB: break;
   }
   return "BLOB";
 }

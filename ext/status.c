@@ -78,9 +78,10 @@ static int status_text(dvx_table *t, dvx_str *s) {
   uint64_t n_absent = absent > 0 ? (uint64_t)absent : 0;
   dvx_str_addf(s, "{\"rows\":%u,\"deltas\":%u,\"bytes\":%i", n_live, last > n_absent ? last - n_absent : 0,
                z.log + z.row + z.head + z.code);
-  dvx_str_addf(s, ",\"log_bytes\":%i,\"row_bytes\":%i,\"head_bytes\":%i,\"code_bytes\":%i", z.log, z.row, z.head, z.code);
-  dvx_str_addf(s, ",\"chain\":{\"mean\":%g,\"max\":%u}",
-               n_live ? (double)(chain_sum * 100 / n_live) / 100.0 : 0.0, (uint64_t)chain_max);
+  dvx_str_addf(s, ",\"log_bytes\":%i,\"row_bytes\":%i,\"head_bytes\":%i,\"code_bytes\":%i", z.log, z.row, z.head,
+               z.code);
+  dvx_str_addf(s, ",\"chain\":{\"mean\":%g,\"max\":%u}", n_live ? (double)(chain_sum * 100 / n_live) / 100.0 : 0.0,
+               (uint64_t)chain_max);
   dvx_str_addf(s, ",\"fresh\":%u,\"settled\":%u,\"memory\":%u,\"index\":\"%s\",\"recall_estimate\":", n_fresh,
                n_live - n_fresh, (uint64_t)dvx_table_memory(t), STATUS_INDEX);
   if (t->recall >= 0) {

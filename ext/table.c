@@ -295,8 +295,8 @@ static int table_find_by_connecting(dvx_conn *conn, const char *name, dvx_table 
   if (t) return SQLITE_OK;
   if (rc == SQLITE_NOMEM) return rc;
   if (rc != SQLITE_OK && rc != SQLITE_ERROR) return dvx_fail_sqlite(conn, NULL, rc);
-  return dvx_fail(conn, NULL, SQLITE_ERROR,
-                  rc == SQLITE_OK ? "%S is not a delta_vectors table" : "no such table: %S", name, strlen(name));
+  return dvx_fail(conn, NULL, SQLITE_ERROR, rc == SQLITE_OK ? "%S is not a delta_vectors table" : "no such table: %S",
+                  name, strlen(name));
 }
 
 static int table_find(dvx_conn *conn, const char *name, bool to_read, dvx_table **out) {
@@ -377,8 +377,9 @@ static int table_apply(void *ctx, const dv_record *rec) {
     int rc = table_row_limit(t);
     if (rc != SQLITE_OK) return rc;
     if (rec->vid > r->limit) {
-      return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "the log is damaged: record %u is of row number %u, there are %u",
-                      rec->seq, (uint64_t)rec->vid, (uint64_t)r->limit);
+      return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB,
+                      "the log is damaged: record %u is of row number %u, there are %u", rec->seq, (uint64_t)rec->vid,
+                      (uint64_t)r->limit);
     }
   }
   int rc = dvx_rows_reserve(t, rec->vid);
@@ -454,8 +455,8 @@ static int table_load_size(dvx_table *t, const char *key, size_t low, size_t hig
   int rc = dvx_meta_get(t, key, -1, &v);
   if (rc != SQLITE_OK) return rc;
   if (v < (int64_t)low || v > (int64_t)high) {
-    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "%s_meta: %s is %i; expected %u to %u", t->name, key, v, (uint64_t)low,
-                    (uint64_t)high);
+    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "%s_meta: %s is %i; expected %u to %u", t->name, key, v,
+                    (uint64_t)low, (uint64_t)high);
   }
   *out = (size_t)v;
   return SQLITE_OK;
@@ -468,14 +469,15 @@ static int table_load_meta(dvx_table *t) {
   int rc = dvx_meta_get(t, "format", -1, &format);
   if (rc == SQLITE_OK && format != 1) {
     return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB,
-                    format > 1 ? "it has format %i, written by a newer delta_vectors; this one (" DELTA_VECTORS_VERSION ") reads format 1"
+                    format > 1 ? "it has format %i, written by a newer delta_vectors; this one (" DELTA_VECTORS_VERSION
+                                 ") reads format 1"
                                : "it has no valid format number (%i)",
                     format);
   }
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "dimensions", -1, &dimensions);
   if (rc == SQLITE_OK && dimensions != (int64_t)c->dimensions) {
-    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "it was made for %i dimensions but is declared with %u", dimensions,
-                    (uint64_t)c->dimensions);
+    return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "it was made for %i dimensions but is declared with %u",
+                    dimensions, (uint64_t)c->dimensions);
   }
   size_t row = 4 + c->dimensions;
   if (rc == SQLITE_OK) rc = table_load_size(t, "page_bytes", 512, 65536, &g->page_bytes);

@@ -184,21 +184,19 @@ static int txn_delta_error(dvx_table *t, const dvx_change *ch, dv_status status,
   txn_name_row(t, ch, row, sizeof row);
   const char *op = dv_op_name(ch->delta.op);
   switch (status) {
-    case DV_NOMEM:
-      return SQLITE_NOMEM;
-    case DV_LENGTH:
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: the %s delta has %u dimensions, expected %u", row, op, d->at, n);
-    case DV_INDEX:
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: index %u is out of range: the table has %u dimensions (0 to %u)", row,
-                      d->at, n, n - 1);
-    case DV_NOT_FINITE:
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: the %s delta has a value that is NaN or infinite (dimension %u)", row,
-                      op, d->at);
-    case DV_OVERFLOW:
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: the %s delta makes dimension %u overflow a 32-bit float", row, op,
-                      d->at);
-    default:
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: the %s delta is malformed", row, op);
+  case DV_NOMEM: return SQLITE_NOMEM;
+  case DV_LENGTH:
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: the %s delta has %u dimensions, expected %u", row, op, d->at, n);
+  case DV_INDEX:
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: index %u is out of range: the table has %u dimensions (0 to %u)",
+                    row, d->at, n, n - 1);
+  case DV_NOT_FINITE:
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: the %s delta has a value that is NaN or infinite (dimension %u)",
+                    row, op, d->at);
+  case DV_OVERFLOW:
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: the %s delta makes dimension %u overflow a 32-bit float", row, op,
+                    d->at);
+  default: return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: the %s delta is malformed", row, op);
   }
 }
 
@@ -220,7 +218,8 @@ static int txn_time(dvx_table *t, const dvx_change *ch, uint64_t word, int64_t *
   if (ch->time < last) {
     char row[96];
     txn_name_row(t, ch, row, sizeof row);
-    return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: timestamp %i is older than the row's last one, %i", row, ch->time, last);
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "%s: timestamp %i is older than the row's last one, %i", row, ch->time,
+                    last);
   }
   *out = ch->time;
   return SQLITE_OK;
@@ -271,7 +270,8 @@ static int txn_fields(dvx_table *t, const dvx_change *ch, bool is_new_row, bool 
 
 /* Metadata is folded like vectors: a record that sets all of it is where a walk back may end. All of it rides with a key,
  * unless it is large beside the vector; then still once in a while, so that the walk stays short. */
-static int txn_fields_of(dvx_table *t, const dvx_change *ch, uint64_t seq, bool is_due, bool is_key, bool *all, dv_buf *out) {
+static int txn_fields_of(dvx_table *t, const dvx_change *ch, uint64_t seq, bool is_due, bool is_key, bool *all,
+                         dv_buf *out) {
   const dvx_config *c = t->config;
   bool is_new_row = ch->vid == 0;
   bool is_forced = *all || is_due || seq % (uint64_t)c->checkpoint_interval == 0;
@@ -332,7 +332,8 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
   unsigned chain = word ? dvx_word_chain(word) + 1 : 0;
   bool is_due = op != DV_OP_DELETE && chain >= (unsigned)c->checkpoint_interval;
   bool is_key = is_full || is_due;
-  bool needs_result = (op == DV_OP_SCALE || op == DV_OP_OFFSET || ch->delta.encoding == DV_ENC_DIFF || (is_key && !is_full));
+  bool needs_result =
+      (op == DV_OP_SCALE || op == DV_OP_OFFSET || ch->delta.encoding == DV_ENC_DIFF || (is_key && !is_full));
   if (needs_result) {
     const float *current;
     rc = dvx_row_vector(t, vid, &current);
@@ -416,15 +417,18 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
     p->vector_for = 0;
   }
   bool is_deleted = op == DV_OP_DELETE;
-  o->pending[o->n_pending] = (dvx_pending){
-      .word = new_seq << 16 | (is_deleted ? DVX_WORD_DELETED : 0) | (is_key ? 0 : chain > DVX_WORD_CHAIN ? DVX_WORD_CHAIN : chain),
-      .time = time,
-      .offset = o->arena_base + offset,
-      .n_bytes = (uint32_t)(o->arena.n - offset),
-      .vid = new_vid,
-      .previous = p->last,
-      .is_new_row = is_new_row,
-.has_fields = c->n_columns > 0 && (ch->fields != NULL || op == DV_OP_CREATE)};
+  o->pending[o->n_pending] =
+      (dvx_pending){.word = new_seq << 16 | (is_deleted ? DVX_WORD_DELETED : 0) |
+                            (is_key                   ? 0
+                             : chain > DVX_WORD_CHAIN ? DVX_WORD_CHAIN
+                                                      : chain),
+                    .time = time,
+                    .offset = o->arena_base + offset,
+                    .n_bytes = (uint32_t)(o->arena.n - offset),
+                    .vid = new_vid,
+                    .previous = p->last,
+                    .is_new_row = is_new_row,
+                    .has_fields = c->n_columns > 0 && (ch->fields != NULL || op == DV_OP_CREATE)};
   o->n_pending++;
   p->last = (uint32_t)o->n_pending;
   if (is_new_row) o->last_vid = new_vid;
@@ -677,7 +681,8 @@ void dvx_txn_savepoint(dvx_table *t, int level, int *rc) {
     o->level_capacity = capacity;
   }
   /* Levels below that nobody announced are older than this table's part in the transaction. */
-  for (size_t i = o->n_levels; i < n; i++) o->levels[i] = (dvx_level){.written = o->joined, .stored_vid = o->joined_vid};
+  for (size_t i = o->n_levels; i < n; i++)
+    o->levels[i] = (dvx_level){.written = o->joined, .stored_vid = o->joined_vid};
   o->levels[n] = (dvx_level){o->n_pending, o->n_written, o->written, o->stored_vid, o->rewrites, o->is_poisoned};
   o->n_levels = n + 1;
 }

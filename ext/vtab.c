@@ -114,9 +114,10 @@ static int table_destroy(sqlite3_vtab *vtab) {
   if (dvx_txn_savepoint_needs_memory(t, 1)) {
     /* ROLLBACK TO would bring the table back, but SQLite calls no method of this object any more, so the deltas that only
      * memory holds would be lost. The innermost savepoint is that of DROP itself. */
-    return dvx_give_vtab(conn, vtab,
-                         dvx_fail(conn, t, SQLITE_LOCKED,
-                                  "it cannot be dropped while a savepoint holds uncommitted changes: RELEASE it or COMMIT"));
+    return dvx_give_vtab(
+        conn, vtab,
+        dvx_fail(conn, t, SQLITE_LOCKED,
+                 "it cannot be dropped while a savepoint holds uncommitted changes: RELEASE it or COMMIT"));
   }
   int rc = dvx_shadow_drop(t);
   if (rc != SQLITE_OK) return dvx_give_vtab(conn, vtab, rc);
@@ -138,21 +139,19 @@ static int plan_meta_column(const dvx_config *c, int declared) {
 
 static bool plan_is_condition(int op) {
   switch (op) {
-    case SQLITE_INDEX_CONSTRAINT_EQ:
-    case SQLITE_INDEX_CONSTRAINT_GT:
-    case SQLITE_INDEX_CONSTRAINT_LE:
-    case SQLITE_INDEX_CONSTRAINT_LT:
-    case SQLITE_INDEX_CONSTRAINT_GE:
-    case SQLITE_INDEX_CONSTRAINT_NE:
-    case SQLITE_INDEX_CONSTRAINT_IS:
-    case SQLITE_INDEX_CONSTRAINT_ISNOT:
-    case SQLITE_INDEX_CONSTRAINT_ISNULL:
-    case SQLITE_INDEX_CONSTRAINT_ISNOTNULL:
-    case SQLITE_INDEX_CONSTRAINT_LIKE:
-    case SQLITE_INDEX_CONSTRAINT_GLOB:
-      return true;
-    default:
-      return false;
+  case SQLITE_INDEX_CONSTRAINT_EQ:
+  case SQLITE_INDEX_CONSTRAINT_GT:
+  case SQLITE_INDEX_CONSTRAINT_LE:
+  case SQLITE_INDEX_CONSTRAINT_LT:
+  case SQLITE_INDEX_CONSTRAINT_GE:
+  case SQLITE_INDEX_CONSTRAINT_NE:
+  case SQLITE_INDEX_CONSTRAINT_IS:
+  case SQLITE_INDEX_CONSTRAINT_ISNOT:
+  case SQLITE_INDEX_CONSTRAINT_ISNULL:
+  case SQLITE_INDEX_CONSTRAINT_ISNOTNULL:
+  case SQLITE_INDEX_CONSTRAINT_LIKE:
+  case SQLITE_INDEX_CONSTRAINT_GLOB: return true;
+  default: return false;
   }
 }
 
@@ -174,7 +173,8 @@ static void plan_condition(index_plan *p, int i, int column) {
   const char *collation = sqlite3_vtab_collation(info, i);
   if (collation && sqlite3_stricmp(collation, "BINARY") == 0) collation = "";
   p->info->aConstraintUsage[i].argvIndex = ++p->n_args;
-  dvx_str_addf(&p->text, "%s%d,%d,%s;", is_in ? "J" : "F", column, (int)info->aConstraint[i].op, collation ? collation : "");
+  dvx_str_addf(&p->text, "%s%d,%d,%s;", is_in ? "J" : "F", column, (int)info->aConstraint[i].op,
+               collation ? collation : "");
 }
 
 static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
@@ -190,7 +190,8 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     if (op == SQLITE_INDEX_CONSTRAINT_LIMIT || op == SQLITE_INDEX_CONSTRAINT_OFFSET) {
       if (usable && op == SQLITE_INDEX_CONSTRAINT_LIMIT) limit = i;
       if (usable && op == SQLITE_INDEX_CONSTRAINT_OFFSET) offset = i;
-    } else if ((op == SQLITE_INDEX_CONSTRAINT_MATCH && column == c->vector_column) || (is_eq && column == c->command_column)) {
+    } else if ((op == SQLITE_INDEX_CONSTRAINT_MATCH && column == c->vector_column) ||
+               (is_eq && column == c->command_column)) {
       if (usable) {
         match = i;
       } else {
@@ -209,9 +210,9 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   /* The query, k or time comes from a table that this plan puts behind us: another order of the join must serve. */
   if (is_unusable) return SQLITE_CONSTRAINT;
   if (match < 0 && k >= 0) {
-    return dvx_give_vtab(t->conn, vtab,
-                         dvx_fail(t->conn, t, SQLITE_ERROR, "k needs a query: WHERE %s MATCH :query AND k = 10",
-                                  c->vector_name));
+    return dvx_give_vtab(
+        t->conn, vtab,
+        dvx_fail(t->conn, t, SQLITE_ERROR, "k needs a query: WHERE %s MATCH :query AND k = 10", c->vector_name));
   }
 
   enum plan_kind kind = match >= 0 ? PLAN_SEARCH : id >= 0 || rowid >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
@@ -369,7 +370,8 @@ static int cursor_search(table_cursor *c) {
       const dv_hit *hit = &c->hits.hits[c->at++];
       size_t i = hit->vid - 1;
       if (dvx_row_word(t, hit->vid) == 0) continue; /* a ROLLBACK took the row away under the cursor */
-      if (c->has_min && !(c->is_min_inclusive ? hit->distance >= c->min_distance : hit->distance > c->min_distance)) continue;
+      if (c->has_min && !(c->is_min_inclusive ? hit->distance >= c->min_distance : hit->distance > c->min_distance))
+        continue;
       if (c->is_stream && (i >> 6) < c->n_given_words) {
         if (c->given[i >> 6] >> (i & 63) & 1) continue;
         c->given[i >> 6] |= (uint64_t)1 << (i & 63);
@@ -524,8 +526,7 @@ static int cursor_set_range(table_cursor *c, char op, sqlite3_value *v) {
   double d = sqlite3_value_double(v);
   if (op == '<' || op == '[') {
     bool inclusive = op == '[';
-    if (!c->options.has_max_distance || d < c->options.max_distance ||
-        (d == c->options.max_distance && !inclusive)) {
+    if (!c->options.has_max_distance || d < c->options.max_distance || (d == c->options.max_distance && !inclusive)) {
       c->options.has_max_distance = true;
       c->options.max_distance = d;
       c->options.is_max_inclusive = inclusive;
@@ -625,39 +626,31 @@ static int cursor_filter(table_cursor *c, const char *text, sqlite3_value **argv
     char token = *text++;
     sqlite3_value *v = argv[arg++];
     switch (token) {
-      case 'M':
-        rc = dvx_value_vector(t->conn, t, v, t->config->dimensions, "the query", &query, &n);
-        break;
-      case 'K':
-        rc = cursor_set_k(c, v);
-        break;
-      case 'T':
-        c->has_as_of = true;
-        rc = dvx_time_parse(t->conn, t, v, &c->as_of);
-        break;
-      case 'I':
-      case 'R':
-        lookup = v;
-        is_rowid = token == 'R';
-        break;
-      case 'L': {
-        sqlite3_int64 l = sqlite3_value_int64(v);
-        is_limited = l >= 0;
-        limit = l > 0 ? (size_t)l : 0;
-        break;
-      }
-      case 'O': {
-        sqlite3_int64 l = sqlite3_value_int64(v);
-        offset = l > 0 ? (size_t)l : 0;
-        break;
-      }
-      case 'J':
-      case 'F':
-        rc = filter_args_condition(t, a, &text, token == 'J', v);
-        break;
-      default:
-        rc = cursor_set_range(c, token, v);
-        break;
+    case 'M': rc = dvx_value_vector(t->conn, t, v, t->config->dimensions, "the query", &query, &n); break;
+    case 'K': rc = cursor_set_k(c, v); break;
+    case 'T':
+      c->has_as_of = true;
+      rc = dvx_time_parse(t->conn, t, v, &c->as_of);
+      break;
+    case 'I':
+    case 'R':
+      lookup = v;
+      is_rowid = token == 'R';
+      break;
+    case 'L': {
+      sqlite3_int64 l = sqlite3_value_int64(v);
+      is_limited = l >= 0;
+      limit = l > 0 ? (size_t)l : 0;
+      break;
+    }
+    case 'O': {
+      sqlite3_int64 l = sqlite3_value_int64(v);
+      offset = l > 0 ? (size_t)l : 0;
+      break;
+    }
+    case 'J':
+    case 'F': rc = filter_args_condition(t, a, &text, token == 'J', v); break;
+    default: rc = cursor_set_range(c, token, v); break;
     }
   }
   if (rc == SQLITE_OK && a->n) {
@@ -793,7 +786,8 @@ static int cursor_column(table_cursor *c, sqlite3_context *ctx, int column) {
   } else if (column == config->vector_column) {
     if (!sqlite3_vtab_nochange(ctx)) rc = cursor_vector(c, ctx);
   } else if (column == config->distance_column) {
-    if (c->kind == PLAN_SEARCH && !sqlite3_vtab_nochange(ctx)) sqlite3_result_double(ctx, c->hits.hits[c->at - 1].distance);
+    if (c->kind == PLAN_SEARCH && !sqlite3_vtab_nochange(ctx))
+      sqlite3_result_double(ctx, c->hits.hits[c->at - 1].distance);
   } else if (column == config->as_of_column) {
     if (c->has_as_of && !sqlite3_vtab_nochange(ctx)) sqlite3_result_int64(ctx, c->as_of);
   } else if (column == config->k_column || column == config->command_column || column == config->delta_column) {

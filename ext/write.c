@@ -17,18 +17,12 @@
 
 static const char *write_type_name(dvx_column_type type) {
   switch (type) {
-    case DVX_COLUMN_INTEGER:
-      return "INTEGER";
-    case DVX_COLUMN_REAL:
-      return "REAL";
-    case DVX_COLUMN_TEXT:
-      return "TEXT";
-    case DVX_COLUMN_BOOLEAN:
-      return "BOOLEAN (0 or 1)";
-    case DVX_COLUMN_BLOB:
-      return "BLOB";
-    case DVX_COLUMN_JSON:
-      break;
+  case DVX_COLUMN_INTEGER: return "INTEGER";
+  case DVX_COLUMN_REAL: return "REAL";
+  case DVX_COLUMN_TEXT: return "TEXT";
+  case DVX_COLUMN_BOOLEAN: return "BOOLEAN (0 or 1)";
+  case DVX_COLUMN_BLOB: return "BLOB";
+  case DVX_COLUMN_JSON: break;
   }
   return "a JSON object";
 }
@@ -44,45 +38,43 @@ int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value 
   if (rc != SQLITE_OK || out->type == DV_NULL) return rc;
   bool fits = false;
   switch (c->type) {
-    case DVX_COLUMN_INTEGER:
-    case DVX_COLUMN_BOOLEAN: {
-      int type = sqlite3_value_numeric_type(v); /* text that is a number counts as one, as in any INTEGER column */
-      double d = sqlite3_value_double(v);
-      if (type == SQLITE_INTEGER || (type == SQLITE_FLOAT && d > -9e15 && d < 9e15 && d == (double)(sqlite3_int64)d)) {
-        *out = (dv_value){.type = DV_INTEGER, .integer = sqlite3_value_int64(v)};
-        fits = c->type == DVX_COLUMN_INTEGER || out->integer == 0 || out->integer == 1;
-      }
-      break;
+  case DVX_COLUMN_INTEGER:
+  case DVX_COLUMN_BOOLEAN: {
+    int type = sqlite3_value_numeric_type(v); /* text that is a number counts as one, as in any INTEGER column */
+    double d = sqlite3_value_double(v);
+    if (type == SQLITE_INTEGER || (type == SQLITE_FLOAT && d > -9e15 && d < 9e15 && d == (double)(sqlite3_int64)d)) {
+      *out = (dv_value){.type = DV_INTEGER, .integer = sqlite3_value_int64(v)};
+      fits = c->type == DVX_COLUMN_INTEGER || out->integer == 0 || out->integer == 1;
     }
-    case DVX_COLUMN_REAL: {
-      int type = sqlite3_value_numeric_type(v);
-      if (type == SQLITE_INTEGER || type == SQLITE_FLOAT) {
-        *out = (dv_value){.type = DV_REAL, .real = sqlite3_value_double(v)};
-        fits = true;
-      }
-      break;
+    break;
+  }
+  case DVX_COLUMN_REAL: {
+    int type = sqlite3_value_numeric_type(v);
+    if (type == SQLITE_INTEGER || type == SQLITE_FLOAT) {
+      *out = (dv_value){.type = DV_REAL, .real = sqlite3_value_double(v)};
+      fits = true;
     }
-    case DVX_COLUMN_TEXT:
-      if (out->type == DV_INTEGER || out->type == DV_REAL) {
-        const unsigned char *z = sqlite3_value_text(v);
-        if (!z) return SQLITE_NOMEM;
-        *out = (dv_value){.type = DV_TEXT, .bytes = z, .n_bytes = (size_t)sqlite3_value_bytes(v)};
-      }
-      fits = out->type == DV_TEXT;
-      break;
-    case DVX_COLUMN_BLOB:
-      fits = out->type == DV_BLOB;
-      break;
-    case DVX_COLUMN_JSON:
-      if (out->type == DV_TEXT) {
-        char *what = dvx_format("row %I: metadata", id);
-        if (!what) return SQLITE_NOMEM;
-        rc = dvx_json_each(t->conn, t, what, (const char *)out->bytes, (int)out->n_bytes, write_no_option, NULL);
-        sqlite3_free(what);
-        if (rc != SQLITE_OK) return rc;
-        fits = true;
-      }
-      break;
+    break;
+  }
+  case DVX_COLUMN_TEXT:
+    if (out->type == DV_INTEGER || out->type == DV_REAL) {
+      const unsigned char *z = sqlite3_value_text(v);
+      if (!z) return SQLITE_NOMEM;
+      *out = (dv_value){.type = DV_TEXT, .bytes = z, .n_bytes = (size_t)sqlite3_value_bytes(v)};
+    }
+    fits = out->type == DV_TEXT;
+    break;
+  case DVX_COLUMN_BLOB: fits = out->type == DV_BLOB; break;
+  case DVX_COLUMN_JSON:
+    if (out->type == DV_TEXT) {
+      char *what = dvx_format("row %I: metadata", id);
+      if (!what) return SQLITE_NOMEM;
+      rc = dvx_json_each(t->conn, t, what, (const char *)out->bytes, (int)out->n_bytes, write_no_option, NULL);
+      sqlite3_free(what);
+      if (rc != SQLITE_OK) return rc;
+      fits = true;
+    }
+    break;
   }
   if (fits) return SQLITE_OK;
   return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: column %s is %v, expected %s or NULL", id, c->name, v,
@@ -94,11 +86,13 @@ static int write_insert_id(dvx_table *t, sqlite3_value *rowid, sqlite3_value *co
   const dvx_config *c = t->config;
   if (c->id_type == DVX_ID_TEXT) {
     if (sqlite3_value_type(rowid) != SQLITE_NULL) {
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "rowid cannot be set: rows are identified by the column %s", c->id_name);
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "rowid cannot be set: rows are identified by the column %s",
+                      c->id_name);
     }
     int type = sqlite3_value_type(column);
     if (type == SQLITE_NULL || type == SQLITE_BLOB) {
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "column %s is %v: expected a text that names the row", c->id_name, column);
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "column %s is %v: expected a text that names the row", c->id_name,
+                      column);
     }
     const unsigned char *z = sqlite3_value_text(column);
     if (!z) return SQLITE_NOMEM;
@@ -119,7 +113,8 @@ static int write_insert_id(dvx_table *t, sqlite3_value *rowid, sqlite3_value *co
     const dvx_overlay *o = &t->overlay;
     for (uint32_t vid = o->stored_vid + 1; vid <= o->last_vid; vid++) {
       dv_value other;
-      if (dvx_ids_value(&t->ids, vid, &other) && other.type == DV_INTEGER && other.integer > largest) largest = other.integer;
+      if (dvx_ids_value(&t->ids, vid, &other) && other.type == DV_INTEGER && other.integer > largest)
+        largest = other.integer;
     }
     if (largest == INT64_MAX) return dvx_fail(t->conn, t, SQLITE_FULL, "the largest possible id is in use: give one");
     *id = (dv_value){.type = DV_INTEGER, .integer = largest < 0 ? 1 : largest + 1};
@@ -128,7 +123,8 @@ static int write_insert_id(dvx_table *t, sqlite3_value *rowid, sqlite3_value *co
   double d = sqlite3_value_double(v);
   int type = sqlite3_value_numeric_type(v);
   if (!(type == SQLITE_INTEGER || (type == SQLITE_FLOAT && d > -9e15 && d < 9e15 && d == (double)(sqlite3_int64)d))) {
-    return dvx_fail(t->conn, t, SQLITE_ERROR, "column %s is %v: expected an integer", c->id_name ? c->id_name : "rowid", v);
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "column %s is %v: expected an integer", c->id_name ? c->id_name : "rowid",
+                    v);
   }
   *id = (dv_value){.type = DV_INTEGER, .integer = sqlite3_value_int64(v)};
   if (has_column && has_rowid && sqlite3_value_int64(rowid) != id->integer) {
@@ -155,7 +151,8 @@ static int write_delta(dvx_table *t, sqlite3_value *v, const dv_value *id, dv_de
   dv_detail detail;
   if (dv_frame_read(&r, &frame, &detail) != DV_OK || dv_reader_left(&r) || (frame.flags & DV_FRAME_HEADER)) {
     return dvx_fail(t->conn, t, SQLITE_ERROR,
-                    "row %I: delta is %v, which is not one delta: use delta_sparse(), delta_scale() and their like", id, v);
+                    "row %I: delta is %v, which is not one delta: use delta_sparse(), delta_scale() and their like", id,
+                    v);
   }
   *delta = frame.delta;
   return SQLITE_OK;
@@ -164,8 +161,8 @@ static int write_delta(dvx_table *t, sqlite3_value *v, const dv_value *id, dv_de
 /* ---- INSERT, UPDATE, DELETE ----------------------------------------------------------------------------------------------------------- */
 
 /* Metadata of the row from argv (values of the declared columns). fields and is_set have n_columns entries. */
-static int write_fields(dvx_table *t, sqlite3_value **argv, const dv_value *id, bool is_update, dv_value *fields, bool *is_set,
-                        bool *any) {
+static int write_fields(dvx_table *t, sqlite3_value **argv, const dv_value *id, bool is_update, dv_value *fields,
+                        bool *is_set, bool *any) {
   const dvx_config *c = t->config;
   *any = false;
   for (int i = 0; i < c->n_columns; i++) {
@@ -186,7 +183,9 @@ static int write_time(dvx_table *t, sqlite3_value *v, dvx_change *ch) {
   return dvx_time_parse(t->conn, t, v, &ch->time);
 }
 
-static bool write_is_given(sqlite3_value *v) { return !sqlite3_value_nochange(v) && sqlite3_value_type(v) != SQLITE_NULL; }
+static bool write_is_given(sqlite3_value *v) {
+  return !sqlite3_value_nochange(v) && sqlite3_value_type(v) != SQLITE_NULL;
+}
 
 /* Appends a change whose vector is `to`: created, or dense against the current one. */
 static int write_vector(dvx_table *t, dvx_change *ch, const float *to, uint64_t *seq) {
@@ -221,7 +220,9 @@ static int write_parse_vector(dvx_table *t, sqlite3_value *v, const dv_value *id
 /* distance and k are what a search gives and takes; written to, they would be forgotten in silence. */
 static int write_check_hidden(dvx_table *t, sqlite3_value **columns) {
   const dvx_config *c = t->config;
-  const char *name = write_is_given(columns[c->distance_column]) ? "distance" : write_is_given(columns[c->k_column]) ? "k" : NULL;
+  const char *name = write_is_given(columns[c->distance_column]) ? "distance"
+                     : write_is_given(columns[c->k_column])      ? "k"
+                                                                 : NULL;
   if (name == NULL) return SQLITE_OK;
   return dvx_fail(t->conn, t, SQLITE_ERROR, "the hidden column %s cannot be written: it belongs to searches", name);
 }
@@ -250,7 +251,8 @@ static int write_insert(dvx_table *t, sqlite3_value **argv, sqlite3_int64 *rowid
   sqlite3_value *vector = columns[c->vector_column], *delta = columns[c->delta_column];
   if (sqlite3_value_type(delta) != SQLITE_NULL) {
     if (sqlite3_value_type(vector) != SQLITE_NULL) {
-      return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: both %s and delta are given: give one", &ch.id, c->vector_name);
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: both %s and delta are given: give one", &ch.id,
+                      c->vector_name);
     }
     rc = write_delta(t, delta, &ch.id, &ch.delta);
     if (rc == SQLITE_OK && ch.delta.op != DV_OP_CREATE) {
@@ -316,9 +318,10 @@ static int write_same_id(dvx_table *t, sqlite3_value **argv, const dv_value *id)
     }
   }
   if (same) return SQLITE_OK;
-  return dvx_fail(t->conn, t, SQLITE_ERROR,
-                  "row %I: the id cannot be changed, since the row's history hangs on it: INSERT the new id and DELETE the old",
-                  id);
+  return dvx_fail(
+      t->conn, t, SQLITE_ERROR,
+      "row %I: the id cannot be changed, since the row's history hangs on it: INSERT the new id and DELETE the old",
+      id);
 }
 
 static int write_update(dvx_table *t, sqlite3_value **argv) {

@@ -79,8 +79,10 @@ static int try_sql(process *p, const char *format, ...) {
   char *sql = sqlite3_vmprintf(format, args), *message = NULL;
   va_end(args);
   int rc = sqlite3_exec(p->db, sql, NULL, NULL, &message);
-  if (rc == SQLITE_BUSY) atomic_fetch_add(&shared->n_busy, 1);
-  else if (rc != SQLITE_OK) give_up("%s %d: %s: %d %s", p->name, p->number, sql, rc, message ? message : "");
+  if (rc == SQLITE_BUSY)
+    atomic_fetch_add(&shared->n_busy, 1);
+  else if (rc != SQLITE_OK)
+    give_up("%s %d: %s: %d %s", p->name, p->number, sql, rc, message ? message : "");
   sqlite3_free(message);
   sqlite3_free(sql);
   return rc;
@@ -96,8 +98,10 @@ static int try_value(process *p, char *out, size_t n, const char *format, ...) {
   int rc = sqlite3_prepare_v2(p->db, sql, -1, &stmt, NULL);
   if (rc == SQLITE_OK) rc = sqlite3_step(stmt);
   out[0] = 0;
-  if (rc == SQLITE_ROW) snprintf(out, n, "%s", sqlite3_column_text(stmt, 0) ? (const char *)sqlite3_column_text(stmt, 0) : "NULL");
-  else if (rc != SQLITE_DONE && rc != SQLITE_BUSY) give_up("%s %d: %s: %d %s", p->name, p->number, sql, rc, sqlite3_errmsg(p->db));
+  if (rc == SQLITE_ROW)
+    snprintf(out, n, "%s", sqlite3_column_text(stmt, 0) ? (const char *)sqlite3_column_text(stmt, 0) : "NULL");
+  else if (rc != SQLITE_DONE && rc != SQLITE_BUSY)
+    give_up("%s %d: %s: %d %s", p->name, p->number, sql, rc, sqlite3_errmsg(p->db));
   if (rc == SQLITE_BUSY) atomic_fetch_add(&shared->n_busy, 1);
   sqlite3_finalize(stmt);
   sqlite3_free(sql);
@@ -115,7 +119,8 @@ static void open_database(process *p) {
 #ifndef SQLITE_CORE
   char *message = NULL;
   sqlite3_enable_load_extension(p->db, 1);
-  if (sqlite3_load_extension(p->db, DV_EXTENSION_PATH, NULL, &message) != SQLITE_OK) give_up("cannot load: %s", message);
+  if (sqlite3_load_extension(p->db, DV_EXTENSION_PATH, NULL, &message) != SQLITE_OK)
+    give_up("cannot load: %s", message);
 #endif
   sqlite3_busy_timeout(p->db, (int)random_below(p, 3) * 20); /* with and without patience */
   sqlite3_exec(p->db, "PRAGMA synchronous=OFF", NULL, NULL, NULL);
@@ -129,28 +134,35 @@ static int write_group(process *p, int64_t n) {
   for (int row = 0; row < N_ROWS && rc == SQLITE_OK; row++) {
     long long i = n;
     switch (random_below(p, 8)) {
-    case 0:
-      rc = try_sql(p, "UPDATE docs SET delta=delta_sparse('[0]', '[%lld]') WHERE id='g%d-%d'", i, g, row);
-      break;
-    case 1:
-      rc = try_sql(p, "UPDATE docs SET vector='[%lld,%d,%d,1]' WHERE id='g%d-%d'", i, g, row, g, row);
-      break;
+    case 0: rc = try_sql(p, "UPDATE docs SET delta=delta_sparse('[0]', '[%lld]') WHERE id='g%d-%d'", i, g, row); break;
+    case 1: rc = try_sql(p, "UPDATE docs SET vector='[%lld,%d,%d,1]' WHERE id='g%d-%d'", i, g, row, g, row); break;
     case 2:
-      rc = try_sql(p, "INSERT OR REPLACE INTO docs(id, vector, metadata) VALUES('g%d-%d', '[%lld,%d,%d,1]', '{\"n\":%lld}')", g, row, i, g, row, i);
+      rc = try_sql(
+          p, "INSERT OR REPLACE INTO docs(id, vector, metadata) VALUES('g%d-%d', '[%lld,%d,%d,1]', '{\"n\":%lld}')", g,
+          row, i, g, row, i);
       break;
     case 3:
-      rc = try_sql(p, "DELETE FROM docs WHERE id='g%d-%d'; INSERT INTO docs(id, vector) VALUES('g%d-%d', '[%lld,%d,%d,1]')", g, row, g, row, i, g, row);
+      rc = try_sql(
+          p, "DELETE FROM docs WHERE id='g%d-%d'; INSERT INTO docs(id, vector) VALUES('g%d-%d', '[%lld,%d,%d,1]')", g,
+          row, g, row, i, g, row);
       break;
     case 4:
-      rc = try_sql(p, "SAVEPOINT s; UPDATE docs SET delta=delta_scale(3) WHERE id LIKE 'g%d-%%'; DELETE FROM docs WHERE id='g%d-%d'; ROLLBACK TO s; RELEASE s", g, g, row);
-      if (rc == SQLITE_OK) rc = try_sql(p, "SELECT delta_apply('docs', 'g%d-%d', delta_dense('[%lld,%d,%d,1]'))", g, row, i, g, row);
+      rc = try_sql(p,
+                   "SAVEPOINT s; UPDATE docs SET delta=delta_scale(3) WHERE id LIKE 'g%d-%%'; DELETE FROM docs WHERE "
+                   "id='g%d-%d'; ROLLBACK TO s; RELEASE s",
+                   g, g, row);
+      if (rc == SQLITE_OK)
+        rc = try_sql(p, "SELECT delta_apply('docs', 'g%d-%d', delta_dense('[%lld,%d,%d,1]'))", g, row, i, g, row);
       break;
     case 5:
-      rc = try_sql(p, "SELECT delta_apply_batch('docs', CAST(delta_pack('g%d-%d', delta_scale(2)) || delta_pack('g%d-%d', delta_dense('[%lld,%d,%d,1]')) AS BLOB))", g, row, g,
-                   row, i, g, row);
+      rc = try_sql(p,
+                   "SELECT delta_apply_batch('docs', CAST(delta_pack('g%d-%d', delta_scale(2)) || delta_pack('g%d-%d', "
+                   "delta_dense('[%lld,%d,%d,1]')) AS BLOB))",
+                   g, row, g, row, i, g, row);
       break;
     default:
-      rc = try_sql(p, "SELECT delta_apply('docs', 'g%d-%d', delta_sparse('[0]', '[%lld]'), NULL, '{\"n\":%lld}')", g, row, i, i);
+      rc = try_sql(p, "SELECT delta_apply('docs', 'g%d-%d', delta_sparse('[0]', '[%lld]'), NULL, '{\"n\":%lld}')", g,
+                   row, i, i);
       break;
     }
   }
@@ -168,17 +180,20 @@ static void be_writer(process *p) {
   while (!atomic_load(&shared->is_over)) {
     uint32_t what = random_below(p, 40);
     if (what == 0) {
-      if (try_sql(p, "SELECT delta_compact('docs', '{\"keep\":\"%s\"}')", random_below(p, 2) ? "none" : "20 versions") == SQLITE_OK) {
+      if (try_sql(p, "SELECT delta_compact('docs', '{\"keep\":\"%s\"}')",
+                  random_below(p, 2) ? "none" : "20 versions") == SQLITE_OK) {
         atomic_fetch_add(&shared->n_rewrites, 1);
       }
       continue;
     }
     if (what == 1) {
-      if (try_sql(p, "INSERT INTO docs(docs) VALUES('%s')", random_below(p, 2) ? "optimize" : "rebuild") == SQLITE_OK) atomic_fetch_add(&shared->n_rewrites, 1);
+      if (try_sql(p, "INSERT INTO docs(docs) VALUES('%s')", random_below(p, 2) ? "optimize" : "rebuild") == SQLITE_OK)
+        atomic_fetch_add(&shared->n_rewrites, 1);
       continue;
     }
     rc = try_sql(p, random_below(p, 2) ? "BEGIN" : "BEGIN IMMEDIATE");
-    if (rc == SQLITE_OK && random_below(p, 4) == 0) (void)try_sql(p, "SELECT count(*) FROM docs"); /* a snapshot that may be stale by then */
+    if (rc == SQLITE_OK && random_below(p, 4) == 0)
+      (void)try_sql(p, "SELECT count(*) FROM docs"); /* a snapshot that may be stale by then */
     if (rc == SQLITE_OK) rc = write_group(p, n + 1);
     if (rc == SQLITE_OK && random_below(p, 10) == 0) rc = SQLITE_ABORT; /* it changes its mind */
     for (int again = 0; rc == SQLITE_OK; again++) {
@@ -217,7 +232,8 @@ static void be_reader(process *p) {
       for (int g = 0; g < N_WRITERS && is_whole; g++) {
         /* 1. a scan: each row's number, with its count */
         rc = try_value(p, text, sizeof text,
-                       "SELECT group_concat(n || 'x' || c) FROM (SELECT json_extract(vector_json(vector), '$[0]') AS n, count(*) AS c"
+                       "SELECT group_concat(n || 'x' || c) FROM (SELECT json_extract(vector_json(vector), '$[0]') AS "
+                       "n, count(*) AS c"
                        " FROM docs WHERE id LIKE 'g%d-%%' GROUP BY 1)",
                        g);
         if (rc == SQLITE_BUSY) {
@@ -229,29 +245,39 @@ static void be_reader(process *p) {
         snprintf(expected, sizeof expected, "%lldx%d", (long long)now, N_ROWS);
         if (strcmp(text, expected) != 0) give_up("reader: a scan sees half a transaction: group %d is %s", g, text);
         if (look == 0) n[g] = now;
-        if (now != n[g]) give_up("reader: group %d moved from %lld to %lld inside a transaction", g, (long long)n[g], (long long)now);
-        if (now < floor[g]) give_up("reader: group %d is %lld, but %lld was acknowledged before", g, (long long)now, (long long)floor[g]);
+        if (now != n[g])
+          give_up("reader: group %d moved from %lld to %lld inside a transaction", g, (long long)n[g], (long long)now);
+        if (now < floor[g])
+          give_up("reader: group %d is %lld, but %lld was acknowledged before", g, (long long)now, (long long)floor[g]);
         if (now < last[g]) give_up("reader: group %d fell from %lld to %lld", g, (long long)last[g], (long long)now);
         /* 2. a search finds exactly the group's rows where they are now */
         rc = try_value(p, text, sizeof text,
-                       "SELECT group_concat(id) FROM (SELECT id FROM docs WHERE vector MATCH '[%lld,%d,3.5,1]' AND k=%d AND distance < 6 AND id LIKE 'g%d-%%' ORDER BY id)",
+                       "SELECT group_concat(id) FROM (SELECT id FROM docs WHERE vector MATCH '[%lld,%d,3.5,1]' AND "
+                       "k=%d AND distance < 6 AND id LIKE 'g%d-%%' ORDER BY id)",
                        (long long)now, g, N_ROWS, g);
         int found = text[0] ? 1 : 0;
         for (char *z = text; *z; z++) found += *z == ',';
-        if (rc == SQLITE_ROW && found != N_ROWS) give_up("reader: group %d is at %lld, but a search finds %d of its rows: %s", g, (long long)now, found, text);
+        if (rc == SQLITE_ROW && found != N_ROWS)
+          give_up("reader: group %d is at %lld, but a search finds %d of its rows: %s", g, (long long)now, found, text);
         /* 3. in memory, and by time */
         int row = (int)random_below(p, N_ROWS);
         long long m = try_integer(p, &rc, "SELECT json_extract(vector_json(vector_at('docs', 'g%d-0')), '$[0]')", g);
         if (rc == SQLITE_ROW && m != now) give_up("reader: vector_at() says %lld, a scan %lld", m, (long long)now);
-        rc = try_value(p, text, sizeof text, "SELECT json_extract(vector_json(vector), '$[0]') FROM docs WHERE id='g%d-%d' AND as_of='2200-01-01'", g, row);
-        if (rc == SQLITE_ROW && strtoll(text, NULL, 10) != now) give_up("reader: as_of the future says %s, a scan %lld", text, (long long)now);
+        rc = try_value(
+            p, text, sizeof text,
+            "SELECT json_extract(vector_json(vector), '$[0]') FROM docs WHERE id='g%d-%d' AND as_of='2200-01-01'", g,
+            row);
+        if (rc == SQLITE_ROW && strtoll(text, NULL, 10) != now)
+          give_up("reader: as_of the future says %s, a scan %lld", text, (long long)now);
       }
       if (!is_whole) break;
       /* 4. the log: seqs rise, the last is not below the one seen before */
-      rc = try_value(p, text, sizeof text, "SELECT max(seq) || ' ' || count(*) || ' ' || count(DISTINCT seq) FROM delta_log('docs', 0)");
+      rc = try_value(p, text, sizeof text,
+                     "SELECT max(seq) || ' ' || count(*) || ' ' || count(DISTINCT seq) FROM delta_log('docs', 0)");
       if (rc == SQLITE_ROW) {
         long long max, count, distinct;
-        if (sscanf(text, "%lld %lld %lld", &max, &count, &distinct) != 3 || count != distinct || count > max) give_up("reader: the log has max, count, distinct %s", text);
+        if (sscanf(text, "%lld %lld %lld", &max, &count, &distinct) != 3 || count != distinct || count > max)
+          give_up("reader: the log has max, count, distinct %s", text);
         if (max < last_seq) give_up("reader: the last seq fell from %lld to %lld", (long long)last_seq, max);
         last_seq = max;
       }
@@ -275,10 +301,13 @@ static pid_t start(int number, uint64_t seed) {
   pid_t pid = fork();
   ck_assert_int_ge(pid, 0);
   if (pid == 0) {
-    process p = {NULL, number, seed * 2862933555777941757u + (uint64_t)number, number < N_WRITERS ? "writer" : "reader"};
+    process p = {NULL, number, seed * 2862933555777941757u + (uint64_t)number,
+                 number < N_WRITERS ? "writer" : "reader"};
     open_database(&p);
-    if (number < N_WRITERS) be_writer(&p);
-    else be_reader(&p);
+    if (number < N_WRITERS)
+      be_writer(&p);
+    else
+      be_reader(&p);
     if (sqlite3_close(p.db) != SQLITE_OK) give_up("%s: close", p.name);
     _exit(0);
   }
@@ -295,9 +324,11 @@ static int environment(const char *name, int otherwise) { return getenv(name) ? 
 
 static void make_database(void) {
   sqlite3 *db = sql_open(file);
-  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=%d, metric=l2, checkpoint_interval=20)", DIMENSIONS);
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=%d, metric=l2, checkpoint_interval=20)",
+          DIMENSIONS);
   for (int g = 0; g < N_WRITERS; g++) {
-    for (int row = 0; row < N_ROWS; row++) sql_run(db, "INSERT INTO docs(id, vector) VALUES('g%d-%d', '[1,%d,%d,1]')", g, row, g, row);
+    for (int row = 0; row < N_ROWS; row++)
+      sql_run(db, "INSERT INTO docs(id, vector) VALUES('g%d-%d', '[1,%d,%d,1]')", g, row, g, row);
   }
   sql_close(db); /* no connection is carried across fork() */
 }
@@ -307,8 +338,8 @@ static void check_ledger(void) {
   for (int g = 0; g < N_WRITERS; g++) {
     int64_t n = sql_integer(db, "SELECT json_extract(vector_json(vector), '$[0]') FROM docs WHERE id='g%d-0'", g);
     int64_t known = atomic_load(&shared->acknowledged[g]);
-    ck_assert_msg(n == known || (atomic_load(&shared->n_kills) > 0 && n == known + 1), "group %d ends at %lld, the ledger says %lld", g,
-                  (long long)n, (long long)known);
+    ck_assert_msg(n == known || (atomic_load(&shared->n_kills) > 0 && n == known + 1),
+                  "group %d ends at %lld, the ledger says %lld", g, (long long)n, (long long)known);
   }
   sql_is(db, "16", "SELECT count(*) FROM docs");
   sql_agrees(db);
@@ -343,8 +374,9 @@ START_TEST(processes_see_whole_transactions) {
     waitpid(pids[i], &status, 0);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) n_bad++;
   }
-  printf("%s: %lld commits, %lld reads, %lld rewrites, %lld times busy, %lld killed\n", sql_profile_now->name, (long long)shared->n_commits,
-         (long long)shared->n_reads, (long long)shared->n_rewrites, (long long)shared->n_busy, (long long)shared->n_kills);
+  printf("%s: %lld commits, %lld reads, %lld rewrites, %lld times busy, %lld killed\n", sql_profile_now->name,
+         (long long)shared->n_commits, (long long)shared->n_reads, (long long)shared->n_rewrites,
+         (long long)shared->n_busy, (long long)shared->n_kills);
   fflush(stdout);
   ck_assert_msg(shared->n_failed == 0 && n_bad == 0, "%d processes failed: %s", n_bad, shared->failure);
   ck_assert_int_gt(shared->n_commits, 0);
@@ -359,8 +391,10 @@ END_TEST
 static void *be_thread(void *argument) {
   process *p = argument;
   open_database(p);
-  if (p->number < N_WRITERS) be_writer(p);
-  else be_reader(p);
+  if (p->number < N_WRITERS)
+    be_writer(p);
+  else
+    be_reader(p);
   if (sqlite3_close(p->db) != SQLITE_OK) give_up("%s: close", p->name);
   return NULL;
 }

@@ -75,7 +75,8 @@ static int read_state(sqlite3 *db, state *s) {
     if (row >= 0 && row < N_ROWS) s->rows[row] = sum ? sum : 1;
   }
   rc = sqlite3_finalize(stmt);
-  if (rc == SQLITE_OK) rc = sqlite3_prepare_v2(db, "SELECT json_extract(delta_status('docs'), '$.last_seq')", -1, &stmt, NULL);
+  if (rc == SQLITE_OK)
+    rc = sqlite3_prepare_v2(db, "SELECT json_extract(delta_status('docs'), '$.last_seq')", -1, &stmt, NULL);
   if (rc != SQLITE_OK) return rc;
   if (sqlite3_step(stmt) == SQLITE_ROW) s->last_seq = sqlite3_column_int64(stmt, 0);
   return sqlite3_finalize(stmt);
@@ -131,13 +132,15 @@ static void run_bound(writer *w, const char *sql, int row, const void *blob, int
 static void insert(writer *w, int row) {
   float v[DIMENSIONS];
   random_vector(v);
-  run_bound(w, "INSERT OR REPLACE INTO docs(id, vector, metadata, as_of) VALUES(?1, ?2, json_object('t', ?3), ?3)", row, v, sizeof v);
+  run_bound(w, "INSERT OR REPLACE INTO docs(id, vector, metadata, as_of) VALUES(?1, ?2, json_object('t', ?3), ?3)", row,
+            v, sizeof v);
 }
 
 static bool exists(writer *w, int row) {
   sqlite3_stmt *stmt = NULL;
   bool found = false;
-  if (sqlite3_prepare_v2(w->db, "SELECT 1 FROM docs WHERE id=?1", -1, &stmt, NULL) != SQLITE_OK) give_up(w, "exists", 1);
+  if (sqlite3_prepare_v2(w->db, "SELECT 1 FROM docs WHERE id=?1", -1, &stmt, NULL) != SQLITE_OK)
+    give_up(w, "exists", 1);
   char id[8];
   snprintf(id, sizeof id, "%d", row);
   sqlite3_bind_text(stmt, 1, id, -1, SQLITE_TRANSIENT);
@@ -151,7 +154,9 @@ static void batch(writer *w, int n_frames) {
   sqlite3_stmt *stmt = NULL;
   uint8_t *frames = malloc((size_t)n_frames * 64);
   int n = 0;
-  if (!frames || sqlite3_prepare_v2(w->db, "SELECT delta_pack(?1, delta_sparse(?2, ?3), ?4)", -1, &stmt, NULL) != SQLITE_OK) give_up(w, "delta_pack", 1);
+  if (!frames ||
+      sqlite3_prepare_v2(w->db, "SELECT delta_pack(?1, delta_sparse(?2, ?3), ?4)", -1, &stmt, NULL) != SQLITE_OK)
+    give_up(w, "delta_pack", 1);
   for (int i = 0; i < n_frames; i++) {
     char id[8], index[16], value[16];
     int row = i % N_ROWS;
@@ -181,25 +186,18 @@ static void write_something(writer *w) {
     return;
   }
   switch (random_below(10)) {
-  case 0:
-    insert(w, row);
-    break;
+  case 0: insert(w, row); break;
   case 1:
-    must(w, "SELECT delta_apply('docs', '%d', delta_sparse('[%d,%d]', '[%d,0.5]'), %lld)", row, (int)random_below(100), 100 + (int)random_below(100),
-         (int)random_below(100), t);
+    must(w, "SELECT delta_apply('docs', '%d', delta_sparse('[%d,%d]', '[%d,0.5]'), %lld)", row, (int)random_below(100),
+         100 + (int)random_below(100), (int)random_below(100), t);
     break;
   case 2:
-    must(w, "SELECT delta_apply('docs', '%d', delta_scale(%s), %lld, '{\"n\":%d}')", row, random_below(2) ? "1.0625" : "0.96875", t, (int)random_below(1000));
+    must(w, "SELECT delta_apply('docs', '%d', delta_scale(%s), %lld, '{\"n\":%d}')", row,
+         random_below(2) ? "1.0625" : "0.96875", t, (int)random_below(1000));
     break;
-  case 3:
-    must(w, "SELECT delta_apply('docs', '%d', delta_offset(%d), %lld)", row, (int)random_below(9) - 4, t);
-    break;
-  case 4:
-    must(w, "SELECT delta_apply('docs', '%d', delta_delete(), %lld)", row, t);
-    break;
-  case 5:
-    must(w, "UPDATE docs SET delta=delta_sparse('[7]', '[%d]'), as_of=%lld", (int)random_below(1000), t);
-    break;
+  case 3: must(w, "SELECT delta_apply('docs', '%d', delta_offset(%d), %lld)", row, (int)random_below(9) - 4, t); break;
+  case 4: must(w, "SELECT delta_apply('docs', '%d', delta_delete(), %lld)", row, t); break;
+  case 5: must(w, "UPDATE docs SET delta=delta_sparse('[7]', '[%d]'), as_of=%lld", (int)random_below(1000), t); break;
   case 6:
     must(w, "UPDATE docs SET metadata='{\"m\":%d}', as_of=%lld WHERE id='%d'", (int)random_below(1000), t, row);
     break;
@@ -210,9 +208,7 @@ static void write_something(writer *w) {
     insert(w, (row + 2) % N_ROWS);
     must(w, "RELEASE s");
     break;
-  case 8:
-    batch(w, random_below(8) ? 20 + (int)random_below(40) : 4500);
-    break;
+  case 8: batch(w, random_below(8) ? 20 + (int)random_below(40) : 4500); break;
   default: {
     float v[DIMENSIONS];
     random_vector(v);
@@ -224,26 +220,19 @@ static void write_something(writer *w) {
 
 static bool write_command(writer *w, bool is_in_transaction) {
   switch (random_below(6)) {
-  case 0:
-    must(w, "SELECT delta_compact('docs', '{\"keep\":\"none\"}')");
-    return true;
-  case 1:
-    must(w, "SELECT delta_compact('docs', '{\"keep\":\"5 versions\"}')");
-    return true;
-  case 2:
-    must(w, "INSERT INTO docs(docs) VALUES('rebuild')");
-    return false;
+  case 0: must(w, "SELECT delta_compact('docs', '{\"keep\":\"none\"}')"); return true;
+  case 1: must(w, "SELECT delta_compact('docs', '{\"keep\":\"5 versions\"}')"); return true;
+  case 2: must(w, "INSERT INTO docs(docs) VALUES('rebuild')"); return false;
   case 3:
     if (is_in_transaction) return false;
     must(w, "PRAGMA wal_checkpoint(%s)", random_below(2) ? "TRUNCATE" : "PASSIVE");
     return false;
-  default:
-    must(w, "INSERT INTO docs(docs) VALUES('optimize')");
-    return false;
+  default: must(w, "INSERT INTO docs(docs) VALUES('optimize')"); return false;
   }
 }
 
-static void be_writer(const char *file, const char *journal, const char *synchronous, int pipe, uint64_t seed, int64_t time) {
+static void be_writer(const char *file, const char *journal, const char *synchronous, int pipe, uint64_t seed,
+                      int64_t time) {
   writer w = {NULL, pipe, time};
   message m = {.kind = HELLO};
   random_state = seed;
@@ -262,8 +251,10 @@ static void be_writer(const char *file, const char *journal, const char *synchro
     if (what < 2) { /* without BEGIN: what the commit will bring cannot be seen before it */
       m.is_rewrite = what == 0;
       tell(&w, &m);
-      if (what == 0) m.is_rewrite = write_command(&w, false);
-      else insert(&w, (int)random_below(N_ROWS));
+      if (what == 0)
+        m.is_rewrite = write_command(&w, false);
+      else
+        insert(&w, (int)random_below(N_ROWS));
       rc = read_state(w.db, &m.s);
       if (rc != SQLITE_OK) give_up(&w, "read", rc);
     } else {
@@ -298,12 +289,12 @@ typedef struct version {
 
 typedef struct watcher {
   const char *journal, *synchronous, *file;
-  state committed;   /* last acknowledged */
-  state prepared;    /* of the commit under way */
+  state committed; /* last acknowledged */
+  state prepared; /* of the commit under way */
   bool has_prepared, is_unknown; /* a commit is under way: known, not known */
   bool may_be_merged; /* ... and it may take old versions away */
-  int64_t time;       /* of the last commit */
-  int64_t highest;    /* time of any commit that was spoken of */
+  int64_t time; /* of the last commit */
+  int64_t highest; /* time of any commit that was spoken of */
   int64_t safe_since; /* versions of commits from there on must be found */
   state versions[N_VERSIONS]; /* acknowledged states by time % N_VERSIONS ... */
   int64_t version_times[N_VERSIONS];
@@ -325,7 +316,8 @@ static void note_committed(watcher *w, const message *m) {
 /* The state found after a kill: whose is it? */
 static void judge(watcher *w, const state *found, int round) {
   if (w->is_unknown) {
-    if (w->may_be_merged || !same(found, &w->committed)) w->safe_since = w->highest + 1; /* its versions are not known */
+    if (w->may_be_merged || !same(found, &w->committed))
+      w->safe_since = w->highest + 1; /* its versions are not known */
   } else if (same(found, &w->committed)) {
     w->n_lost_none++;
   } else if (w->has_prepared && same(found, &w->prepared)) {
@@ -335,13 +327,14 @@ static void judge(watcher *w, const state *found, int round) {
   } else {
     char rows[1024] = "";
     for (int i = 0; i < N_ROWS; i++) {
-      snprintf(rows + strlen(rows), sizeof rows - strlen(rows), "%s%d: %08x, acknowledged %08x, under way %08x", i ? "\n" : "", i, found->rows[i],
-               w->committed.rows[i], w->prepared.rows[i]);
+      snprintf(rows + strlen(rows), sizeof rows - strlen(rows), "%s%d: %08x, acknowledged %08x, under way %08x",
+               i ? "\n" : "", i, found->rows[i], w->committed.rows[i], w->prepared.rows[i]);
     }
-    ck_abort_msg("%s, synchronous=%s, round %d: after the kill the table is neither at the last acknowledged commit nor (%d) at the one under "
+    ck_abort_msg("%s, synchronous=%s, round %d: after the kill the table is neither at the last acknowledged commit "
+                 "nor (%d) at the one under "
                  "way: last seq %lld, acknowledged %lld, under way %lld\n%s",
-                 w->journal, w->synchronous, round, w->has_prepared, (long long)found->last_seq, (long long)w->committed.last_seq,
-                 (long long)w->prepared.last_seq, rows);
+                 w->journal, w->synchronous, round, w->has_prepared, (long long)found->last_seq,
+                 (long long)w->committed.last_seq, (long long)w->prepared.last_seq, rows);
   }
   w->committed = *found;
   w->has_prepared = w->is_unknown = w->may_be_merged = false;
@@ -363,7 +356,8 @@ static void check_versions(watcher *w, sqlite3 *db, int round) {
         sum = sum ? sum : 1;
       }
       int rc = sqlite3_reset(stmt);
-      ck_assert_msg(rc == SQLITE_OK && sum == expected, "%s, round %d: row %d as of commit %lld (now %lld) is %08x, was %08x; %s", w->journal, round, row,
+      ck_assert_msg(rc == SQLITE_OK && sum == expected,
+                    "%s, round %d: row %d as of commit %lld (now %lld) is %08x, was %08x; %s", w->journal, round, row,
                     (long long)t, (long long)w->time, sum, expected, sqlite3_errmsg(db));
     }
   }
@@ -374,7 +368,8 @@ static void look(watcher *w, int round) {
   state found;
   sqlite3 *db = sql_open_flags(w->file, SQLITE_OPEN_READWRITE);
   int rc = read_state(db, &found);
-  ck_assert_msg(rc == SQLITE_OK, "%s, round %d: reading after the kill: %d %s", w->journal, round, rc, sqlite3_errmsg(db));
+  ck_assert_msg(rc == SQLITE_OK, "%s, round %d: reading after the kill: %d %s", w->journal, round, rc,
+                sqlite3_errmsg(db));
   judge(w, &found, round);
   sql_sound(db);
   check_versions(w, db, round);
@@ -384,9 +379,7 @@ static void look(watcher *w, int round) {
 static void hear(watcher *w, const message *m, int round) {
   if (m->time > w->highest) w->highest = m->time;
   switch (m->kind) {
-  case HELLO:
-    judge(w, &m->s, round);
-    break;
+  case HELLO: judge(w, &m->s, round); break;
   case PREPARED:
     w->prepared = m->s;
     w->has_prepared = true;
@@ -400,8 +393,7 @@ static void hear(watcher *w, const message *m, int round) {
     ck_assert_msg(!w->has_prepared || same(&w->prepared, &m->s), "the parent is confused");
     note_committed(w, m);
     break;
-  default:
-    ck_abort_msg("%s, round %d: the writer: %s", w->journal, round, m->text);
+  default: ck_abort_msg("%s, round %d: the writer: %s", w->journal, round, m->text);
   }
 }
 
@@ -463,8 +455,10 @@ static void new_file(watcher *w) {
     unlink(name);
   }
   sqlite3 *db = sql_open_flags(w->file, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
-  sql_run(db, "PRAGMA journal_mode=%s; CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=%d, metric=l2, checkpoint_interval=16)", w->journal,
-          DIMENSIONS);
+  sql_run(db,
+          "PRAGMA journal_mode=%s; CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=%d, metric=l2, "
+          "checkpoint_interval=16)",
+          w->journal, DIMENSIONS);
   ck_assert_int_eq(read_state(db, &w->committed), SQLITE_OK);
   sql_close(db);
   w->has_prepared = w->is_unknown = false;
@@ -486,11 +480,14 @@ START_TEST(acknowledged_commits_survive_a_kill) {
     if (round % FILE_ROUNDS == 0) new_file(&w);
     one_round(&w, round, (seed + (uint64_t)_i) * 1000003 + (uint64_t)round * 7919);
     bool is_last = round + 1 == n || (round + 1) % FILE_ROUNDS == 0;
-    if (is_last || random_below(3)) look(&w, round);
-    else w.n_unlooked++;
+    if (is_last || random_below(3))
+      look(&w, round);
+    else
+      w.n_unlooked++;
   }
-  printf("%s, synchronous=%s: %d kills, %lld commits; found the last acknowledged %lld times, the one under way %lld times\n", w.journal, w.synchronous, n,
-         (long long)w.n_commits, (long long)w.n_lost_none, (long long)w.n_found_prepared);
+  printf("%s, synchronous=%s: %d kills, %lld commits; found the last acknowledged %lld times, the one under way %lld "
+         "times\n",
+         w.journal, w.synchronous, n, (long long)w.n_commits, (long long)w.n_lost_none, (long long)w.n_found_prepared);
   fflush(stdout);
 }
 END_TEST

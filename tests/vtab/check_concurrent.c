@@ -55,7 +55,8 @@ static const char *const changes[] = {
     "DELETE FROM docs WHERE id='d'",
     INSERT "('d', '[4,4,4]')",
     "SELECT delta_rollback('docs', 'a', 1)",
-    "BEGIN; " INSERT "('h', '[5,5,5]'); DELETE FROM docs WHERE id='e'; SAVEPOINT s; DELETE FROM docs; ROLLBACK TO s; COMMIT",
+    "BEGIN; " INSERT
+    "('h', '[5,5,5]'); DELETE FROM docs WHERE id='e'; SAVEPOINT s; DELETE FROM docs; ROLLBACK TO s; COMMIT",
     "BEGIN; " INSERT "('no', '[6,6,6]'); DELETE FROM docs; ROLLBACK",
     "INSERT INTO docs(docs) VALUES('optimize')",
     "UPDATE docs SET delta=delta_scale(0.5) WHERE id <> 'a'",
@@ -112,7 +113,8 @@ START_TEST(writers_take_turns) {
     if (i % 3 == 0) continue; /* sometimes several changes of others have to be learned at once */
     assert_same_state(writer, other, changes[i]);
     int64_t seq = sql_integer(other, "SELECT json_extract(delta_status('docs'), '$.last_seq')");
-    ck_assert_msg(seq >= last_seq, "after %s: the last seq fell from %lld to %lld", changes[i], (long long)last_seq, (long long)seq);
+    ck_assert_msg(seq >= last_seq, "after %s: the last seq fell from %lld to %lld", changes[i], (long long)last_seq,
+                  (long long)seq);
     last_seq = seq;
   }
   sql_sound(b);
@@ -153,8 +155,10 @@ START_TEST(open_snapshot_does_not_move) {
     }
     char *before = sql_state(a, "main", "docs");
     sql_run(b, "BEGIN");
-    if (i % 2) sql_rows(b, "SELECT count(*) FROM sqlite_schema"); /* the snapshot is taken, the table not looked at */
-    else sql_rows(b, "SELECT count(*) FROM docs");
+    if (i % 2)
+      sql_rows(b, "SELECT count(*) FROM sqlite_schema"); /* the snapshot is taken, the table not looked at */
+    else
+      sql_rows(b, "SELECT count(*) FROM docs");
     make_change(a, i);
     for (int again = 0; again < 2; again++) {
       char *now = sql_state(b, "main", "docs");
@@ -195,13 +199,15 @@ START_TEST(slow_select_sees_one_moment) {
       }
       ck_assert_msg(rc == SQLITE_DONE, "%s, during %s: %d %s", queries[q], changes[i], rc, sqlite3_errmsg(b));
       sqlite3_finalize(stmt);
-      ck_assert_msg(strcmp(expected, got) == 0, "%s, during %s:\n%s\nexpected\n%s", queries[q], changes[i], got, expected);
+      ck_assert_msg(strcmp(expected, got) == 0, "%s, during %s:\n%s\nexpected\n%s", queries[q], changes[i], got,
+                    expected);
       sqlite3_free(expected);
       sqlite3_free(got);
       if (n == 0) make_change(a, i);
     }
-    sql_run(a, "DELETE FROM docs; SELECT delta_compact('docs', '{\"keep\":\"none\"}'); DROP TABLE IF EXISTS source;"
-               INSERT "('a', '[1,0,0]'), ('b', '[0,1,0]'), ('c', '[0,0,1]')");
+    sql_run(a,
+            "DELETE FROM docs; SELECT delta_compact('docs', '{\"keep\":\"none\"}'); DROP TABLE IF EXISTS source;" INSERT
+            "('a', '[1,0,0]'), ('b', '[0,1,0]'), ('c', '[0,0,1]')");
   }
 }
 END_TEST
@@ -323,7 +329,8 @@ static const char *expected_rows(const model *m) {
 /* The connection sees what it must: its transaction's state, or the committed one. */
 static void check_player(game *g, player *p, const char *what) {
   static const char *const queries[] = {
-      "SELECT coalesce(group_concat(id || vector_json(vector), ''), '') FROM (SELECT id, vector FROM docs ORDER BY id) AS t",
+      "SELECT coalesce(group_concat(id || vector_json(vector), ''), '') FROM (SELECT id, vector FROM docs ORDER BY id) "
+      "AS t",
       "SELECT coalesce(group_concat(id || v, ''), '') FROM (SELECT id, vector_json(vector_at('docs', id)) AS v"
       " FROM vector_search('docs', '[0,1]', 99) ORDER BY id) AS t"};
   for (size_t q = 0; q < sizeof queries / sizeof queries[0]; q++) {
@@ -334,8 +341,8 @@ static void check_player(game *g, player *p, const char *what) {
       sqlite3_finalize(stmt);
       return;
     }
-    ck_assert_msg(rc == SQLITE_ROW, "seed %llu, step %d, after %s: %s: %d %s", (unsigned long long)g->seed, g->step, what, queries[q], rc,
-                  sqlite3_errmsg(p->db));
+    ck_assert_msg(rc == SQLITE_ROW, "seed %llu, step %d, after %s: %s: %d %s", (unsigned long long)g->seed, g->step,
+                  what, queries[q], rc, sqlite3_errmsg(p->db));
     if (p->is_in_transaction && !p->has_snapshot) {
       p->now = g->committed;
       p->has_snapshot = true;
@@ -371,19 +378,22 @@ static void choose_write(game *g, char *sql, size_t n_sql, model *m) {
     for (int i = 0; i < N_IDS; i++) m->v[i] = value;
     break;
   case 4:
-    snprintf(sql, n_sql, "INSERT OR IGNORE INTO docs(id, vector) VALUES('%c', '[%d,1]'), ('%c', '[%d,1]')", id, value, 'a' + next, value);
+    snprintf(sql, n_sql, "INSERT OR IGNORE INTO docs(id, vector) VALUES('%c', '[%d,1]'), ('%c', '[%d,1]')", id, value,
+             'a' + next, value);
     if (!m->exists[row]) m->v[row] = value;
     if (!m->exists[next]) m->v[next] = value;
     m->exists[row] = m->exists[next] = true;
     break;
   case 5:
-    snprintf(sql, n_sql, "SELECT delta_apply('docs', id, delta_sparse('[0]', '[%d]')) FROM docs WHERE id='%c'", value, id);
+    snprintf(sql, n_sql, "SELECT delta_apply('docs', id, delta_sparse('[0]', '[%d]')) FROM docs WHERE id='%c'", value,
+             id);
     m->v[row] = value;
     break;
   default: {
-    static const char *const commands[] = {"SELECT delta_compact('docs', '{\"keep\":\"none\"}')", "INSERT INTO docs(docs) VALUES('optimize')",
-                                           "SELECT delta_compact('docs', '{\"keep\":\"3 versions\"}')", "INSERT INTO docs(docs) VALUES('rebuild')",
-                                           "INSERT INTO docs(docs) VALUES('integrity-check')"};
+    static const char *const commands[] = {
+        "SELECT delta_compact('docs', '{\"keep\":\"none\"}')", "INSERT INTO docs(docs) VALUES('optimize')",
+        "SELECT delta_compact('docs', '{\"keep\":\"3 versions\"}')", "INSERT INTO docs(docs) VALUES('rebuild')",
+        "INSERT INTO docs(docs) VALUES('integrity-check')"};
     snprintf(sql, n_sql, "%s", commands[random_below(g, 5)]);
     break;
   }
@@ -434,12 +444,13 @@ static void play(game *g) {
   char *message = NULL;
   int rc = sql_try(p->db, &message, "%s", sql);
   bool is_refused = rc == SQLITE_BUSY || (rc == SQLITE_LOCKED && message && strstr(message, "savepoint"));
-  ck_assert_msg(rc == SQLITE_OK || is_refused, "seed %llu, step %d: %s: %d %s", (unsigned long long)g->seed, g->step, sql, rc, message ? message : "");
+  ck_assert_msg(rc == SQLITE_OK || is_refused, "seed %llu, step %d: %s: %d %s", (unsigned long long)g->seed, g->step,
+                sql, rc, message ? message : "");
   sqlite3_free(message);
   bool was_in_transaction = p->is_in_transaction;
   p->is_in_transaction = sqlite3_get_autocommit(p->db) == 0;
-  ck_assert_msg(rc == SQLITE_OK || p->is_in_transaction == was_in_transaction, "seed %llu, step %d: %s: ended the transaction",
-                (unsigned long long)g->seed, g->step, sql);
+  ck_assert_msg(rc == SQLITE_OK || p->is_in_transaction == was_in_transaction,
+                "seed %llu, step %d: %s: ended the transaction", (unsigned long long)g->seed, g->step, sql);
   if (rc == SQLITE_OK && writes && p->is_in_transaction) {
     p->now = after;
     p->has_snapshot = true;
@@ -468,7 +479,8 @@ START_TEST(random_interleavings) {
   for (g.step = 0; g.step < n_steps; g.step++) play(&g);
   for (int i = 0; i < N_CONNECTIONS; i++) sql_close(g.players[i].db);
   sql_is(a, expected_rows(&g.committed),
-         "SELECT coalesce(group_concat(id || vector_json(vector), ''), '') FROM (SELECT id, vector FROM docs ORDER BY id) AS t");
+         "SELECT coalesce(group_concat(id || vector_json(vector), ''), '') FROM (SELECT id, vector FROM docs ORDER BY "
+         "id) AS t");
   sql_agrees(a);
 }
 END_TEST

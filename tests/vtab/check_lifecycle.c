@@ -84,7 +84,8 @@ START_TEST(savepoints_nest) {
   for (int cut = 0; cut < 6; cut++) {
     sql_run(a, "BEGIN; " INSERT "('0', '[0,0,0]')");
     for (int i = 1; i <= 6; i++) {
-      sql_run(a, "SAVEPOINT s%d; " INSERT "('%d', '[%d,0,0]'); UPDATE docs SET delta=delta_offset(1) WHERE id='a'", i, i, i);
+      sql_run(a, "SAVEPOINT s%d; " INSERT "('%d', '[%d,0,0]'); UPDATE docs SET delta=delta_offset(1) WHERE id='a'", i,
+              i, i);
     }
     sql_run(a, "ROLLBACK TO s%d", cut + 1);
     char expected[16] = "0123456";
@@ -93,8 +94,10 @@ START_TEST(savepoints_nest) {
     char vector[64];
     snprintf(vector, sizeof vector, "[%d,%d,%d]", cut + 1, cut, cut);
     sql_is(a, vector, "SELECT vector_json(vector) FROM docs WHERE id='a'");
-    if (cut % 2 && cut > 1) sql_run(a, "RELEASE s%d; ROLLBACK TO s1", cut);
-    else sql_run(a, "ROLLBACK TO s1");
+    if (cut % 2 && cut > 1)
+      sql_run(a, "RELEASE s%d; ROLLBACK TO s1", cut);
+    else
+      sql_run(a, "ROLLBACK TO s1");
     sql_is(a, "0ab", IDS);
     sql_run(a, "ROLLBACK");
     sql_is(a, "ab", IDS);
@@ -108,7 +111,8 @@ START_TEST(rollback_to_twice) {
   two_rows();
   sql_run(a, "BEGIN; " INSERT "('c', '[1,1,0]'); SAVEPOINT s");
   for (int i = 0; i < 3; i++) {
-    sql_run(a, INSERT "('d', '[1,1,1]'); DELETE FROM docs WHERE id='c'; UPDATE docs SET delta=delta_scale(3) WHERE id='a'");
+    sql_run(a, INSERT
+            "('d', '[1,1,1]'); DELETE FROM docs WHERE id='c'; UPDATE docs SET delta=delta_scale(3) WHERE id='a'");
     sql_is(a, "abd", IDS);
     sql_run(a, "ROLLBACK TO s");
     sql_is(a, "abc", IDS);
@@ -139,7 +143,8 @@ START_TEST(row_made_again_behind_a_savepoint) {
   two_rows();
   sql_run(a, "UPDATE docs SET metadata='{\"n\":1}' WHERE id='a'");
   sql_run(a, "BEGIN; UPDATE docs SET metadata='{\"n\":2}' WHERE id='a'; SAVEPOINT s");
-  sql_run(a, "DELETE FROM docs WHERE id='a'; INSERT INTO docs(id, vector, metadata) VALUES('a', '[7,7,7]', '{\"n\":3}')");
+  sql_run(a,
+          "DELETE FROM docs WHERE id='a'; INSERT INTO docs(id, vector, metadata) VALUES('a', '[7,7,7]', '{\"n\":3}')");
   sql_is(a, "[7,7,7]|{\"n\":3}", "SELECT vector_json(vector), metadata FROM docs WHERE id='a'");
   sql_run(a, "ROLLBACK TO s");
   sql_is(a, "[1,0,0]|{\"n\":2}", "SELECT vector_json(vector), metadata FROM docs WHERE id='a'");
@@ -161,7 +166,8 @@ START_TEST(failed_multi_row_insert_is_undone) {
   sql_fails(a, SQLITE_CONSTRAINT, "row 'a'", INSERT "('d', '[1,1,1]'), ('a', '[1,1,1]')");
   sql_is(a, "abc", IDS);
   sql_run(a, "CREATE TABLE source(id, v); INSERT INTO source VALUES('x','[1,2,3]'),('y','[4,5,6]'),('z','no')");
-  sql_fails(a, SQLITE_ERROR, "row 'z'", INSERT "('w','[0,0,0]'); INSERT INTO docs(id, vector) SELECT id, v FROM source");
+  sql_fails(a, SQLITE_ERROR, "row 'z'",
+            INSERT "('w','[0,0,0]'); INSERT INTO docs(id, vector) SELECT id, v FROM source");
   sql_is(a, "abcw", IDS);
   sql_run(a, "COMMIT");
   sql_is(a, "abcw", IDS);
@@ -228,14 +234,17 @@ END_TEST
 START_TEST(insert_or_abort_fail_rollback_replace) {
   two_rows();
   sql_run(a, "BEGIN; " INSERT "('c', '[1,1,0]')");
-  sql_fails(a, SQLITE_CONSTRAINT, "exists already", "INSERT OR ABORT INTO docs(id, vector) VALUES('d','[1,1,1]'),('a','[1,1,1]'),('e','[1,1,1]')");
+  sql_fails(a, SQLITE_CONSTRAINT, "exists already",
+            "INSERT OR ABORT INTO docs(id, vector) VALUES('d','[1,1,1]'),('a','[1,1,1]'),('e','[1,1,1]')");
   sql_is(a, "abc", IDS);
-  sql_fails(a, SQLITE_CONSTRAINT, "exists already", "INSERT OR FAIL INTO docs(id, vector) VALUES('d','[1,1,1]'),('a','[1,1,1]'),('e','[1,1,1]')");
+  sql_fails(a, SQLITE_CONSTRAINT, "exists already",
+            "INSERT OR FAIL INTO docs(id, vector) VALUES('d','[1,1,1]'),('a','[1,1,1]'),('e','[1,1,1]')");
   sql_is(a, "abcd", IDS);
   sql_run(a, "INSERT OR REPLACE INTO docs(id, vector) VALUES('a','[5,5,5]')");
   sql_is(a, "[5,5,5]", "SELECT vector_json(vector) FROM docs WHERE id='a'");
   sql_is(a, "2", "SELECT count(*) FROM delta_chain('docs', 'a')");
-  sql_fails(a, SQLITE_CONSTRAINT, "exists already", "INSERT OR ROLLBACK INTO docs(id, vector) VALUES('e','[1,1,1]'),('a','[1,1,1]')");
+  sql_fails(a, SQLITE_CONSTRAINT, "exists already",
+            "INSERT OR ROLLBACK INTO docs(id, vector) VALUES('e','[1,1,1]'),('a','[1,1,1]')");
   ck_assert_int_eq(sqlite3_get_autocommit(a), 1);
   sql_is(a, "ab", IDS);
   sql_is(a, "[1,0,0]", "SELECT vector_json(vector) FROM docs WHERE id='a'");
@@ -270,7 +279,8 @@ START_TEST(disk_full_at_every_page) {
       "BEGIN",
       INSERT "('c', '[1,1,0]'), ('d', '[1,1,1]')",
       "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<700)"
-      " INSERT INTO docs(id, vector, metadata) SELECT 'n'||i, json_array(i,i,i), json_object('text', 'to make it longer', 'i', i) FROM n",
+      " INSERT INTO docs(id, vector, metadata) SELECT 'n'||i, json_array(i,i,i), json_object('text', 'to make it "
+      "longer', 'i', i) FROM n",
       "UPDATE docs SET delta=delta_scale(2), metadata='{\"other\":1}' WHERE rowid %% 3 = 0",
       "SAVEPOINT s; DELETE FROM docs WHERE rowid %% 2; ROLLBACK TO s; RELEASE s",
       "INSERT INTO docs(docs) VALUES('optimize')",
@@ -298,7 +308,8 @@ START_TEST(disk_full_at_every_page) {
       break;
     }
     char *after = sql_state(a, "main", "docs");
-    ck_assert_msg(has_committed || strcmp(before, after) == 0, "room %d: before\n%.2000s\nafter\n%.2000s", room, before, after);
+    ck_assert_msg(has_committed || strcmp(before, after) == 0, "room %d: before\n%.2000s\nafter\n%.2000s", room, before,
+                  after);
     free(after);
     sql_run(a, "PRAGMA max_page_count=1000000");
     if (room % 10 == 0 || has_committed) sql_agrees(a);
@@ -522,7 +533,8 @@ START_TEST(rename_inside_transaction_then_commit) {
   sql_run(a, "BEGIN; " INSERT "('c', '[1,1,1]'); SAVEPOINT s; ALTER TABLE docs RENAME TO d2");
   sql_run(a, "INSERT INTO d2(id, vector) VALUES('d', '[2,2,2]'); ROLLBACK TO s");
   sql_is(a, "abc", IDS);
-  sql_run(a, INSERT "('e', '[1,1,1]'); ALTER TABLE docs RENAME TO d3; INSERT INTO d3(id, vector) VALUES('f', '[0,0,0]'); COMMIT");
+  sql_run(a, INSERT
+          "('e', '[1,1,1]'); ALTER TABLE docs RENAME TO d3; INSERT INTO d3(id, vector) VALUES('f', '[0,0,0]'); COMMIT");
   sql_is(a, "a b c e f", "SELECT id FROM d3");
   sql_agrees_at(__LINE__, a, "main", "d3");
 }
@@ -531,7 +543,8 @@ END_TEST
 /* Renamed away and back in one transaction, with writes at every step. */
 START_TEST(rename_away_and_back_in_one_transaction) {
   two_rows();
-  sql_run(a, "BEGIN; " INSERT "('c', '[1,1,1]'); ALTER TABLE docs RENAME TO d2; INSERT INTO d2(id, vector) VALUES('d', '[2,2,2]')");
+  sql_run(a, "BEGIN; " INSERT
+             "('c', '[1,1,1]'); ALTER TABLE docs RENAME TO d2; INSERT INTO d2(id, vector) VALUES('d', '[2,2,2]')");
   sql_run(a, "ALTER TABLE d2 RENAME TO docs");
   sql_is(a, "abcd", IDS);
   sql_run(a, INSERT "('e', '[3,3,3]')");
@@ -711,7 +724,8 @@ START_TEST(select_goes_on_after_rollback) {
   two_rows();
   sql_run(a, "UPDATE docs SET delta=delta_scale(1)");
   for (int how = 0; how < 4; how++) {
-    sql_run(a, "BEGIN; " INSERT "('c', '[1,1,1]'), ('d', '[1,1,0]'), ('e', '[0,0,1]'); UPDATE docs SET delta=delta_scale(2)");
+    sql_run(a, "BEGIN; " INSERT
+               "('c', '[1,1,1]'), ('d', '[1,1,0]'), ('e', '[0,0,1]'); UPDATE docs SET delta=delta_scale(2)");
     if (how == 1) sql_run(a, "SAVEPOINT s; DELETE FROM docs WHERE id='c'");
     if (how == 2) sql_run(a, "SELECT delta_compact('docs', '{\"keep\":\"none\"}')");
     if (how == 3) sql_run(a, "INSERT INTO docs(docs) VALUES('optimize')");
@@ -759,7 +773,8 @@ END_TEST
 /* The log is compacted, rebuilt and vacuumed away under an open SELECT of the same connection. */
 START_TEST(select_goes_on_while_the_log_is_rewritten) {
   two_rows();
-  sql_run(a, "UPDATE docs SET delta=delta_scale(2); UPDATE docs SET delta=delta_scale(0.5); " INSERT "('c', '[1,1,1]')");
+  sql_run(a,
+          "UPDATE docs SET delta=delta_scale(2); UPDATE docs SET delta=delta_scale(0.5); " INSERT "('c', '[1,1,1]')");
   sql_run(a, "DELETE FROM docs WHERE id='b'");
   sqlite3_stmt *stmt = sql_prepare(a, "%s", readers[_i]);
   ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
@@ -778,7 +793,8 @@ START_TEST(delta_apply_in_a_select_on_the_same_table) {
   sql_is(a, "[2,0,0] [0,2,0]", "SELECT vector_json(vector) FROM docs");
   sql_run(a, "BEGIN; SELECT delta_apply('docs', id, delta_scale(2)) FROM docs; ROLLBACK");
   sql_is(a, "[2,0,0] [0,2,0]", "SELECT vector_json(vector) FROM docs");
-  sql_run(a, "UPDATE docs SET delta=delta_sparse('[0]', '[7]') WHERE id IN (SELECT id FROM vector_search('docs', '[0,2,0]', 1))");
+  sql_run(a, "UPDATE docs SET delta=delta_sparse('[0]', '[7]') WHERE id IN (SELECT id FROM vector_search('docs', "
+             "'[0,2,0]', 1))");
   sql_is(a, "[2,0,0] [7,2,0]", "SELECT vector_json(vector) FROM docs");
   sql_agrees(a);
 }
@@ -787,7 +803,8 @@ END_TEST
 /* Statements that were prepared before DDL, VACUUM and ROLLBACK work afterwards. */
 START_TEST(prepared_statements_live_on) {
   two_rows();
-  sqlite3_stmt *stmts[N_READERS], *insert = sql_prepare(a, "INSERT OR REPLACE INTO docs(id, vector) VALUES('c', '[1,1,1]')");
+  sqlite3_stmt *stmts[N_READERS],
+      *insert = sql_prepare(a, "INSERT OR REPLACE INTO docs(id, vector) VALUES('c', '[1,1,1]')");
   for (int i = 0; i < N_READERS; i++) stmts[i] = sql_prepare(a, "%s", readers[i]);
   for (int round = 0; round < 6; round++) {
     if (round == 1) sql_run(a, "CREATE TABLE other(x)");
@@ -886,9 +903,12 @@ START_TEST(backup_into_live_connection) {
     }
     if (round == 2) { /* both go on, b farther */
       sql_run(a, "UPDATE docs SET delta=delta_scale(2)");
-      sql_run(b, "UPDATE docs SET delta=delta_scale(3); UPDATE docs SET delta=delta_scale(3); " INSERT "('w', '[4,4,4]')");
+      sql_run(b,
+              "UPDATE docs SET delta=delta_scale(3); UPDATE docs SET delta=delta_scale(3); " INSERT "('w', '[4,4,4]')");
     }
-    if (round == 3) sql_run(b, "DROP TABLE docs; CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=2);" INSERT "('z', '[1,2]')");
+    if (round == 3)
+      sql_run(b,
+              "DROP TABLE docs; CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=2);" INSERT "('z', '[1,2]')");
     sql_rows(a, IDS);
     if (round < 3) sql_rows(a, NEAREST);
     sql_run(a, "SELECT delta_status('docs')");
@@ -942,7 +962,9 @@ START_TEST(deserialize_into_live_connection) {
   sqlite3_int64 n = 0;
   unsigned char *bytes = sqlite3_serialize(b, "main", &n, 0);
   ck_assert(bytes != NULL);
-  ck_assert_int_eq(sqlite3_deserialize(a, "main", bytes, n, n, SQLITE_DESERIALIZE_FREEONCLOSE | SQLITE_DESERIALIZE_RESIZEABLE), SQLITE_OK);
+  ck_assert_int_eq(
+      sqlite3_deserialize(a, "main", bytes, n, n, SQLITE_DESERIALIZE_FREEONCLOSE | SQLITE_DESERIALIZE_RESIZEABLE),
+      SQLITE_OK);
   sql_is(a, "pqr", IDS);
   sql_is(a, "r p q", "SELECT id FROM vector_search('docs', '[0.1,0,1]', 5)");
   sql_run(a, "SELECT delta_apply('docs', 'p', delta_scale(2)); " INSERT "('s', '[1,1,1]')");
@@ -989,21 +1011,27 @@ END_TEST
 /* What the sqlite3 shell's .dump writes, with the virtual table as a line of sqlite_schema and its shadow tables as plain ones. */
 static char *dump_of(sqlite3 *db) {
   char *all = sqlite3_mprintf("PRAGMA foreign_keys=OFF; BEGIN; PRAGMA writable_schema=ON;\n");
-  sqlite3_stmt *s = sql_prepare(db, "SELECT name, sql, type FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%%'"
-                                    " ORDER BY type='index', rowid");
+  sqlite3_stmt *s =
+      sql_prepare(db, "SELECT name, sql, type FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%%'"
+                      " ORDER BY type='index', rowid");
   while (sqlite3_step(s) == SQLITE_ROW) {
     const char *name = (const char *)sqlite3_column_text(s, 0), *sql = (const char *)sqlite3_column_text(s, 1);
     if (strncmp(sql, "CREATE VIRTUAL TABLE", 20) == 0) {
-      all = sqlite3_mprintf("%zINSERT INTO sqlite_schema(type,name,tbl_name,rootpage,sql) VALUES('table',%Q,%Q,0,%Q);\n", all, name, name, sql);
+      all =
+          sqlite3_mprintf("%zINSERT INTO sqlite_schema(type,name,tbl_name,rootpage,sql) VALUES('table',%Q,%Q,0,%Q);\n",
+                          all, name, name, sql);
       continue;
     }
     all = sqlite3_mprintf("%z%s;\n", all, sql);
     if (strcmp((const char *)sqlite3_column_text(s, 2), "table") != 0) continue;
     char columns[1024];
-    snprintf(columns, sizeof columns, "%s", sql_rows(db, "SELECT group_concat('quote(\"' || name || '\")', '||'',''||') FROM pragma_table_info(%Q)", name));
+    snprintf(
+        columns, sizeof columns, "%s",
+        sql_rows(db, "SELECT group_concat('quote(\"' || name || '\")', '||'',''||') FROM pragma_table_info(%Q)", name));
     sqlite3_stmt *rows = sql_prepare(db, "SELECT %s FROM \"%w\"", columns, name);
     while (sqlite3_step(rows) == SQLITE_ROW) {
-      all = sqlite3_mprintf("%zINSERT INTO \"%w\" VALUES(%s);\n", all, name, (const char *)sqlite3_column_text(rows, 0));
+      all =
+          sqlite3_mprintf("%zINSERT INTO \"%w\" VALUES(%s);\n", all, name, (const char *)sqlite3_column_text(rows, 0));
     }
     sqlite3_finalize(rows);
   }
@@ -1014,8 +1042,10 @@ static char *dump_of(sqlite3 *db) {
 START_TEST(dump_and_reload) {
   two_rows();
   sql_insert_many(a, "docs", 1, 60);
-  sql_run(a, "UPDATE docs SET delta=delta_scale(2), metadata='{\"it''s\":1}' WHERE id IN ('a','r3'); DELETE FROM docs WHERE id='b'");
-  sql_run(a, "CREATE VIRTUAL TABLE items USING delta_vectors(embedding FLOAT[2] distance_metric=cosine, n INTEGER, +body TEXT)");
+  sql_run(a, "UPDATE docs SET delta=delta_scale(2), metadata='{\"it''s\":1}' WHERE id IN ('a','r3'); DELETE FROM docs "
+             "WHERE id='b'");
+  sql_run(a, "CREATE VIRTUAL TABLE items USING delta_vectors(embedding FLOAT[2] distance_metric=cosine, n INTEGER, "
+             "+body TEXT)");
   sql_run(a, "INSERT INTO items(embedding, n, body) VALUES('[1,2]', 5, 'x''y'), ('[2,1]', NULL, 'z')");
   sql_run(a, "INSERT INTO docs(docs) VALUES('optimize')");
   char *dump = dump_of(a);
@@ -1067,8 +1097,12 @@ static const char *const uses[] = {
 START_TEST(other_connections_ddl) {
   two_rows();
   open_second();
-  static const char *const ddl[] = {"CREATE TABLE more(x)", "CREATE INDEX i ON more(x); ANALYZE", "VACUUM", "DROP TABLE more",
-                                    "CREATE VIRTUAL TABLE other USING delta_vectors(dimensions=2)", "DROP TABLE other"};
+  static const char *const ddl[] = {"CREATE TABLE more(x)",
+                                    "CREATE INDEX i ON more(x); ANALYZE",
+                                    "VACUUM",
+                                    "DROP TABLE more",
+                                    "CREATE VIRTUAL TABLE other USING delta_vectors(dimensions=2)",
+                                    "DROP TABLE other"};
   for (size_t i = 0; i < sizeof ddl / sizeof ddl[0]; i++) {
     sql_run(b, "%s", ddl[i]);
     sql_run(a, "%s", uses[_i]);
@@ -1085,7 +1119,8 @@ START_TEST(other_connection_replaces_the_table) {
   sql_run(a, "SELECT delta_apply('docs', 'a', delta_scale(1))");
   open_second();
   sql_run(b, "SELECT delta_apply('docs', 'a', delta_scale(1))");
-  sql_run(a, "DROP TABLE docs; CREATE VIRTUAL TABLE docs USING delta_vectors(id TEXT PRIMARY KEY, vector FLOAT[3], metadata TEXT,"
+  sql_run(a, "DROP TABLE docs; CREATE VIRTUAL TABLE docs USING delta_vectors(id TEXT PRIMARY KEY, vector FLOAT[3], "
+             "metadata TEXT,"
              "c1 TEXT, c2 TEXT, c3 TEXT, c4 TEXT, c5 TEXT, c6 TEXT, c7 TEXT, c8 TEXT)");
   sql_run(a, INSERT "('a', '[1,0,0]'), ('b', '[0,1,0]')");
   sql_run(b, "%s", uses[_i]);
@@ -1132,7 +1167,8 @@ START_TEST(detach_attach_other_file_same_name) {
   for (int round = 0; round < 2; round++) {
     sql_run(a, "ATTACH %Q AS x", one);
     sql_is(a, "one", "SELECT id FROM x.docs");
-    sql_run(a, "SELECT delta_apply('x.docs', 'one', delta_scale(1)); SELECT id FROM vector_search('x.docs', '[1,1,1]', 3); DETACH x");
+    sql_run(a, "SELECT delta_apply('x.docs', 'one', delta_scale(1)); SELECT id FROM vector_search('x.docs', '[1,1,1]', "
+               "3); DETACH x");
     sql_fails(a, SQLITE_ERROR, "no such", "SELECT delta_apply('x.docs', 'one', delta_scale(1))");
     sql_run(a, "ATTACH %Q AS x", two);
     sql_is(a, "one two", "SELECT id FROM x.docs");
@@ -1184,14 +1220,16 @@ START_TEST(table_valued_function_on_attached_table) {
   sql_run(a, "ATTACH %Q AS x", other);
   static const char *const functions[] = {
       "SELECT s.id || vector_json(vector_at('x.docs', s.id)) FROM vector_search('x.docs', '[1,0.1,0]', 10) AS s",
-      "SELECT s.id || vector_json(d.vector) FROM vector_search('x.docs', '[1,0.1,0]', 10) AS s CROSS JOIN x.docs AS d ON d.id=s.id",
+      "SELECT s.id || vector_json(d.vector) FROM vector_search('x.docs', '[1,0.1,0]', 10) AS s CROSS JOIN x.docs AS d "
+      "ON d.id=s.id",
       "SELECT l.id || vector_json(vector_at('x.docs', l.id)) FROM delta_log('x.docs', 0) AS l",
   };
   for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
     sqlite3_stmt *stmt = sql_prepare(a, "%s", functions[i]);
     ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
     ck_assert_str_eq((const char *)sqlite3_column_text(stmt, 0), "a[1,0,0]");
-    sql_run(b, "UPDATE docs SET delta=delta_scale(2); DELETE FROM docs WHERE id='c'; SELECT delta_compact('docs', '{\"keep\":\"none\"}')");
+    sql_run(b, "UPDATE docs SET delta=delta_scale(2); DELETE FROM docs WHERE id='c'; SELECT delta_compact('docs', "
+               "'{\"keep\":\"none\"}')");
     ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
     ck_assert_str_eq((const char *)sqlite3_column_text(stmt, 0), "b[0,1,0]");
     ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
@@ -1212,14 +1250,16 @@ START_TEST(search_that_outlives_the_read_it_began_in) {
   const char *other = sql_path("other.db");
   b = sql_open(other);
   sql_create_docs(b, 3);
-  sql_run(b, "CREATE TABLE plain(x); INSERT INTO plain VALUES(1),(2);" INSERT "('a', '[1,0,0]'), ('b', '[0,1,0]'), ('c', '[0,0,1]')");
+  sql_run(b, "CREATE TABLE plain(x); INSERT INTO plain VALUES(1),(2);" INSERT
+             "('a', '[1,0,0]'), ('b', '[0,1,0]'), ('c', '[0,0,1]')");
   sql_run(a, "ATTACH %Q AS x", other);
   sqlite3_stmt *plain = sql_prepare(a, "SELECT * FROM x.plain");
   ck_assert_int_eq(sqlite3_step(plain), SQLITE_ROW);
   sqlite3_stmt *stmt = sql_prepare(a, "SELECT id FROM vector_search('x.docs', '[1,0.1,0]', 10)");
   ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
   sqlite3_finalize(plain);
-  sql_run(b, "DELETE FROM docs WHERE id='c'; " INSERT "('d', '[5,5,5]'); SELECT delta_compact('docs', '{\"keep\":\"none\"}')");
+  sql_run(b, "DELETE FROM docs WHERE id='c'; " INSERT
+             "('d', '[5,5,5]'); SELECT delta_compact('docs', '{\"keep\":\"none\"}')");
   sql_rows(a, "SELECT id, hex(vector) FROM x.docs"); /* of either snapshot, but without an error */
   ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
   sqlite3_finalize(stmt);
@@ -1231,12 +1271,14 @@ END_TEST
 START_TEST(names_resolve_as_in_sql) {
   const char *other = sql_path("other.db");
   sql_run(a, "ATTACH %Q AS x", other);
-  sql_run(a, "CREATE VIRTUAL TABLE x.docs USING delta_vectors(dimensions=3); INSERT INTO x.docs(id, vector) VALUES('x', '[1,1,1]')");
+  sql_run(a, "CREATE VIRTUAL TABLE x.docs USING delta_vectors(dimensions=3); INSERT INTO x.docs(id, vector) "
+             "VALUES('x', '[1,1,1]')");
   sql_is(a, "x", "SELECT id FROM delta_log('docs', 0)");
   two_rows();
   sql_is(a, "a b", "SELECT id FROM delta_log('docs', 0)");
   sql_is(a, "x", "SELECT id FROM delta_log('x.docs', 0)");
-  sql_run(a, "CREATE VIRTUAL TABLE temp.docs USING delta_vectors(dimensions=3); INSERT INTO temp.docs(id, vector) VALUES('t', '[1,1,1]')");
+  sql_run(a, "CREATE VIRTUAL TABLE temp.docs USING delta_vectors(dimensions=3); INSERT INTO temp.docs(id, vector) "
+             "VALUES('t', '[1,1,1]')");
   sql_is(a, "t", "SELECT id FROM delta_log('docs', 0)");
   sql_is(a, "a b", "SELECT id FROM delta_log('main.docs', 0)");
   sql_run(a, "DROP TABLE temp.docs");
@@ -1370,9 +1412,12 @@ END_TEST
 /* With trusted_schema=OFF a trigger may not use the table: it writes, so it is not marked as harmless. */
 START_TEST(untrusted_schema_may_not_use_the_table) {
   two_rows();
-  sql_run(a, "CREATE TABLE source(id); CREATE TRIGGER t AFTER INSERT ON source BEGIN DELETE FROM docs WHERE id=new.id; END;"
-             "CREATE TABLE s2(id); CREATE TRIGGER t2 AFTER INSERT ON s2 BEGIN SELECT delta_apply('docs', new.id, delta_delete()); END;");
-  sql_fails(a, SQLITE_ERROR, "unsafe use of", "INSERT INTO s2 VALUES('a')"); /* functions that write: never in a trigger */
+  sql_run(
+      a, "CREATE TABLE source(id); CREATE TRIGGER t AFTER INSERT ON source BEGIN DELETE FROM docs WHERE id=new.id; END;"
+         "CREATE TABLE s2(id); CREATE TRIGGER t2 AFTER INSERT ON s2 BEGIN SELECT delta_apply('docs', new.id, "
+         "delta_delete()); END;");
+  sql_fails(a, SQLITE_ERROR, "unsafe use of",
+            "INSERT INTO s2 VALUES('a')"); /* functions that write: never in a trigger */
   sql_run(a, "PRAGMA trusted_schema=OFF");
   sql_fails(a, SQLITE_ERROR, "unsafe use of", "INSERT INTO source VALUES('a')");
   sql_is(a, "ab", IDS);
@@ -1404,8 +1449,11 @@ START_TEST(derived_data_can_be_lost) {
   sql_insert_many(a, "docs", 1, 3000);
   sql_run(a, "INSERT INTO docs(docs) VALUES('optimize')");
   char *before = sql_state(a, "main", "docs");
-  static const char *const damages[] = {"DELETE FROM docs_head", "DELETE FROM docs_code", "DELETE FROM docs_head WHERE block=1",
-                                        "UPDATE docs_head SET heads=randomblob(length(heads))", "UPDATE docs_head SET heads='x'",
+  static const char *const damages[] = {"DELETE FROM docs_head",
+                                        "DELETE FROM docs_code",
+                                        "DELETE FROM docs_head WHERE block=1",
+                                        "UPDATE docs_head SET heads=randomblob(length(heads))",
+                                        "UPDATE docs_head SET heads='x'",
                                         "DELETE FROM docs_meta WHERE key='settled'",
                                         "UPDATE docs_meta SET value=randomblob(length(value)) WHERE key='settled'"};
   for (size_t i = 0; i < sizeof damages / sizeof damages[0]; i++) {
@@ -1437,9 +1485,11 @@ static const char *const rewriters[] = {
 
 static void prepare_rewrite(void) {
   two_rows();
-  sql_run(a, "CREATE VIRTUAL TABLE source USING delta_vectors(dimensions=3); INSERT INTO source(id, vector) VALUES('i', '[9,9,9]');"
+  sql_run(a, "CREATE VIRTUAL TABLE source USING delta_vectors(dimensions=3); INSERT INTO source(id, vector) "
+             "VALUES('i', '[9,9,9]');"
              "CREATE TABLE export AS SELECT delta_export('source', 0) AS x");
-  sql_run(a, "UPDATE docs SET delta=delta_scale(2); UPDATE docs SET metadata='{\"n\":1}' WHERE id='b'; " INSERT "('x', '[0,0,0]')");
+  sql_run(a, "UPDATE docs SET delta=delta_scale(2); UPDATE docs SET metadata='{\"n\":1}' WHERE id='b'; " INSERT
+             "('x', '[0,0,0]')");
   sql_run(a, "DELETE FROM docs WHERE id='x'");
   sql_rows(a, NEAREST);
 }
@@ -1451,9 +1501,12 @@ START_TEST(rewrite_in_a_transaction_then_rollback) {
   char *before = sql_dump(a, "main", "docs");
   for (int i = 0; i < 3; i++) {
     sql_run(a, "BEGIN");
-    if (i != 1) sql_run(a, INSERT "('c', '[1,1,1]'); DELETE FROM docs WHERE id='b'; UPDATE docs SET delta=delta_scale(2), metadata='{\"n\":2}'");
+    if (i != 1)
+      sql_run(a, INSERT "('c', '[1,1,1]'); DELETE FROM docs WHERE id='b'; UPDATE docs SET delta=delta_scale(2), "
+                        "metadata='{\"n\":2}'");
     sql_run(a, "%s", rewriters[_i]);
-    if (i != 0) sql_run(a, INSERT "('d', '[2,1,1]'); UPDATE docs SET delta=delta_offset(1); DELETE FROM docs WHERE id='a'");
+    if (i != 0)
+      sql_run(a, INSERT "('d', '[2,1,1]'); UPDATE docs SET delta=delta_offset(1); DELETE FROM docs WHERE id='a'");
     sql_rows(a, NEAREST);
     sql_run(a, "ROLLBACK");
     char *after = sql_dump(a, "main", "docs");
@@ -1471,7 +1524,8 @@ END_TEST
 START_TEST(rewrite_in_a_transaction_then_commit) {
   prepare_rewrite();
   open_second();
-  sql_run(a, "BEGIN; " INSERT "('c', '[1,1,1]'); UPDATE docs SET delta=delta_scale(2), metadata='{\"n\":2}' WHERE id='a'");
+  sql_run(a,
+          "BEGIN; " INSERT "('c', '[1,1,1]'); UPDATE docs SET delta=delta_scale(2), metadata='{\"n\":2}' WHERE id='a'");
   sql_run(a, "%s", rewriters[_i]);
   sql_run(a, INSERT "('d', '[2,1,1]'); UPDATE docs SET delta=delta_offset(1) WHERE id='a'");
   sql_is(a, "[5,1,1]|{\"n\":2}", "SELECT vector_json(vector), metadata FROM docs WHERE id='a'");
@@ -1488,14 +1542,16 @@ START_TEST(rewrite_behind_a_savepoint_then_rollback_to) {
   prepare_rewrite();
   for (int has_changes_before = 0; has_changes_before < 2; has_changes_before++) {
     sql_run(a, "BEGIN");
-    if (has_changes_before) sql_run(a, INSERT "('c', '[1,1,1]'); UPDATE docs SET delta=delta_scale(2), metadata='{\"n\":2}' WHERE id='a'");
+    if (has_changes_before)
+      sql_run(a, INSERT "('c', '[1,1,1]'); UPDATE docs SET delta=delta_scale(2), metadata='{\"n\":2}' WHERE id='a'");
     sql_run(a, "SAVEPOINT s");
     char *before = sql_state(a, "main", "docs");
     for (int i = 0; i < 2; i++) {
       sql_run(a, INSERT "('d', '[2,1,1]'); DELETE FROM docs WHERE id='b'");
       char *message = NULL;
       int rc = sql_try(a, &message, "%s", rewriters[_i]);
-      ck_assert_msg(rc == SQLITE_OK || (rc == SQLITE_LOCKED && strstr(message, "savepoint")), "%s: %d %s", rewriters[_i], rc, message);
+      ck_assert_msg(rc == SQLITE_OK || (rc == SQLITE_LOCKED && strstr(message, "savepoint")), "%s: %d %s",
+                    rewriters[_i], rc, message);
       sqlite3_free(message);
       sql_is(a, has_changes_before ? "0acd" : "ad", IDS " WHERE id<>'i'");
       sql_run(a, "UPDATE docs SET delta=delta_offset(1)");
@@ -1519,10 +1575,14 @@ START_TEST(search_after_optimize_was_rolled_back) {
   sql_run(a, "INSERT INTO docs(docs) VALUES('optimize')");
   sql_close(a);
   a = sql_open(file);
-  char *before = sqlite3_mprintf("%s", sql_rows(a, "SELECT group_concat(id) FROM (SELECT id FROM docs WHERE vector MATCH vector_at('docs', 'r77') AND k=1)"));
+  char *before = sqlite3_mprintf(
+      "%s",
+      sql_rows(
+          a, "SELECT group_concat(id) FROM (SELECT id FROM docs WHERE vector MATCH vector_at('docs', 'r77') AND k=1)"));
   sql_close(a);
   a = sql_open(file);
-  sql_run(a, "BEGIN; UPDATE docs SET vector='[9,9,9,9,9,9,9,9]' WHERE id='r77'; DELETE FROM docs WHERE id='r78'; INSERT INTO docs(docs) VALUES('optimize')");
+  sql_run(a, "BEGIN; UPDATE docs SET vector='[9,9,9,9,9,9,9,9]' WHERE id='r77'; DELETE FROM docs WHERE id='r78'; "
+             "INSERT INTO docs(docs) VALUES('optimize')");
   sql_rows(a, "SELECT id FROM docs WHERE vector MATCH '[0,0,0,0,0,0,0,0]' AND k=10");
   sql_run(a, "ROLLBACK");
   sql_is(a, before, "SELECT id FROM docs WHERE vector MATCH vector_at('docs', 'r77') AND k=1");
@@ -1569,7 +1629,8 @@ static void large_transaction(const char *end) {
   char *at_behind = sqlite3_mprintf("%s", sql_rows(a, "%s", sample));
   sql_run(a, "UPDATE docs SET delta=delta_scale(2) WHERE id IN ('r1001', 'r1', 'r6000')");
   sql_insert_many(a, "docs", 7001, 7010);
-  sql_fails(a, SQLITE_CONSTRAINT, "r1003", INSERT "('new', vector_at('docs', 'r1')), ('r1003', vector_at('docs', 'r1'))");
+  sql_fails(a, SQLITE_CONSTRAINT, "r1003",
+            INSERT "('new', vector_at('docs', 'r1')), ('r1003', vector_at('docs', 'r1'))");
   sql_run(a, "ROLLBACK TO behind");
   sql_is(a, at_behind, "%s", sample);
   sql_is(a, twice, "SELECT hex(vector) FROM docs WHERE id='r1001'");
@@ -1615,9 +1676,10 @@ START_TEST(large_statement_that_fails) {
   for (int i = 0; i < 2; i++) {
     if (i) sql_run(a, "BEGIN; UPDATE docs SET delta=delta_scale(2)");
     char *before = sql_dump(a, "main", "docs");
-    sql_fails(a, SQLITE_ERROR, "row 'n5001'",
-              "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<5001)"
-              " INSERT INTO docs(id, vector) SELECT 'n'||i, CASE WHEN i<5001 THEN zeroblob(8192) ELSE '[1]' END FROM n");
+    sql_fails(
+        a, SQLITE_ERROR, "row 'n5001'",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<5001)"
+        " INSERT INTO docs(id, vector) SELECT 'n'||i, CASE WHEN i<5001 THEN zeroblob(8192) ELSE '[1]' END FROM n");
     char *after = sql_dump(a, "main", "docs");
     ck_assert_msg(strcmp(before, after) == 0, "before\n%.2000s\nafter\n%.2000s", before, after);
     free(before);
@@ -1633,11 +1695,15 @@ END_TEST
 
 START_TEST(two_objects_in_one_transaction) {
   two_rows();
-  sql_run(a, "CREATE VIRTUAL TABLE more USING delta_vectors(dimensions=2); ATTACH %Q AS x; CREATE VIRTUAL TABLE x.docs USING delta_vectors(dimensions=1)",
+  sql_run(a,
+          "CREATE VIRTUAL TABLE more USING delta_vectors(dimensions=2); ATTACH %Q AS x; CREATE VIRTUAL TABLE x.docs "
+          "USING delta_vectors(dimensions=1)",
           sql_path("x.db"));
   sql_run(a, "BEGIN; INSERT INTO main.docs(id, vector) VALUES('c', '[1,1,1]'); SAVEPOINT s;"
-             "INSERT INTO more(id, vector) VALUES('m', '[1,1]'); INSERT INTO x.docs(id, vector) VALUES('y', '[1]'); ROLLBACK TO s;"
-             "INSERT INTO more(id, vector) VALUES('n', '[1,1]'); SAVEPOINT t; DELETE FROM main.docs; INSERT INTO x.docs(id, vector) VALUES('z', '[1]')");
+             "INSERT INTO more(id, vector) VALUES('m', '[1,1]'); INSERT INTO x.docs(id, vector) VALUES('y', '[1]'); "
+             "ROLLBACK TO s;"
+             "INSERT INTO more(id, vector) VALUES('n', '[1,1]'); SAVEPOINT t; DELETE FROM main.docs; INSERT INTO "
+             "x.docs(id, vector) VALUES('z', '[1]')");
   sql_is(a, "", "SELECT id FROM main.docs");
   sql_run(a, "ROLLBACK TO t; INSERT INTO x.docs(id, vector) VALUES('w', '[1]'); COMMIT");
   sql_is(a, "a b c", "SELECT id FROM main.docs");
@@ -1654,7 +1720,8 @@ START_TEST(two_tables_in_one_statement) {
   two_rows();
   sql_run(a, "CREATE VIRTUAL TABLE more USING delta_vectors(dimensions=3); CREATE TABLE source(id, v);"
              "CREATE TRIGGER t AFTER INSERT ON source BEGIN INSERT INTO docs(id, vector) VALUES(new.id, new.v);"
-             " INSERT INTO more(id, vector) VALUES(new.id, new.v); END; INSERT INTO more(id, vector) VALUES('q', '[1,1,1]'); BEGIN");
+             " INSERT INTO more(id, vector) VALUES(new.id, new.v); END; INSERT INTO more(id, vector) VALUES('q', "
+             "'[1,1,1]'); BEGIN");
   sql_fails(a, SQLITE_CONSTRAINT, "main.more: row 'q'", "INSERT INTO source VALUES('p', '[1,2,3]'), ('q', '[1,2,3]')");
   sql_is(a, "ab", IDS);
   sql_is(a, "q", "SELECT id FROM more");
@@ -1689,20 +1756,25 @@ static void assert_model(sqlite3 *db, const model *m, int step, const char *what
   for (int i = 0; i < N_NAMES; i++) {
     char expected[256] = "", *message = NULL;
     for (int j = 0; j < N_IDS && m->tables[i].is_there; j++) {
-      if (m->tables[i].exists[j]) snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%c[%d]", 'a' + j, m->tables[i].v[j]);
+      if (m->tables[i].exists[j])
+        snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%c[%d]", 'a' + j, m->tables[i].v[j]);
     }
     if (!m->tables[i].is_there) {
       int rc = sql_try(db, &message, "SELECT * FROM t%d", i);
-      ck_assert_msg(rc == SQLITE_ERROR && strstr(message, "no such table"), "step %d, after %s: t%d: %d %s", step, what, i, rc, message ? message : "");
+      ck_assert_msg(rc == SQLITE_ERROR && strstr(message, "no such table"), "step %d, after %s: t%d: %d %s", step, what,
+                    i, rc, message ? message : "");
       sqlite3_free(message);
       continue;
     }
     static const char *const queries[] = {
-        "SELECT coalesce(group_concat(id || vector_json(vector), ''), '') FROM (SELECT id, vector FROM t%d ORDER BY id) AS t",
-        "SELECT coalesce(group_concat(id || v, ''), '') FROM (SELECT id, vector_json(vector_at('t%d', id)) AS v FROM vector_search('t%d', '[0]', 99) ORDER BY id) AS t"};
+        "SELECT coalesce(group_concat(id || vector_json(vector), ''), '') FROM (SELECT id, vector FROM t%d ORDER BY "
+        "id) AS t",
+        "SELECT coalesce(group_concat(id || v, ''), '') FROM (SELECT id, vector_json(vector_at('t%d', id)) AS v FROM "
+        "vector_search('t%d', '[0]', 99) ORDER BY id) AS t"};
     for (int q = 0; q < 2; q++) {
       const char *rows = sql_rows(db, queries[q], i, i);
-      ck_assert_msg(strcmp(rows, expected) == 0, "seed %d, step %d, after %s: query %d of t%d: '%s', expected '%s'", (int)random_state, step, what, q, i, rows, expected);
+      ck_assert_msg(strcmp(rows, expected) == 0, "seed %d, step %d, after %s: query %d of t%d: '%s', expected '%s'",
+                    (int)random_state, step, what, q, i, rows, expected);
     }
   }
 }
@@ -1718,7 +1790,8 @@ START_TEST(random_ddl_and_savepoints) {
   committed = now;
   for (int step = 0; step < n_steps; step++) {
     bool is_open = sqlite3_get_autocommit(a) == 0;
-    int t = (int)random_below(N_NAMES), u = (int)random_below(N_NAMES), row = (int)random_below(N_IDS), value = (int)random_below(90) + 1;
+    int t = (int)random_below(N_NAMES), u = (int)random_below(N_NAMES), row = (int)random_below(N_IDS),
+        value = (int)random_below(90) + 1;
     char sql[300] = "";
     model after = now;
     bool may_be_locked = false;
@@ -1781,8 +1854,9 @@ START_TEST(random_ddl_and_savepoints) {
       after.tables[t].is_there = false;
       break;
     case 14: {
-      static const char *const commands[] = {"SELECT delta_compact('t%d', '{\"keep\":\"none\"}')", "INSERT INTO t%d(t%d) VALUES('optimize')",
-                                             "INSERT INTO t%d(t%d) VALUES('rebuild')", "INSERT INTO t%d(t%d) VALUES('integrity-check')"};
+      static const char *const commands[] = {
+          "SELECT delta_compact('t%d', '{\"keep\":\"none\"}')", "INSERT INTO t%d(t%d) VALUES('optimize')",
+          "INSERT INTO t%d(t%d) VALUES('rebuild')", "INSERT INTO t%d(t%d) VALUES('integrity-check')"};
       if (!now.tables[t].is_there) continue;
       snprintf(sql, sizeof sql, commands[random_below(4)], t, t);
       may_be_locked = true;
@@ -1815,7 +1889,8 @@ START_TEST(random_ddl_and_savepoints) {
       break;
     case 19: /* fails behind its first row */
       if (!now.tables[t].is_there) continue;
-      sql_fails(a, SQLITE_ERROR, "expected 1", "INSERT OR REPLACE INTO t%d(id, vector) VALUES('%c', '[5]'), ('z', '[1,2]')", t, 'a' + row);
+      sql_fails(a, SQLITE_ERROR, "expected 1",
+                "INSERT OR REPLACE INTO t%d(id, vector) VALUES('%c', '[5]'), ('z', '[1,2]')", t, 'a' + row);
       snprintf(sql, sizeof sql, "SELECT 'failed'");
       break;
     default:
@@ -1828,7 +1903,8 @@ START_TEST(random_ddl_and_savepoints) {
     char *message = NULL;
     int rc = sql_try(a, &message, "%s", sql);
     if (getenv("DV_TRACE")) fprintf(stderr, "A: %s\n", sql);
-    ck_assert_msg(rc == SQLITE_OK || (rc == SQLITE_LOCKED && may_be_locked && n_savepoints > 0), "step %d: %s: %d %s", step, sql, rc, message ? message : "");
+    ck_assert_msg(rc == SQLITE_OK || (rc == SQLITE_LOCKED && may_be_locked && n_savepoints > 0), "step %d: %s: %d %s",
+                  step, sql, rc, message ? message : "");
     sqlite3_free(message);
     if (rc == SQLITE_OK) now = after;
     if (sqlite3_get_autocommit(a)) committed = now;
@@ -1860,7 +1936,8 @@ START_TEST(counters_are_those_of_the_user) {
   sql_is(a, "2", "SELECT changes()");
   sql_run(a, "BEGIN; INSERT INTO plain(rowid) VALUES(4712); UPDATE docs SET metadata='{}' WHERE id='a'; COMMIT");
   sql_is(a, "4712|1", "SELECT last_insert_rowid(), changes()");
-  sql_run(a, "CREATE VIRTUAL TABLE items USING delta_vectors(embedding FLOAT[1]); INSERT INTO items(embedding) VALUES('[1]'), ('[2]'), ('[3]')");
+  sql_run(a, "CREATE VIRTUAL TABLE items USING delta_vectors(embedding FLOAT[1]); INSERT INTO items(embedding) "
+             "VALUES('[1]'), ('[2]'), ('[3]')");
   sql_is(a, "3", "SELECT last_insert_rowid()");
 }
 END_TEST
@@ -1888,13 +1965,16 @@ END_TEST
 START_TEST(close_with_cached_statements_is_ok) {
   two_rows();
   for (size_t i = 0; i < sizeof uses / sizeof uses[0]; i++) sql_run(a, "%s", uses[i]);
-  sql_run(a, "CREATE VIRTUAL TABLE temp.tdocs USING delta_vectors(dimensions=2); INSERT INTO tdocs(id, vector) VALUES('t', '[1,1]')");
+  sql_run(a, "CREATE VIRTUAL TABLE temp.tdocs USING delta_vectors(dimensions=2); INSERT INTO tdocs(id, vector) "
+             "VALUES('t', '[1,1]')");
   sql_run(a, "SELECT delta_apply('tdocs', 't', delta_scale(2))");
-  sql_run(a, "ATTACH ':memory:' AS x; CREATE VIRTUAL TABLE x.more USING delta_vectors(dimensions=2); INSERT INTO more(id, vector) VALUES('t', '[1,1]')");
+  sql_run(a, "ATTACH ':memory:' AS x; CREATE VIRTUAL TABLE x.more USING delta_vectors(dimensions=2); INSERT INTO "
+             "more(id, vector) VALUES('t', '[1,1]')");
   sql_run(a, "SELECT delta_apply('x.more', 't', delta_scale(2)); SELECT * FROM vector_each('[1,2]')");
   sql_close(a); /* fails the test if it is not SQLITE_OK */
   a = sql_open(file);
-  sql_run(a, "BEGIN; UPDATE docs SET delta=delta_scale(1), as_of='2101-01-01'; SELECT delta_apply('docs', 'a', delta_scale(1))");
+  sql_run(a, "BEGIN; UPDATE docs SET delta=delta_scale(1), as_of='2101-01-01'; SELECT delta_apply('docs', 'a', "
+             "delta_scale(1))");
   sql_close(a); /* rolls back */
   a = sql_open(file);
   sql_agrees(a);

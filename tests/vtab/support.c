@@ -16,7 +16,8 @@ extern int sqlite3_deltavectors_init(sqlite3 *, char **, const struct sqlite3_ap
 /* No test here cuts the power (tests/crash and tests/fault do): waiting for the disk would be all they did. */
 const sql_profile sql_default = {"default", "PRAGMA synchronous=OFF"};
 const sql_profile sql_wal = {"wal", "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF"};
-const sql_profile sql_tiny = {"tiny", "PRAGMA synchronous=OFF; PRAGMA page_size=512; PRAGMA cache_size=2; PRAGMA temp_store=MEMORY"};
+const sql_profile sql_tiny = {
+    "tiny", "PRAGMA synchronous=OFF; PRAGMA page_size=512; PRAGMA cache_size=2; PRAGMA temp_store=MEMORY"};
 const sql_profile *sql_profile_now = &sql_default;
 
 /* ---- text ------------------------------------------------------------------------------------------------------------ */
@@ -47,7 +48,8 @@ static int n_paths;
 
 void sql_setup(void) {
   const char *base = getenv("TMPDIR");
-  snprintf(directory, sizeof directory, "%s/delta_vectors.XXXXXX", base && base[0] && strlen(base) < 200 ? base : "/tmp");
+  snprintf(directory, sizeof directory, "%s/delta_vectors.XXXXXX",
+           base && base[0] && strlen(base) < 200 ? base : "/tmp");
   ck_assert_msg(mkdtemp(directory) != NULL, "cannot make %s", directory);
   n_paths = 0;
 #ifdef SQLITE_CORE
@@ -160,8 +162,8 @@ const char *sql_fails_at(int line, sqlite3 *db, int rc, const char *part, const 
   va_end(args);
   int got = sqlite3_exec(db, sql, NULL, NULL, &message);
   ck_assert_msg(got != SQLITE_OK, "line %d: %.200s: succeeded, expected error %d with '%s'", line, sql, rc, part);
-  ck_assert_msg(got == rc || sqlite3_extended_errcode(db) == rc, "line %d: %.200s: error %d, expected %d: %s", line, sql, got,
-                rc, message ? message : "");
+  ck_assert_msg(got == rc || sqlite3_extended_errcode(db) == rc, "line %d: %.200s: error %d, expected %d: %s", line,
+                sql, got, rc, message ? message : "");
   ck_assert_msg(message && strstr(message, part), "line %d: %.200s: '%s', expected '%s' in it", line, sql,
                 message ? message : "", part);
   snprintf(kept, sizeof kept, "%s", message);
@@ -250,7 +252,8 @@ static void state_part(growing *t, sqlite3 *db, const char *title, const char *f
 }
 
 /* Name of the column behind `rank` hidden or not: "id" and "vector" unless the table is of the long form. */
-static const char *column_of(sqlite3 *db, const char *schema, const char *table, const char *declared, const char *otherwise) {
+static const char *column_of(sqlite3 *db, const char *schema, const char *table, const char *declared,
+                             const char *otherwise) {
   const char *name = sql_rows(db, "SELECT name FROM pragma_table_xinfo(%Q, %Q) WHERE name=%Q", table, schema, declared);
   return name[0] ? name : otherwise;
 }
@@ -260,27 +263,31 @@ char *sql_state(sqlite3 *db, const char *schema, const char *table) {
   char id[64], vector[64];
   snprintf(id, sizeof id, "%s", column_of(db, schema, table, "id", "rowid"));
   snprintf(vector, sizeof vector, "%s", column_of(db, schema, table, "vector", "embedding"));
-  state_part(&t, db, "rows", "SELECT rowid, quote(%s), hex(%s), * FROM \"%w\".\"%w\" ORDER BY 1", id, vector, schema, table);
+  state_part(&t, db, "rows", "SELECT rowid, quote(%s), hex(%s), * FROM \"%w\".\"%w\" ORDER BY 1", id, vector, schema,
+             table);
   state_part(&t, db, "count", "SELECT count(*) FROM \"%w\".\"%w\"", schema, table);
   /* What a look-up and vector_at() give for each id, and what a search gives for the vector of one of the rows. */
-  state_part(&t, db, "each", "SELECT a.%s, hex(b.%s), hex(vector_at('%q.%q', a.%s)) FROM (SELECT %s FROM \"%w\".\"%w\" ORDER BY rowid) AS a"
-                             " CROSS JOIN \"%w\".\"%w\" AS b WHERE b.%s=a.%s",
-             id, vector, schema, table, id, id, schema, table, schema, table, id, id);
+  state_part(
+      &t, db, "each",
+      "SELECT a.%s, hex(b.%s), hex(vector_at('%q.%q', a.%s)) FROM (SELECT %s FROM \"%w\".\"%w\" ORDER BY rowid) AS a"
+      " CROSS JOIN \"%w\".\"%w\" AS b WHERE b.%s=a.%s",
+      id, vector, schema, table, id, id, schema, table, schema, table, id, id);
   growing query = {0};
   add_z(&query, sql_rows(db, "SELECT hex(%s) FROM \"%w\".\"%w\" ORDER BY rowid LIMIT 1", vector, schema, table));
   if (query.n) {
     growing scan = {0}, found = {0};
-    state_part(&t, db, "nearest", "SELECT %s, distance FROM \"%w\".\"%w\" WHERE %s MATCH X'%s' AND k=5", id, schema, table, vector,
-               query.z);
+    state_part(&t, db, "nearest", "SELECT %s, distance FROM \"%w\".\"%w\" WHERE %s MATCH X'%s' AND k=5", id, schema,
+               table, vector, query.z);
     state_part(&scan, db, "ids", "SELECT CAST(%s AS TEXT) FROM \"%w\".\"%w\" ORDER BY 1", id, schema, table);
-    state_part(&found, db, "ids", "SELECT CAST(id AS TEXT) FROM vector_search('%q.%q', X'%s', 1000000) ORDER BY 1", schema, table,
-               query.z);
+    state_part(&found, db, "ids", "SELECT CAST(id AS TEXT) FROM vector_search('%q.%q', X'%s', 1000000) ORDER BY 1",
+               schema, table, query.z);
     ck_assert_msg(strcmp(scan.z, found.z) == 0, "a scan and a search differ:\n%.2000s\n%.2000s", scan.z, found.z);
     free(scan.z);
     free(found.z);
   }
   free(query.z);
-  state_part(&t, db, "log", "SELECT seq, id, timestamp, operation, hex(delta), metadata FROM delta_log('%q.%q', 0)", schema, table);
+  state_part(&t, db, "log", "SELECT seq, id, timestamp, operation, hex(delta), metadata FROM delta_log('%q.%q', 0)",
+             schema, table);
   return t.z;
 }
 
@@ -292,8 +299,9 @@ char *sql_dump(sqlite3 *db, const char *schema, const char *table) {
   free(state);
   for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
     char columns[1024] = "";
-    const char *list = sql_rows(db, "SELECT group_concat('quote(\"' || name || '\")', ', ') FROM pragma_table_info('%q_%s', %Q)", table,
-                                parts[i], schema);
+    const char *list =
+        sql_rows(db, "SELECT group_concat('quote(\"' || name || '\")', ', ') FROM pragma_table_info('%q_%s', %Q)",
+                 table, parts[i], schema);
     snprintf(columns, sizeof columns, "%s", list);
     state_part(&t, db, parts[i], "SELECT %s FROM \"%w\".\"%w_%s\" ORDER BY 1", columns, schema, table, parts[i]);
   }
@@ -315,8 +323,8 @@ void sql_agrees_at(int line, sqlite3 *db, const char *schema, const char *table)
   ck_assert_msg(path && path[0], "line %d: no file", line);
   sqlite3 *other = sql_open(path);
   char *there = sql_state(other, "main", table);
-  ck_assert_msg(strcmp(here, there) == 0, "line %d: two connections differ; this one:\n%.3000s\na new one:\n%.3000s", line, here,
-                there);
+  ck_assert_msg(strcmp(here, there) == 0, "line %d: two connections differ; this one:\n%.3000s\na new one:\n%.3000s",
+                line, here, there);
   sql_sound_at(line, other, "main", table);
   sql_close(other);
   free(here);

@@ -28,7 +28,7 @@ extern const sql_profile *sql_profile_now;
 
 /* ---- files: one empty directory a test ---------------------------------------------------------------------------- */
 
-void sql_setup(void);    /* makes the directory; initializes the extension */
+void sql_setup(void); /* makes the directory; initializes the extension */
 void sql_teardown(void); /* removes it; every byte of SQLite's memory must have been given back */
 /* Path of a file in the test's directory; valid until the test ends. */
 const char *sql_path(const char *name);
