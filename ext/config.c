@@ -22,7 +22,7 @@
 #define CONFIG_MAX_ARGUMENTS 128
 #define CONFIG_MAX_NAME 128     /* bytes */
 #define CONFIG_MAX_VALUE 128    /* bytes of an option's value */
-#define CONFIG_MAX_VECTORS 4294967295 /* rows are numbered in 32 bits */
+#define CONFIG_MAX_VECTORS 2147483647 /* DVX_MAX_VID */
 
 typedef enum config_option {
   CONFIG_DIMENSIONS,
@@ -52,7 +52,7 @@ static const struct {
     [CONFIG_HNSW_EF_CONSTRUCTION] = {"hnsw_ef_construction", "an integer from 1 to 100000"},
     [CONFIG_HNSW_EF_SEARCH] = {"hnsw_ef_search", "an integer from 1 to 100000"},
     [CONFIG_RECALL_TARGET] = {"recall_target", "a number above 0, at most 1, such as 0.95"},
-    [CONFIG_MAX_VECTORS_OPTION] = {"max_vectors", "an integer from 0 (no limit) to 4294967295"},
+    [CONFIG_MAX_VECTORS_OPTION] = {"max_vectors", "an integer from 0 (no limit) to 2147483647"},
     [CONFIG_CHECKPOINT_INTERVAL] = {"checkpoint_interval", "an integer from 1 to 10000"},
     [CONFIG_COMPRESSION] = {"compression", "on, off or max"},
     [CONFIG_RETENTION] = {"retention", "'forever', 'none' or an extent such as '90 days' or '100 versions'"},

@@ -21,6 +21,11 @@
 #error "delta_vectors: -ffast-math breaks the promise that distances are the same on every machine; compile without it"
 #endif
 
+/* A compiler that computes floats in a wider type (x87; s390x in ISO C mode) rounds elsewhere, and changes bits. */
+#if defined(__FLT_EVAL_METHOD__) && (__FLT_EVAL_METHOD__ == 1 || __FLT_EVAL_METHOD__ == 2)
+#error "delta_vectors: floats must be computed as floats: compile with -msse2 -mfpmath=sse or -fexcess-precision=fast"
+#endif
+
 /*
  * A product and a sum contracted into an FMA would round once instead of twice and so change bits. The build says
  * -ffp-contract=off; these say it again around every file that must not depend on how its embedder compiles it.
