@@ -224,7 +224,9 @@ static dv_status flat_consider(flat_search *s, const uint32_t *rows, size_t firs
   size_t n_survivors = flat_filter(s, flat_limit(s), rows, first, dots, n, survivors);
   s->scratch->n_scanned += n;
   for (size_t i = 0; i < n_survivors; i++) {
-    uint32_t at = survivors[i], row = rows ? rows[at] : (uint32_t)(first + at);
+    /* The analyzer takes the 0 or 1 that flat_filter() counts for any number. */
+    uint32_t at = survivors[i]; /* NOLINT(clang-analyzer-core.uninitialized.Assign) */
+    uint32_t row = rows ? rows[at] : (uint32_t)(first + at);
     if (seen && seen[row - first] == FLAT_SEEN) continue;
     int32_t dot_low = s->q->kernels->dot_i8(s->f->codes + row * stride, s->cq->code_low, stride);
     double low, high;
@@ -326,7 +328,7 @@ static dv_status flat_bits_sample(flat_bits *b, flat_search *s) {
   for (size_t i = 0; i < FLAT_SAMPLES; i++) {
     uint32_t sums[FLAT_SAMPLE_ROWS], rows[FLAT_SAMPLE_ROWS];
     int32_t dots[FLAT_SAMPLE_ROWS];
-    size_t first = f->n_rows / FLAT_SAMPLE_ROWS * (2 * i + 1) / (2 * FLAT_SAMPLES) * FLAT_SAMPLE_ROWS;
+    size_t first = f->n_rows / FLAT_SAMPLE_ROWS * (2 * i + 1) / ((size_t)2 * FLAT_SAMPLES) * FLAT_SAMPLE_ROWS;
     size_t n = flat_list_allowed(f, first, FLAT_SAMPLE_ROWS, rows);
     b->samples[i] = first;
     flat_bits_sums(b, s, first, FLAT_SAMPLE_ROWS, sums);
@@ -379,7 +381,7 @@ static dv_status flat_bits_consider(flat_bits *b, flat_search *s, size_t first, 
  * chunk, it looks at all of the chunk: reading memory in order costs no more, and misses nothing.
  */
 static dv_status flat_consider_by_bits(flat_search *s, flat_bits *b) {
-  size_t n_rows = s->f->n_rows, n_chunk = 4 * DV_BITS_ROWS;
+  size_t n_rows = s->f->n_rows, n_chunk = (size_t)4 * DV_BITS_ROWS;
   dv_status status = DV_OK;
   for (size_t first = 0; first < n_rows && status == DV_OK; first += n_chunk, n_chunk = flat_next_chunk(n_chunk)) {
     size_t n = n_rows - first < n_chunk ? n_rows - first : n_chunk;

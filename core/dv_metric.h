@@ -41,7 +41,8 @@ double dv_score(dv_metric m, double distance);
  * roundings are counted than happen, which covers underflow above DV_METRIC_TINY and the roundings in double that follow.
  */
 static inline double dv_metric_error(size_t n) {
-  double mu = ((double)((n + 31) / 32) + 10.0) * 0x1p-24;
+  size_t n_lane = (n + 31) / 32;
+  double mu = ((double)n_lane + 10.0) * 0x1p-24;
   return mu / (1.0 - mu);
 }
 

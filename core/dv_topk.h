@@ -33,11 +33,6 @@ static inline bool dv_hit_less(dv_hit a, dv_hit b) {
   return a.vid < b.vid;
 }
 
-/* Would a hit at this distance be taken (if its vid won every tie)? */
-static inline bool dv_topk_wants(const dv_topk *t, double distance) {
-  return t->n < t->k || (t->n > 0 && !(distance > t->hits[0].distance));
-}
-
 /* The distance to beat; +infinity until k hits are there; -infinity if k is 0. */
 double dv_topk_worst(const dv_topk *t);
 

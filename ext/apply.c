@@ -101,7 +101,7 @@ typedef struct apply_one {
 static int apply_append(dvx_table *t, dvx_change *ch, uint64_t *seq) {
   const dvx_config *c = t->config;
   size_t n = c->dimensions;
-  bool is_dense = ch->delta.op == DV_OP_DENSE && dv_encoding_is_full(ch->delta.encoding);
+  bool is_dense = ch->delta.op == DV_OP_DENSE && dv_encoding_is_full((int)ch->delta.encoding);
   if (!is_dense || c->compression == DV_COMPRESSION_OFF || ch->vid == 0 || !dvx_word_exists(dvx_row_word(t, ch->vid)) ||
       dv_delta_check(&ch->delta, n, NULL) != DV_OK) {
     return dvx_append(t, ch, seq);
@@ -166,7 +166,7 @@ static void delta_apply(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
   if (rc == SQLITE_OK) rc = apply_frame_of(t, argv[2], &a.id, &a.delta);
   if (rc == SQLITE_OK && argc > 3 && sqlite3_value_type(argv[3]) != SQLITE_NULL) {
     a.has_time = true;
-    rc = dvx_time_parse(conn, t, argv[3], &a.time);
+    rc = dvx_time_parse(conn, t, &a.id, argv[3], &a.time);
   }
   if (rc == SQLITE_OK && argc > 4 && sqlite3_value_type(argv[4]) != SQLITE_NULL) {
     a.patch = (const char *)sqlite3_value_text(argv[4]);

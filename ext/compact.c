@@ -338,9 +338,7 @@ static int compact_option(void *ctx, const char *key, sqlite3_value *value) {
 
 static int compact_run(dvx_conn *conn, int argc, sqlite3_value **argv, compact_job *job) {
   dvx_table *t;
-  const char *name = (const char *)sqlite3_value_text(argv[0]);
-  int rc = name ? dvx_table_find(conn, name, &t)
-                : dvx_fail(conn, NULL, SQLITE_ERROR, "delta_compact: the name of the table is NULL");
+  int rc = dvx_table_find_argument(conn, "delta_compact", argv[0], &t);
   if (rc != SQLITE_OK) return rc;
   job->t = t;
   job->keep = t->config->retention;

@@ -216,10 +216,8 @@ static void exchange_export(sqlite3_context *ctx, int argc, sqlite3_value **argv
   dvx_table *t;
   dv_buf out;
   uint64_t since = 0, until = INT64_MAX;
-  const char *name = (const char *)sqlite3_value_text(argv[0]);
   dv_buf_init(&out, &dvx_alloc);
-  int rc = name ? dvx_table_find(conn, name, &t)
-                : dvx_fail(conn, NULL, SQLITE_ERROR, "delta_export: the name of the table is NULL");
+  int rc = dvx_table_find_argument(conn, "delta_export", argv[0], &t);
   if (rc == SQLITE_OK && argc > 1) rc = exchange_seq_argument(conn, t, argv[1], "since_seq", 0, &since);
   if (rc == SQLITE_OK && argc > 2) rc = exchange_seq_argument(conn, t, argv[2], "until_seq", INT64_MAX, &until);
   if (rc == SQLITE_OK) {
@@ -496,9 +494,7 @@ static int exchange_write(dvx_table *t, void *arg) {
 
 static int exchange_run(dvx_conn *conn, sqlite3_value **argv, exchange_import *job) {
   dvx_table *t;
-  const char *name = (const char *)sqlite3_value_text(argv[0]);
-  int rc = name ? dvx_table_find(conn, name, &t)
-                : dvx_fail(conn, NULL, SQLITE_ERROR, "delta_import: the name of the table is NULL");
+  int rc = dvx_table_find_argument(conn, "delta_import", argv[0], &t);
   if (rc != SQLITE_OK) return rc;
   if (sqlite3_value_type(argv[1]) != SQLITE_BLOB) {
     return dvx_fail(conn, t, SQLITE_ERROR,

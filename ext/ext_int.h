@@ -110,8 +110,9 @@ int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const ch
 /* Milliseconds since 1970 UTC from the VFS clock. */
 int64_t dvx_time_now(dvx_conn *conn);
 
-/* A time given by a user: INTEGER milliseconds, REAL without fraction, or text that SQLite's date functions read. */
-int dvx_time_parse(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, int64_t *out);
+/* A time given by a user: INTEGER milliseconds, REAL without fraction, or text that SQLite's date functions read. row, the
+ * id of the row it is given for, is for the message of an error; it may be NULL. */
+int dvx_time_parse(dvx_conn *conn, const dvx_table *t, const dv_value *row, sqlite3_value *v, int64_t *out);
 
 /* ================================================================================================================
  * config.c: what CREATE VIRTUAL TABLE said
@@ -562,6 +563,10 @@ int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records);
  * exact table name wins). The second one also begins a read of it, at little more cost. */
 int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out);
 int dvx_table_find_to_read(dvx_conn *conn, const char *name, dvx_table **out);
+
+/* The same for an argument; if that is NULL, the message begins with the name of the function. */
+int dvx_table_find_argument(dvx_conn *conn, const char *function, sqlite3_value *name, dvx_table **out);
+int dvx_table_find_argument_to_read(dvx_conn *conn, const char *function, sqlite3_value *name, dvx_table **out);
 
 /* Opens a read of the table as of the current snapshot: brings memory up to date with the file. Must be paired with
  * dvx_table_end_read, which lets go of the snapshot if this call had to open it. Nests. */

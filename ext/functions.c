@@ -808,7 +808,7 @@ static int fn_pack_add(dvx_conn *conn, dv_buf *out, int argc, sqlite3_value **ar
   frame.flags = DV_FRAME_ID;
   if (rc == SQLITE_OK && argc > 2 && !fn_is_null(argv[2])) {
     frame.flags |= DV_FRAME_TIME;
-    rc = dvx_time_parse(conn, NULL, argv[2], &frame.time);
+    rc = dvx_time_parse(conn, NULL, &frame.id, argv[2], &frame.time);
   }
   dv_buf_init(&fields, &dvx_alloc);
   if (rc == SQLITE_OK && argc > 3 && !fn_is_null(argv[3])) {

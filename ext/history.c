@@ -462,8 +462,14 @@ static int history_disconnect(sqlite3_vtab *vtab) {
 
 static int history_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   bool is_log = ((history_vtab *)vtab)->is_log;
-  int table_column = is_log ? (int)FEED_TABLE_NAME : (int)CHAIN_TABLE_NAME;
-  int second_column = is_log ? (int)FEED_SINCE : (int)CHAIN_ID;
+  int table_column = CHAIN_TABLE_NAME, second_column = CHAIN_ID;
+  int delta_column = CHAIN_DELTA, metadata_column = CHAIN_METADATA;
+  if (is_log) {
+    table_column = FEED_TABLE_NAME;
+    second_column = FEED_SINCE;
+    delta_column = FEED_DELTA;
+    metadata_column = FEED_METADATA;
+  }
   int which[7] = {-1, -1, -1, -1, -1, -1, -1}; /* constraint for each argument */
   int flags = 0, n_args = 0;
   for (int i = 0; i < info->nConstraint; i++) {
@@ -493,11 +499,9 @@ static int history_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     /* A bound on seq is a hint: its value may be of any type, so SQLite compares once more. */
     info->aConstraintUsage[which[slot]].omit = slot < 2;
   }
-  uint64_t delta = (uint64_t)1 << (is_log ? (int)FEED_DELTA : (int)CHAIN_DELTA);
-  uint64_t metadata = (uint64_t)1 << (is_log ? (int)FEED_METADATA : (int)CHAIN_METADATA);
-  if (info->colUsed & delta) flags |= HISTORY_WANTS_DELTA;
-  if (info->colUsed & metadata) flags |= HISTORY_WANTS_METADATA;
-  if (is_log && (info->colUsed & (uint64_t)1 << (int)FEED_ID)) flags |= HISTORY_WANTS_ID;
+  if (info->colUsed >> delta_column & 1) flags |= HISTORY_WANTS_DELTA;
+  if (info->colUsed >> metadata_column & 1) flags |= HISTORY_WANTS_METADATA;
+  if (is_log && (info->colUsed >> FEED_ID & 1)) flags |= HISTORY_WANTS_ID;
   info->idxNum = flags;
   info->estimatedCost = is_log ? 100000.0 : 100.0;
   info->estimatedRows = is_log ? 100000 : 100;
@@ -701,7 +705,6 @@ static int history_filter(sqlite3_vtab_cursor *cursor, int flags, const char *pl
                             : "delta_chain needs the name of a table and the id of a row: delta_chain('docs', 'a')");
     return dvx_give_vtab(conn, cursor->pVtab, rc);
   }
-  const char *name = (const char *)sqlite3_value_text(argv[arg]);
   c->table_name = sqlite3_value_dup(argv[arg++]);
   if (!c->table_name) return SQLITE_NOMEM;
   if (flags & HISTORY_SECOND) {
@@ -711,11 +714,7 @@ static int history_filter(sqlite3_vtab_cursor *cursor, int flags, const char *pl
   for (int flag = HISTORY_EQ; flag <= HISTORY_LE; flag <<= 1) {
     if (flags & flag) history_narrow(c, flag, argv[arg++]);
   }
-  if (!name) {
-    rc = dvx_fail(conn, NULL, SQLITE_ERROR, "%s: the name of the table is NULL",
-                  v->is_log ? "delta_log" : "delta_chain");
-  }
-  if (rc == SQLITE_OK) rc = dvx_table_find_to_read(conn, name, &t);
+  rc = dvx_table_find_argument_to_read(conn, v->is_log ? "delta_log" : "delta_chain", c->table_name, &t);
   if (rc == SQLITE_OK) {
     c->t = t;
     c->is_eof = false;
@@ -839,7 +838,7 @@ static int history_vector_then(dvx_table *t, uint32_t vid, sqlite3_value *when, 
   uint64_t seq = 0;
   bool exists = false;
   if (sqlite3_value_type(when) == SQLITE_NULL) return SQLITE_OK;
-  int rc = dvx_time_parse(t->conn, t, when, &time);
+  int rc = dvx_time_parse(t->conn, t, NULL, when, &time);
   if (rc != SQLITE_OK || vid == 0) return rc;
   rc = dvx_row_seq_at(t, vid, time, &seq);
   if (rc != SQLITE_OK || seq == 0) return rc;
@@ -868,9 +867,7 @@ static int history_begin(sqlite3_context *ctx, sqlite3_value *name, dvx_table **
     return dvx_table_begin_read(t);
   }
   if (t) sqlite3_set_auxdata(ctx, 0, NULL, NULL);
-  const char *z = (const char *)sqlite3_value_text(name);
-  int rc = z ? dvx_table_find_to_read(conn, z, &t)
-             : dvx_fail(conn, NULL, SQLITE_ERROR, "vector_at: the name of the table is NULL");
+  int rc = dvx_table_find_argument_to_read(conn, "vector_at", name, &t);
   if (rc == SQLITE_OK && t->holds_stamp && t->n_reads == 1) {
     rc = dvx_table_begin_read(t);
     sqlite3_set_auxdata(ctx, 0, t, history_release); /* without memory for it, it is released here and now */
@@ -933,12 +930,19 @@ static int history_check_seq(dvx_table *t, uint32_t vid, const dv_value *id, uin
                   above ? "first" : "last", above ? above : seq);
 }
 
+static bool history_same_bits(double a, double b) {
+  uint64_t a_bits, b_bits;
+  memcpy(&a_bits, &a, sizeof a);
+  memcpy(&b_bits, &b, sizeof b);
+  return a_bits == b_bits;
+}
+
 static bool history_same(const dv_value *a, const dv_value *b) {
   if (a->type != b->type) return false;
   switch (a->type) {
   case DV_NULL: return true;
   case DV_INTEGER: return a->integer == b->integer;
-  case DV_REAL: return memcmp(&a->real, &b->real, sizeof a->real) == 0;
+  case DV_REAL: return history_same_bits(a->real, b->real);
   case DV_TEXT:
   case DV_BLOB: break;
   }
@@ -1031,10 +1035,7 @@ static void history_rollback_to(sqlite3_context *ctx, int argc, sqlite3_value **
   dvx_conn *conn = dvx_context_conn(ctx);
   dvx_table *t;
   (void)argc;
-  const char *name = (const char *)sqlite3_value_text(argv[0]);
-  int rc = SQLITE_OK;
-  if (!name) rc = dvx_fail(conn, NULL, SQLITE_ERROR, "delta_rollback: the name of the table is NULL");
-  if (rc == SQLITE_OK) rc = dvx_table_find(conn, name, &t);
+  int rc = dvx_table_find_argument(conn, "delta_rollback", argv[0], &t);
   if (rc == SQLITE_OK && sqlite3_value_numeric_type(argv[2]) != SQLITE_INTEGER) {
     rc = dvx_fail(conn, t, SQLITE_ERROR,
                   "delta_rollback: seq is %v: expected the seq of one of the row's deltas (see delta_chain)", argv[2]);

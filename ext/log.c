@@ -82,7 +82,7 @@ static size_t log_contents_end(const uint8_t *pack, size_t n) {
 
 /* Lists the records that begin in the pack. */
 static int log_index(dvx_table *t, dvx_pack *p) {
-  log_header h;
+  log_header h = {0, 0, 0};
   int rc = log_header_read(t, p->key, p->bytes, p->n_bytes, &h);
   if (rc != SQLITE_OK) return rc;
   dv_log_state state = {(uint64_t)p->key - 1, h.time, 0};
@@ -339,7 +339,7 @@ static int log_cursor_read(dvx_table *t, log_cursor *c, dvx_sql which, int64_t k
         c->capacity = n;
       }
     }
-    if (rc == SQLITE_OK && n && !bytes) rc = SQLITE_NOMEM;
+    if (rc == SQLITE_OK && n && !(bytes && c->bytes)) rc = SQLITE_NOMEM;
     if (rc == SQLITE_OK) {
       if (n) memcpy(c->bytes, bytes, n);
       c->n = n;
@@ -559,7 +559,7 @@ static int log_writer_store(log_writer *w) {
 /* Starts a pack whose first record will have seq `key`, behind `rest` bytes of a straddling record. */
 static int log_writer_start(log_writer *w, uint64_t key, size_t rest, const dvx_position *p) {
   const dvx_geometry *g = &w->t->geometry;
-  size_t need = LOG_HEADER_BYTES + rest + 2 * LOG_HEAD_BYTES;
+  size_t need = LOG_HEADER_BYTES + rest + (size_t)2 * LOG_HEAD_BYTES;
   size_t n = g->pack_bytes;
   for (size_t pages = 1; n < need; pages++) n = dvx_shadow_blob_size(g->page_bytes, pages);
   if (n > w->capacity) {
@@ -629,7 +629,8 @@ int dvx_log_append(dvx_table *t, dvx_position *position, const uint8_t *bytes, c
     w.at = p.end;
     if (rc == SQLITE_OK &&
         (w.n < p.end || p.end < LOG_HEADER_BYTES + DV_SEAL_BYTES || dv_load_u32(w.bytes + p.end - 5) != p.crc)) {
-      rc = log_corrupt(t, p.pack, "its end is not where it was");
+      sqlite3_free(w.bytes);
+      return log_corrupt(t, p.pack, "its end is not where it was");
     }
   }
   size_t unsealed = 0;

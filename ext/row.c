@@ -143,7 +143,7 @@ static int row_fold(dvx_table *t, uint32_t vid, uint64_t seq, uint64_t base_seq,
       return SQLITE_OK;
     }
     bool is_base = false;
-    if (dv_encoding_is_full(rec.delta.encoding)) {
+    if (dv_encoding_is_full((int)rec.delta.encoding)) {
       full = rec.delta;
       is_base = true;
     } else if (rec.is_key) {
@@ -309,10 +309,10 @@ static int row_load_vector(void *ctx, const dv_record *rec) {
   float *slot = rec->delta.op == DV_OP_DELETE ? NULL : row_cache_slot(t, rec->vid);
   bool has_before = slot && row_cached(t, rec->vid) != NULL;
   bool is_right = false;
-  if (slot && rec->is_key && !dv_encoding_is_full(rec->delta.encoding)) {
+  if (slot && rec->is_key && !dv_encoding_is_full((int)rec->delta.encoding)) {
     dv_delta full = {DV_OP_CREATE, rec->full_encoding, rec->full, rec->n_full};
     is_right = dv_delta_apply(&full, slot, t->config->dimensions, NULL) == DV_OK;
-  } else if (slot && (has_before || dv_encoding_is_full(rec->delta.encoding))) {
+  } else if (slot && (has_before || dv_encoding_is_full((int)rec->delta.encoding))) {
     is_right = dv_delta_apply(&rec->delta, slot, t->config->dimensions, NULL) == DV_OK;
   }
   row_cache_valid(t, rec->vid, is_right);

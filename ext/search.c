@@ -325,7 +325,7 @@ static int search_option(void *ctx, const char *key, sqlite3_value *v) {
   if (strcmp(key, "k") == 0) return dvx_search_k(t, v, &o->k);
   if (strcmp(key, "as_of") == 0) {
     o->has_as_of = true;
-    return dvx_time_parse(t->conn, t, v, &o->as_of);
+    return dvx_time_parse(t->conn, t, NULL, v, &o->as_of);
   }
   if (strcmp(key, "exact") == 0) {
     if (sqlite3_value_type(v) != SQLITE_INTEGER) {

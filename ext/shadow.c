@@ -234,6 +234,7 @@ static int shadow_exec(dvx_table *t, dvx_str *s) {
   return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
 }
 
+/* *out stays what it is if SQLite gives none that is possible. */
 static int shadow_page_size(dvx_table *t, size_t *out) {
   char *sql = dvx_format("PRAGMA \"%w\".page_size", t->schema);
   if (!sql) return SQLITE_NOMEM;
@@ -241,8 +242,8 @@ static int shadow_page_size(dvx_table *t, size_t *out) {
   int rc = sqlite3_prepare_v2(t->conn->db, sql, -1, &stmt, NULL);
   sqlite3_free(sql);
   if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
-  *out = sqlite3_step(stmt) == SQLITE_ROW ? (size_t)sqlite3_column_int(stmt, 0) : 4096;
-  if (*out < 512 || *out > 65536) *out = 4096;
+  int n = sqlite3_step(stmt) == SQLITE_ROW ? sqlite3_column_int(stmt, 0) : 0;
+  if (n >= 512 && n <= 65536) *out = (size_t)n;
   rc = sqlite3_finalize(stmt);
   return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
 }
@@ -277,7 +278,7 @@ static void shadow_geometry(dvx_geometry *g, size_t page_bytes, size_t dimension
 int dvx_shadow_create(dvx_table *t) {
   const dvx_config *c = t->config;
   dvx_geometry g = {0};
-  size_t page_bytes = 0;
+  size_t page_bytes = 4096;
   int rc = shadow_page_size(t, &page_bytes);
   if (rc != SQLITE_OK) return rc;
   shadow_geometry(&g, page_bytes, c->dimensions);

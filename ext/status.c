@@ -80,8 +80,8 @@ static int status_text(dvx_table *t, dvx_str *s) {
                z.log + z.row + z.head + z.code);
   dvx_str_addf(s, ",\"log_bytes\":%i,\"row_bytes\":%i,\"head_bytes\":%i,\"code_bytes\":%i", z.log, z.row, z.head,
                z.code);
-  dvx_str_addf(s, ",\"chain\":{\"mean\":%g,\"max\":%u}", n_live ? (double)(chain_sum * 100 / n_live) / 100.0 : 0.0,
-               (uint64_t)chain_max);
+  uint64_t mean_hundredths = n_live ? chain_sum * 100 / n_live : 0;
+  dvx_str_addf(s, ",\"chain\":{\"mean\":%g,\"max\":%u}", (double)mean_hundredths / 100.0, (uint64_t)chain_max);
   dvx_str_addf(s, ",\"fresh\":%u,\"settled\":%u,\"memory\":%u,\"index\":\"%s\",\"recall_estimate\":", n_fresh,
                n_live - n_fresh, (uint64_t)dvx_table_memory(t), STATUS_INDEX);
   if (t->recall >= 0) {
@@ -102,9 +102,7 @@ static void status_function(sqlite3_context *ctx, int argc, sqlite3_value **argv
   dvx_table *t;
   dvx_str s = {0};
   (void)argc;
-  const char *name = (const char *)sqlite3_value_text(argv[0]);
-  int rc = name ? dvx_table_find(conn, name, &t)
-                : dvx_fail(conn, NULL, SQLITE_ERROR, "delta_status: the name of the table is NULL");
+  int rc = dvx_table_find_argument(conn, "delta_status", argv[0], &t);
   if (rc == SQLITE_OK) {
     rc = dvx_table_begin_read(t);
     if (rc == SQLITE_OK) {
@@ -209,9 +207,7 @@ static void status_recall(sqlite3_context *ctx, int argc, sqlite3_value **argv) 
   size_t n_samples = 100, k = 10;
   bool is_measured = false;
   double recall = 0;
-  const char *name = (const char *)sqlite3_value_text(argv[0]);
-  int rc = name ? dvx_table_find(conn, name, &t)
-                : dvx_fail(conn, NULL, SQLITE_ERROR, "delta_recall: the name of the table is NULL");
+  int rc = dvx_table_find_argument(conn, "delta_recall", argv[0], &t);
   if (rc == SQLITE_OK && argc > 1) rc = status_count_argument(conn, t, "the number of samples", argv[1], &n_samples);
   if (rc == SQLITE_OK && argc > 2) rc = status_count_argument(conn, t, "k", argv[2], &k);
   if (rc == SQLITE_OK) {

@@ -307,7 +307,8 @@ static int table_find(dvx_conn *conn, const char *name, bool to_read, dvx_table 
   if (t) rc = table_begin_current(t, &is_current);
   if (rc == SQLITE_OK && !is_current) {
     rc = table_find_by_connecting(conn, name, &t);
-    if (rc == SQLITE_OK && to_read) rc = dvx_table_begin_read(t);
+    if (t == NULL) return rc;
+    if (to_read) rc = dvx_table_begin_read(t);
   } else if (rc == SQLITE_OK && !to_read) {
     dvx_table_end_read(t);
   }
@@ -321,6 +322,21 @@ int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out) { return t
 
 int dvx_table_find_to_read(dvx_conn *conn, const char *name, dvx_table **out) {
   return table_find(conn, name, true, out);
+}
+
+static int table_find_argument(dvx_conn *conn, const char *function, sqlite3_value *name, bool to_read,
+                               dvx_table **out) {
+  const char *z = (const char *)sqlite3_value_text(name);
+  if (z == NULL) return dvx_fail(conn, NULL, SQLITE_ERROR, "%s: the name of the table is NULL", function);
+  return table_find(conn, z, to_read, out);
+}
+
+int dvx_table_find_argument(dvx_conn *conn, const char *function, sqlite3_value *name, dvx_table **out) {
+  return table_find_argument(conn, function, name, false, out);
+}
+
+int dvx_table_find_argument_to_read(dvx_conn *conn, const char *function, sqlite3_value *name, dvx_table **out) {
+  return table_find_argument(conn, function, name, true, out);
 }
 
 /* ---- committed rows -------------------------------------------------------------------------------------------------- */

@@ -23,16 +23,16 @@ int64_t dvx_time_now(dvx_conn *conn) {
   return 0;
 }
 
-static int time_fail(dvx_conn *conn, const dvx_table *t, sqlite3_value *v) {
-  return dvx_fail(
-      conn, t, SQLITE_ERROR,
-      "%v is not a time: expected INTEGER milliseconds since 1970 UTC or text such as '2026-05-01T00:00:00Z'", v);
+/* row may be NULL: the time is not given for a row. */
+static int time_fail(dvx_conn *conn, const dvx_table *t, const dv_value *row, sqlite3_value *v, const char *what) {
+  if (row) return dvx_fail(conn, t, SQLITE_ERROR, "row %I: time %v %s", row, v, what);
+  return dvx_fail(conn, t, SQLITE_ERROR, "time %v %s", v, what);
 }
 
-static int time_fail_range(dvx_conn *conn, const dvx_table *t, sqlite3_value *v) {
-  return dvx_fail(conn, t, SQLITE_ERROR,
-                  "time %v is out of range: expected milliseconds since 1970 UTC between -2^53 and 2^53", v);
-}
+#define TIME_NOT_READ                                                                                                  \
+  "cannot be read: expected INTEGER milliseconds since 1970 UTC or text such as '2026-05-01T00:00:00Z'"
+#define TIME_OUT_OF_RANGE "is out of range: expected milliseconds since 1970 UTC between -2^53 and 2^53"
+#define TIME_FRACTION "has a fraction: expected whole milliseconds since 1970 UTC"
 
 /* Digits only, more than a Julian day or a compact date has: milliseconds that came as text, as JavaScript's BigInt and
  * CSV files bring them. Shorter ones are SQLite's to read (as Julian day numbers). */
@@ -73,17 +73,15 @@ static int time_read_text(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, 
   return rc;
 }
 
-int dvx_time_parse(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, int64_t *out) {
+int dvx_time_parse(dvx_conn *conn, const dvx_table *t, const dv_value *row, sqlite3_value *v, int64_t *out) {
   int64_t ms = 0;
   switch (sqlite3_value_type(v)) {
   case SQLITE_INTEGER: ms = sqlite3_value_int64(v); break;
   case SQLITE_FLOAT: {
     double d = sqlite3_value_double(v);
-    if (!(d >= -(double)DVX_TIME_MAX && d <= (double)DVX_TIME_MAX)) return time_fail_range(conn, t, v);
+    if (!(d >= -(double)DVX_TIME_MAX && d <= (double)DVX_TIME_MAX)) return time_fail(conn, t, row, v, TIME_OUT_OF_RANGE);
     ms = (int64_t)d;
-    if ((double)ms != d) {
-      return dvx_fail(conn, t, SQLITE_ERROR, "time %v has a fraction: expected whole milliseconds since 1970 UTC", v);
-    }
+    if ((double)ms != d) return time_fail(conn, t, row, v, TIME_FRACTION);
     break;
   }
   case SQLITE_TEXT: {
@@ -93,13 +91,13 @@ int dvx_time_parse(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, int64_t
     if (!time_read_digits(text, (size_t)sqlite3_value_bytes(v), &ms)) {
       int rc = time_read_text(conn, t, v, &is_read, &ms);
       if (rc != SQLITE_OK) return rc;
-      if (!is_read) return time_fail(conn, t, v);
+      if (!is_read) return time_fail(conn, t, row, v, TIME_NOT_READ);
     }
     break;
   }
-  default: return time_fail(conn, t, v);
+  default: return time_fail(conn, t, row, v, TIME_NOT_READ);
   }
-  if (ms < -DVX_TIME_MAX || ms > DVX_TIME_MAX) return time_fail_range(conn, t, v);
+  if (ms < -DVX_TIME_MAX || ms > DVX_TIME_MAX) return time_fail(conn, t, row, v, TIME_OUT_OF_RANGE);
   *out = ms;
   return SQLITE_OK;
 }

@@ -15,6 +15,13 @@
  *                                        xSavepoint(1), xRelease(1), and then xRollbackTo(0), never announced
  *
  * so setting level n also fills every level below that is not set with the state of before the table took part.
+ *
+ * A table may have two objects in one transaction: after a change of the schema, ROLLBACK TO makes SQLite connect it anew,
+ * while the old object is kept, and told of everything, until the transaction ends. The new one gets xBegin when it is first
+ * written to, and behind it xSavepoint of the innermost savepoint, which may be long past: deltas may have been added since,
+ * or written by a COMMIT that was refused. So a level that is set stays as it is. The one of a released savepoint is not
+ * set any more, since somebody is told of each release.
+ *
  * xRollbackTo(-1) empties the overlay. A level that is not set on xRollbackTo means that nothing was written since it.
  *
  * What has been written in this transaction (by a COMMIT that got SQLITE_BUSY, by a spill, by a command that needs the file)
@@ -182,7 +189,7 @@ static int txn_delta_error(dvx_table *t, const dvx_change *ch, dv_status status,
   char row[96];
   uint64_t n = t->config->dimensions;
   txn_name_row(t, ch, row, sizeof row);
-  const char *op = dv_op_name(ch->delta.op);
+  const char *op = dv_op_name((int)ch->delta.op);
   switch (status) {
   case DV_NOMEM: return SQLITE_NOMEM;
   case DV_LENGTH:
@@ -235,7 +242,7 @@ static int txn_existence(dvx_table *t, const dvx_change *ch, bool exists) {
   if (ch->delta.op != DV_OP_CREATE && !exists) {
     txn_name_row(t, ch, row, sizeof row);
     return dvx_fail(t->conn, t, SQLITE_ERROR, "%s does not exist: INSERT it (a create delta) before any %s delta", row,
-                    dv_op_name(ch->delta.op));
+                    dv_op_name((int)ch->delta.op));
   }
   if (ch->delta.op == DV_OP_CREATE && t->config->max_vectors) {
     int64_t n = (int64_t)t->rows.n_live + t->overlay.live_change;
@@ -328,7 +335,7 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
 
   /* 2. What does the record hold? A key holds the full vector; a chain has one at least every checkpoint_interval. */
   dv_op op = ch->delta.op;
-  bool is_full = dv_encoding_is_full(ch->delta.encoding);
+  bool is_full = dv_encoding_is_full((int)ch->delta.encoding);
   unsigned chain = word ? dvx_word_chain(word) + 1 : 0;
   bool is_due = op != DV_OP_DELETE && chain >= (unsigned)c->checkpoint_interval;
   bool is_key = is_full || is_due;
@@ -664,6 +671,7 @@ void dvx_txn_savepoint(dvx_table *t, int level, int *rc) {
   *rc = SQLITE_OK;
   if (!o->is_open || level < 0) return;
   size_t n = (size_t)level;
+  if (n < o->n_levels) return; /* told through another object, or by one that joins: see above */
   if (o->arena.n > DVX_SAVEPOINT_FLUSH_BYTES && o->n_written < o->n_pending) {
     /* Deltas that are in the file before the savepoint need not be kept for it. */
     *rc = dvx_table_flush(t);

@@ -630,7 +630,7 @@ static int cursor_filter(table_cursor *c, const char *text, sqlite3_value **argv
     case 'K': rc = cursor_set_k(c, v); break;
     case 'T':
       c->has_as_of = true;
-      rc = dvx_time_parse(t->conn, t, v, &c->as_of);
+      rc = dvx_time_parse(t->conn, t, NULL, v, &c->as_of);
       break;
     case 'I':
     case 'R':

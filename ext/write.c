@@ -180,7 +180,7 @@ static int write_fields(dvx_table *t, sqlite3_value **argv, const dv_value *id, 
 static int write_time(dvx_table *t, sqlite3_value *v, dvx_change *ch) {
   if (sqlite3_value_nochange(v) || sqlite3_value_type(v) == SQLITE_NULL) return SQLITE_OK;
   ch->has_time = true;
-  return dvx_time_parse(t->conn, t, v, &ch->time);
+  return dvx_time_parse(t->conn, t, &ch->id, v, &ch->time);
 }
 
 static bool write_is_given(sqlite3_value *v) {
@@ -257,7 +257,7 @@ static int write_insert(dvx_table *t, sqlite3_value **argv, sqlite3_int64 *rowid
     rc = write_delta(t, delta, &ch.id, &ch.delta);
     if (rc == SQLITE_OK && ch.delta.op != DV_OP_CREATE) {
       return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: INSERT takes a create delta, not %s; UPDATE takes the others",
-                      &ch.id, dv_op_name(ch.delta.op));
+                      &ch.id, dv_op_name((int)ch.delta.op));
     }
     if (rc == SQLITE_OK && exists) ch.delta.op = DV_OP_DENSE;
     if (rc == SQLITE_OK) rc = dvx_append(t, &ch, &seq);

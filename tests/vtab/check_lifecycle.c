@@ -1220,8 +1220,8 @@ START_TEST(table_valued_function_on_attached_table) {
   sql_run(a, "ATTACH %Q AS x", other);
   static const char *const functions[] = {
       "SELECT s.id || vector_json(vector_at('x.docs', s.id)) FROM vector_search('x.docs', '[1,0.1,0]', 10) AS s",
-      "SELECT s.id || vector_json(d.vector) FROM vector_search('x.docs', '[1,0.1,0]', 10) AS s CROSS JOIN x.docs AS d "
-      "ON d.id=s.id",
+      ("SELECT s.id || vector_json(d.vector) FROM vector_search('x.docs', '[1,0.1,0]', 10) AS s CROSS JOIN x.docs AS d "
+       "ON d.id=s.id"),
       "SELECT l.id || vector_json(vector_at('x.docs', l.id)) FROM delta_log('x.docs', 0) AS l",
   };
   for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
@@ -1716,6 +1716,46 @@ START_TEST(two_objects_in_one_transaction) {
 END_TEST
 
 /* One statement that writes two tables of ours, the second one by a trigger, and fails in the second. */
+/* ROLLBACK TO over a change of the schema makes SQLite connect the table anew. The new object is told of the innermost
+ * savepoint when it is first written to: that savepoint is as old as it is. */
+START_TEST(new_object_joins_behind_a_savepoint) {
+  two_rows();
+  sql_run(a, "BEGIN; UPDATE docs SET delta=delta_scale(2) WHERE id='a'; CREATE TABLE other(x)");
+  sql_run(a, "SAVEPOINT s1; UPDATE docs SET delta=delta_scale(10) WHERE id='a'");
+  sql_run(a, "SAVEPOINT s2; ROLLBACK TO s2; RELEASE s2");
+  sql_is(a, "[20,0,0]", "SELECT vector_json(vector) FROM docs WHERE id='a'");
+  sql_run(a, "UPDATE docs SET delta=delta_offset(1) WHERE id='a'");
+  sql_is(a, "[21,1,1]", "SELECT vector_json(vector) FROM docs WHERE id='a'");
+  sql_run(a, "ROLLBACK TO s1");
+  sql_is(a, "[2,0,0]", "SELECT vector_json(vector) FROM docs WHERE id='a'");
+  sql_run(a, "SAVEPOINT s2; UPDATE docs SET delta=delta_offset(5) WHERE id='a'; ROLLBACK TO s2");
+  sql_is(a, "[2,0,0]", "SELECT vector_json(vector) FROM docs WHERE id='a'");
+  sql_run(a, "COMMIT");
+  sql_is(a, "[2,0,0]", "SELECT vector_json(vector) FROM docs WHERE id='a'");
+  sql_agrees(a);
+}
+END_TEST
+
+/* ... and the same when a COMMIT was refused in between, which leaves everything written to the file. */
+START_TEST(new_object_joins_behind_a_refused_commit) {
+  if (is_wal()) return; /* there a reader blocks nobody */
+  two_rows();
+  open_second();
+  sql_run(b, "BEGIN; SELECT count(*) FROM docs");
+  sql_run(a, "BEGIN; UPDATE docs SET delta=delta_scale(2), metadata='{\"n\":1}' WHERE id='a'");
+  sql_run(a, "SAVEPOINT s; CREATE TABLE other(x); ROLLBACK TO s");
+  sql_fails(a, SQLITE_BUSY, "locked", "COMMIT");
+  sql_run(a, "UPDATE docs SET delta=delta_offset(1) WHERE id='a'");
+  sql_run(a, "ROLLBACK TO s");
+  sql_is(a, "[2,0,0]|{\"n\":1}", "SELECT vector_json(vector), metadata FROM docs WHERE id='a'");
+  sql_run(b, "COMMIT");
+  sql_run(a, "COMMIT");
+  sql_is(a, "[2,0,0]|{\"n\":1}", "SELECT vector_json(vector), metadata FROM docs WHERE id='a'");
+  sql_is(b, "[2,0,0]|{\"n\":1}", "SELECT vector_json(vector), metadata FROM docs WHERE id='a'");
+  sql_agrees(a);
+}
+END_TEST
+
 START_TEST(two_tables_in_one_statement) {
   two_rows();
   sql_run(a, "CREATE VIRTUAL TABLE more USING delta_vectors(dimensions=3); CREATE TABLE source(id, v);"
@@ -2091,6 +2131,8 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, search_after_optimize_was_rolled_back);
   tcase_add_test(t, two_connections_optimize_in_turn);
   tcase_add_test(t, two_objects_in_one_transaction);
+  tcase_add_test(t, new_object_joins_behind_a_savepoint);
+  tcase_add_test(t, new_object_joins_behind_a_refused_commit);
   tcase_add_test(t, two_tables_in_one_statement);
   tcase_add_loop_test(t, random_ddl_and_savepoints, 0, 10);
   tcase_add_test(t, counters_are_those_of_the_user);
