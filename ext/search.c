@@ -20,7 +20,7 @@ struct dvx_past {
   int64_t until;
   size_t n;
   uint32_t *vids;   /* all that changed */
-  bool *exists;
+  bool *exists;     /* set if there are vectors */
   float *vectors;   /* n * dimensions; NULL: too many to keep */
 };
 
@@ -180,7 +180,7 @@ static int search_past(search_run *s) {
     const dvx_touched *touched = dvx_txn_touched(t, p->vids[i]);
     if ((touched && touched->last) || !search_allows(s->o, p->vids[i])) continue;
     const float *v = p->vectors ? p->vectors + i * n : t->next_vector;
-    bool exists = p->exists[i];
+    bool exists = p->vectors && p->exists[i];
     int rc = SQLITE_OK;
     if (!p->vectors) {
       int64_t next_time;

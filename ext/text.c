@@ -588,7 +588,7 @@ void dvx_result_vector(dvx_conn *conn, sqlite3_context *ctx, const float *v, siz
   }
   dvx_conn_ref(conn);
   dv_vector_store(r->bytes, v, n);
-  sqlite3_result_blob64(ctx, r->bytes, n_bytes, result_release);
+  sqlite3_result_blob(ctx, r->bytes, (int)n_bytes, result_release); /* at most 4 * DV_MAX_DIMENSIONS bytes */
 }
 
 void dvx_result_buf(sqlite3_context *ctx, dv_buf *b) {
