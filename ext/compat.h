@@ -10,11 +10,9 @@
 #ifdef SQLITE_CORE
 #include "sqlite3.h"
 #define DVX_EXTENSION_INIT1
-#define DVX_EXTENSION_INIT2(api) ((void)(api))
 #else
 #include "sqlite3ext.h"
 #define DVX_EXTENSION_INIT1 SQLITE_EXTENSION_INIT1
-#define DVX_EXTENSION_INIT2(api) SQLITE_EXTENSION_INIT2(api)
 #endif
 
 /* sqlite3_vtab_config() is variadic, so the wasm package offers a fixed-arity twin under another name. */

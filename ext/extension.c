@@ -125,8 +125,23 @@ static int extension_register(dvx_conn *conn) {
   return rc;
 }
 
+/* SQLITE_EXTENSION_INIT2 would store the pointer at every load, while other threads call SQLite through it: a race, though
+ * the value is the same. Here it is stored when it is another one: first of all, or in a process with two SQLites. */
+static void extension_use_api(const struct sqlite3_api_routines *api) {
+#if defined(SQLITE_CORE)
+  (void)api;
+#elif defined(__GNUC__) || defined(__clang__)
+  const sqlite3_api_routines *now = __atomic_load_n(&sqlite3_api, __ATOMIC_ACQUIRE);
+  while (now != api &&
+         !__atomic_compare_exchange_n(&sqlite3_api, &now, api, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+  }
+#else
+  SQLITE_EXTENSION_INIT2(api)
+#endif
+}
+
 int sqlite3_deltavectors_init(sqlite3 *db, char **message, const struct sqlite3_api_routines *api) {
-  DVX_EXTENSION_INIT2(api);
+  extension_use_api(api);
   if (message) *message = NULL;
   if (sqlite3_libversion_number() < EXTENSION_LEAST_SQLITE) {
     if (message) *message = dvx_format("delta_vectors needs SQLite 3.40 or newer, this is %s", sqlite3_libversion());

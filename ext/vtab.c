@@ -72,14 +72,22 @@ static int table_connect_or_create(sqlite3 *db, void *aux, int argc, const char 
     return rc;
   }
   (void)dvx_vtab_config(db, SQLITE_VTAB_CONSTRAINT_SUPPORT, 1);
+  table_vtab *v = sqlite3_malloc64(sizeof *v);
+  if (v == NULL) {
+    dvx_config_free(config);
+    return SQLITE_NOMEM;
+  }
   rc = dvx_table_acquire(conn, argv[1], argv[2], config, is_new, &t);
-  if (rc != SQLITE_OK) return rc;
-  if (is_new) rc = dvx_shadow_create(t);
-  /* SQLite counts a table it has just created as taking part in the transaction, and never calls xBegin for it. */
-  if (is_new && rc == SQLITE_OK) rc = dvx_txn_begin(t);
-  table_vtab *v = rc == SQLITE_OK ? sqlite3_malloc64(sizeof *v) : NULL;
-  if (rc == SQLITE_OK && !v) rc = SQLITE_NOMEM;
   if (rc != SQLITE_OK) {
+    sqlite3_free(v);
+    return rc;
+  }
+  if (is_new) rc = dvx_shadow_create(t);
+  /* SQLite counts a table it has just created as taking part in the transaction, and never calls xBegin for it. From here
+   * on nothing may fail: nobody would end that part. */
+  if (is_new && rc == SQLITE_OK) rc = dvx_txn_begin(t);
+  if (rc != SQLITE_OK) {
+    sqlite3_free(v);
     sqlite3_free(*message);
     *message = conn->error;
     conn->error = NULL;
@@ -102,9 +110,14 @@ static int table_connect_method(sqlite3 *db, void *aux, int argc, const char *co
   return table_connect_or_create(db, aux, argc, argv, out, message, false);
 }
 
-static int table_disconnect(sqlite3_vtab *vtab) {
+static void table_free_object(sqlite3_vtab *vtab) {
   dvx_table_drop_object(((table_vtab *)vtab)->t);
+  sqlite3_free(vtab->zErrMsg); /* of an xDestroy that failed: SQLite does not fetch it */
   sqlite3_free(vtab);
+}
+
+static int table_disconnect(sqlite3_vtab *vtab) {
+  table_free_object(vtab);
   return SQLITE_OK;
 }
 
@@ -123,8 +136,7 @@ static int table_destroy(sqlite3_vtab *vtab) {
   if (rc != SQLITE_OK) return dvx_give_vtab(conn, vtab, rc);
   dvx_table_unregister(t);
   dvx_txn_rollback(t); /* no other callback will end its part in the transaction */
-  dvx_table_drop_object(t);
-  sqlite3_free(vtab);
+  table_free_object(vtab);
   return SQLITE_OK;
 }
 

@@ -647,6 +647,21 @@ END_TEST
 
 /* DROP behind a savepoint, then ROLLBACK TO it. With changes that only memory has, the DROP is refused with SQLITE_LOCKED (SQLite
  * has no place for a message there); otherwise the table is back. Either way nothing is lost. */
+START_TEST(create_rename_and_drop_in_one_transaction) {
+  for (int i = 0; i < 8; i++) {
+    sqlite3 *c = sql_open(":memory:");
+    sql_run(c, "BEGIN; CREATE VIRTUAL TABLE other USING delta_vectors(dimensions=2)");
+    if (i & 1) sql_run(c, "INSERT INTO other(id, vector) VALUES('a', '[1,2]')");
+    sql_run(c, "ALTER TABLE other RENAME TO another");
+    if (i & 2) sql_run(c, "INSERT INTO another(id, vector) VALUES('b', '[1,2]')");
+    sql_run(c, "DROP TABLE another");
+    sql_run(c, i & 4 ? "COMMIT" : "ROLLBACK");
+    sql_is(c, "0", "SELECT count(*) FROM sqlite_schema");
+    sql_close(c); /* nothing of it is left open */
+  }
+}
+END_TEST
+
 START_TEST(drop_inside_savepoint_then_rollback_to) {
   two_rows();
   sql_run(a, "BEGIN; SAVEPOINT s; DROP TABLE docs; ROLLBACK TO s");
@@ -2091,6 +2106,7 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, drop_then_rollback);
   tcase_add_test(t, drop_with_uncommitted_rows_then_commit);
   tcase_add_test(t, drop_and_create_in_one_transaction);
+  tcase_add_test(t, create_rename_and_drop_in_one_transaction);
   tcase_add_test(t, drop_inside_savepoint_then_rollback_to);
   tcase_add_test(t, drop_inside_outermost_savepoint);
   tcase_add_test(t, drop_while_reading);
