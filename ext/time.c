@@ -79,7 +79,8 @@ int dvx_time_parse(dvx_conn *conn, const dvx_table *t, const dv_value *row, sqli
   case SQLITE_INTEGER: ms = sqlite3_value_int64(v); break;
   case SQLITE_FLOAT: {
     double d = sqlite3_value_double(v);
-    if (!(d >= -(double)DVX_TIME_MAX && d <= (double)DVX_TIME_MAX)) return time_fail(conn, t, row, v, TIME_OUT_OF_RANGE);
+    if (!(d >= -(double)DVX_TIME_MAX && d <= (double)DVX_TIME_MAX))
+      return time_fail(conn, t, row, v, TIME_OUT_OF_RANGE);
     ms = (int64_t)d;
     if ((double)ms != d) return time_fail(conn, t, row, v, TIME_FRACTION);
     break;

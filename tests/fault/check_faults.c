@@ -12,6 +12,8 @@
  *     bit for bit, and 'integrity-check' finds nothing;
  *   - the work then goes through, on the same connection;
  *   - all memory is given back (sql_teardown).
+ *
+ * check_faults [STEP]: the first 60 points, and then each STEP-th (an odd number; default 31). 1: every point, in minutes.
  */
 #include "vtab/support.c" /* this directory has no helpers of its own */
 
@@ -144,6 +146,7 @@ static const work works[] = {
 };
 
 static const char *base_path, *now_path;
+static long n_step = 31; /* odd: every other point is met on a table that is loaded */
 
 enum { N_WORKS = sizeof works / sizeof works[0] };
 
@@ -229,11 +232,10 @@ static void every_point(fault_kind kind, bool is_lasting, const work *w) {
   sql_close(db);
   fault.kind = kind;
   fault.is_lasting = is_lasting;
-  /* The first hundred one by one; then further apart, or it takes minutes. An odd step: both kinds of connection. */
   long countdown = 0, n_points = 0, n_through = 0;
   while (n_through < 2) {
     n_through = point(w, before, after, countdown) ? 0 : n_through + 1;
-    countdown += countdown < 100 || n_through ? 1 : 13;
+    countdown += countdown < 60 || n_through ? 1 : n_step;
     n_points++;
     ck_assert_int_lt(n_points, 20000);
   }
@@ -252,6 +254,7 @@ START_TEST(disk_fails_for_good) { every_point(BAD_DISK, true, &works[_i]); }
 END_TEST
 
 int main(int argc, char **argv) {
+  if (argc > 1) n_step = atol(argv[1]) | 1;
   sqlite3_config(SQLITE_CONFIG_GETMALLOC, &memory);
   sqlite3_mem_methods faulty = memory;
   faulty.xMalloc = faulty_malloc;
@@ -269,6 +272,7 @@ int main(int argc, char **argv) {
 
   Suite *suite = suite_create("faults");
   TCase *t = tcase_create("faults");
+  tcase_set_timeout(t, n_step < 31 ? 3600 : 300);
   tcase_add_checked_fixture(t, sql_setup, sql_teardown);
   tcase_add_loop_test(t, memory_runs_out_once, 0, N_WORKS);
   tcase_add_loop_test(t, memory_runs_out_for_good, 0, N_WORKS);
