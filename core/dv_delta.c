@@ -40,7 +40,7 @@ static dv_status delta_fail(dv_detail *detail, dv_status status, uint64_t at, do
   return status;
 }
 
-/* ---- names ---------------------------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------------------------------- */
 
 const char *dv_op_name(int op) {
   static const char *const names[] = {NULL, "create", "sparse", "dense", "scale", "offset", "delete"};
@@ -65,7 +65,7 @@ bool dv_delta_is_pair(unsigned op, unsigned encoding) {
   return op < sizeof encodings && encoding < 8 && (encodings[op] >> encoding & 1);
 }
 
-/* ---- bits ----------------------------------------------------------------------------------------------------- */
+/* ---- bits -------------------------------------------------------------------------------------------------------- */
 
 static inline uint32_t delta_ordered(uint32_t u) { return u ^ (0u - (u >> 31)) >> 1; }
 
@@ -153,7 +153,7 @@ static size_t delta_find_not_finite(const uint8_t *p, size_t count) {
   return count;
 }
 
-/* ---- sparse and run ------------------------------------------------------------------------------------------- */
+/* ---- sparse and run ---------------------------------------------------------------------------------------------- */
 
 /* A minimal varint below 2^32 from p, which has `left` bytes; returns its length, 0 when malformed. */
 static inline size_t delta_read_varint(const uint8_t *p, size_t left, uint64_t *out) {
@@ -234,7 +234,7 @@ static dv_status delta_run(const dv_delta *d, float *v, uint64_t limit, dv_detai
   return DV_OK;
 }
 
-/* ---- dense ---------------------------------------------------------------------------------------------------- */
+/* ---- dense ------------------------------------------------------------------------------------------------------- */
 
 static dv_status delta_dense(const dv_delta *d, float *v, size_t n, dv_detail *detail) {
   const size_t count = d->n_payload / 4;
@@ -249,9 +249,10 @@ static dv_status delta_dense(const dv_delta *d, float *v, size_t n, dv_detail *d
   return DV_OK;
 }
 
-/* ---- diff ----------------------------------------------------------------------------------------------------- */
+/* ---- diff -------------------------------------------------------------------------------------------------------- */
 
-/* The zigzag differences of a block at p, of which `left` bytes are there; returns the block's length, 0 when malformed. */
+/* The zigzag differences of a block at p, of which `left` bytes are there; returns the block's length, 0 when
+ * malformed. */
 static size_t delta_read_diff_block(uint32_t z[DELTA_BLOCK], const uint8_t *p, size_t left, size_t m) {
   uint32_t all = 0;
   if (left == 0 || p[0] > 32) return 0;
@@ -299,7 +300,7 @@ static dv_status delta_apply_diff(const dv_delta *d, float *v, size_t n, dv_deta
   return dv_vector_check(v, n, detail) == DV_OK ? DV_OK : DV_OVERFLOW;
 }
 
-/* ---- planes --------------------------------------------------------------------------------------------------- */
+/* ---- planes ------------------------------------------------------------------------------------------------------ */
 
 /* The dimensions of a planes payload whose blocks are the right length for that many; 0 when there is no such number.
  * A block of m values is longer the larger m is, so only the last one can be short and its length tells m. */
@@ -361,9 +362,10 @@ static dv_status delta_planes(const dv_delta *d, float *v, size_t n, dv_detail *
   return DV_OK;
 }
 
-/* ---- scale and offset ----------------------------------------------------------------------------------------- */
+/* ---- scale and offset -------------------------------------------------------------------------------------------- */
 
-/* As arithmetic: from `(u & 0x7fffffff) != 0` clang makes a comparison of floats, which the FPU then answers its way. */
+/* As arithmetic: from `(u & 0x7fffffff) != 0` clang makes a comparison of floats, which the FPU then answers its
+ * way. */
 static inline bool delta_is_subnormal(uint32_t u) { return (u & 0x7fffffffu) - 1 < 0x007fffffu; }
 
 /* A float as a double, for an FPU that takes subnormals for zero. */
@@ -373,16 +375,16 @@ static double delta_widen(uint32_t u) {
   return u >> 31 ? -magnitude : magnitude;
 }
 
-/* One step of folding where a subnormal is involved. Doubles hold products of floats exactly, sums of subnormals too, and
- * have bits enough (53 >= 2*24 + 2) that rounding twice is rounding once. */
+/* One step of folding where a subnormal is involved. Doubles hold products of floats exactly, sums of subnormals too,
+ * and have bits enough (53 >= 2*24 + 2) that rounding twice is rounding once. */
 static float delta_fold_exactly(dv_op op, uint32_t a, uint32_t b) {
   const double x = delta_widen(a), y = delta_widen(b);
   return dv_float_nearest(op == DV_OP_SCALE ? x * y : x + y);
 }
 
 /* Folds `by` into m <= 64 values. Hosts may have switched their FPU to flush subnormals to zero (a library built with
- * -ffast-math does that to the whole process); the same log would fold to other bits there. So wherever a subnormal goes
- * in or could come out, the step is done again in doubles, which have room below. */
+ * -ffast-math does that to the whole process); the same log would fold to other bits there. So wherever a subnormal
+ * goes in or could come out, the step is done again in doubles, which have room below. */
 static void delta_fold_block(dv_op op, float *v, size_t m, uint32_t by_bits) {
   const float by = dv_bits_float(by_bits);
   uint32_t before[DELTA_BLOCK], after[DELTA_BLOCK], is_tiny = delta_is_subnormal(by_bits);
@@ -415,7 +417,7 @@ static dv_status delta_scalar(const dv_delta *d, float *v, size_t n, dv_detail *
   return dv_vector_check(v, n, detail) == DV_OK ? DV_OK : DV_OVERFLOW;
 }
 
-/* ---- the two readers ------------------------------------------------------------------------------------------ */
+/* ---- the two readers --------------------------------------------------------------------------------------------- */
 
 dv_status dv_delta_check(const dv_delta *d, size_t n, dv_detail *detail) {
   if (!dv_delta_is_pair((unsigned)d->op, (unsigned)d->encoding)) return delta_fail(detail, DV_CORRUPT, 0, 0);
@@ -467,7 +469,7 @@ void dv_delta_each(const dv_delta *d, void (*visit)(void *ctx, uint32_t index, f
   }
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 static void delta_done(dv_buf *out, dv_delta *d, dv_op op, dv_encoding encoding, size_t n_bytes) {
   out->n += n_bytes;
@@ -641,7 +643,8 @@ static void delta_write_diff(uint8_t *p, const delta_survey *s, const float *fro
   }
 }
 
-/* A block's bits with the first value repeated behind the last: fixed counts again, and the exponents stay in their range. */
+/* A block's bits with the first value repeated behind the last: fixed counts again, and the exponents stay in their
+ * range. */
 static void delta_load_repeated(uint32_t u[DELTA_BLOCK], const float *v, size_t m) {
   memcpy(u, v, m * sizeof *u);
   for (size_t i = m; i < DELTA_BLOCK; i++) u[i] = u[0];

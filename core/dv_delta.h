@@ -12,9 +12,10 @@
  *   DV_ENC_RUN     (sparse, dense)       start, f32*: dimensions start, start+1, ...; at least one
  *   DV_ENC_DENSE   (create, sparse, dense)  n f32
  *   DV_ENC_DIFF    (sparse, dense)       per block of 64 dimensions (m of them, the last one may be shorter): width u8
- *                                        (0..32), then ceil(m*width/8) bytes: the m low `width` bits, first value in the
- *                                        lowest bits, of zigzag(ordered(new) - ordered(old)) mod 2^32, where ordered()
- *                                        maps float bits to integers that rise with the value (see dv_delta.c).
+ *                                        (0..32), then ceil(m*width/8) bytes: the m low `width` bits, first value in
+ *                                        the lowest bits, of zigzag(ordered(new) - ordered(old)) mod 2^32, where
+ *                                        ordered() maps float bits to integers that rise with the value (see
+ *                                        dv_delta.c).
  *   DV_ENC_PLANES  (create, dense)       compression=max, full vectors. Per block of 64: smallest exponent u8, width u8
  *                                        (0..8), ceil(m*width/8) bytes of (exponent - smallest), then three planes of m
  *                                        bytes: bits 0..7, 8..15 and 16..23 of sign<<23 | mantissa.

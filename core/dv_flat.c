@@ -2,10 +2,11 @@
  * dv_flat.c: owns no data; reads the caller's arrays in the order of memory and keeps what may still win.
  *
  * Why an exact search is exact. Let t be the k-th smallest high end of the intervals seen so far: k rows are surely not
- * farther than t, so a row whose low end is above t is not among the k best, whatever comes later. All other rows become
- * candidates. They are then re-ranked in order of (low end, vid); once the k-th best distance so far, with its vid, is not
- * behind the next candidate's (low end, vid), no later candidate can come before it, ties included. Candidates that a
- * cheap test throws out (flat_filter) have a low end above t as well, by the same inequalities with more slack.
+ * farther than t, so a row whose low end is above t is not among the k best, whatever comes later. All other rows
+ * become candidates. They are then re-ranked in order of (low end, vid); once the k-th best distance so far, with its
+ * vid, is not behind the next candidate's (low end, vid), no later candidate can come before it, ties included.
+ * Candidates that a cheap test throws out (flat_filter) have a low end above t as well, by the same inequalities with
+ * more slack.
  */
 #include "dv_flat.h"
 
@@ -40,7 +41,7 @@ void dv_flat_scratch_free(dv_flat_scratch *s) {
   dv_flat_scratch_init(s, s->alloc);
 }
 
-/* ---- masks ------------------------------------------------------------------------------------------------------ */
+/* ---- masks ------------------------------------------------------------------------------------------------------- */
 
 static inline unsigned flat_count_ones(uint64_t w) {
 #if defined(__GNUC__) || defined(__clang__)
@@ -84,7 +85,7 @@ static size_t flat_list_allowed(const dv_flat *f, size_t first, size_t n, uint32
   return n_listed;
 }
 
-/* ---- one search --------------------------------------------------------------------------------------------------- */
+/* ---- one search -------------------------------------------------------------------------------------------------- */
 
 typedef struct flat_search {
   const dv_flat *f;
@@ -110,7 +111,7 @@ static dv_status flat_rerank_row(flat_search *s, uint32_t row) {
   return is_in_range ? dv_topk_push(s->out, distance, flat_vid(row)) : DV_OK;
 }
 
-/* ---- f32: candidates in order of their low ends --------------------------------------------------------------------- */
+/* ---- f32: candidates in order of their low ends ------------------------------------------------------------------ */
 
 static inline bool flat_is_before(dv_flat_candidate a, dv_flat_candidate b) {
   return a.low < b.low || (a.low == b.low && a.row < b.row);
@@ -147,7 +148,7 @@ static dv_status flat_rerank(flat_search *s) {
   return DV_OK;
 }
 
-/* ---- int8: which rows become candidates ------------------------------------------------------------------------------ */
+/* ---- int8: which rows become candidates -------------------------------------------------------------------------- */
 
 /* No row farther than this is wanted. */
 static double flat_limit(const flat_search *s) {
@@ -182,7 +183,8 @@ static dv_status flat_add_candidate(flat_search *s, uint32_t row, double low, do
 /*
  * Positions in rows[0..n) whose row may be within limit, as far as a few operations tell: for l2 and cosine whether
  * |a-b| <= reach + r, where reach is the limit as a Euclidean distance plus the query's residual; for ip whether
- * a.b + |a| s + r |q| >= -limit. All in double, with 2^-20 of slack where their own rounding is 2^-50 and norm_sq's 2^-24.
+ * a.b + |a| s + r |q| >= -limit. All in double, with 2^-20 of slack where their own rounding is 2^-50 and norm_sq's
+ * 2^-24.
  */
 static size_t flat_filter(const flat_search *s, double limit, const uint32_t *rows, size_t first, const int32_t *dots,
                           size_t n, uint32_t *out) {
@@ -272,14 +274,14 @@ static dv_status flat_consider_all(flat_search *s) {
   return status;
 }
 
-/* ---- bits: which rows are looked at ------------------------------------------------------------------------------------ */
+/* ---- bits: which rows are looked at ------------------------------------------------------------------------------ */
 
 /*
  * The error of an estimate is taken to be the row's factor times a number that depends on the query alone, normally
  * distributed: the form it has for random signs. Its deviation is measured on sample blocks, spread over the table (and
- * taken for larger where its tails are heavy, as for sparse vectors). A row is left out when its estimate is FLAT_DEVIATIONS
- * of that beyond the limit. No constant number of candidates would fit all data: of 10,000 embeddings this looks at the int8
- * codes of 350, of uniform random vectors at 2,000, and where signs say nothing at all of them.
+ * taken for larger where its tails are heavy, as for sparse vectors). A row is left out when its estimate is
+ * FLAT_DEVIATIONS of that beyond the limit. No constant number of candidates would fit all data: of 10,000 embeddings
+ * this looks at the int8 codes of 350, of uniform random vectors at 2,000, and where signs say nothing at all of them.
  */
 #define FLAT_DEVIATIONS 3.5f
 enum { FLAT_BITS_MIN_ROWS = 1000, FLAT_SAMPLES = 4, FLAT_SAMPLE_ROWS = DV_BITS_ROWS };
@@ -376,9 +378,9 @@ static dv_status flat_bits_consider(flat_bits *b, flat_search *s, size_t first, 
 }
 
 /*
- * Two passes, so that the margin is applied to a limit that is nearly final: the first takes estimates at their word, which
- * finds most of the result among few rows; the second looks at what the first may have missed. If that is a third of a
- * chunk, it looks at all of the chunk: reading memory in order costs no more, and misses nothing.
+ * Two passes, so that the margin is applied to a limit that is nearly final: the first takes estimates at their word,
+ * which finds most of the result among few rows; the second looks at what the first may have missed. If that is a third
+ * of a chunk, it looks at all of the chunk: reading memory in order costs no more, and misses nothing.
  */
 static dv_status flat_consider_by_bits(flat_search *s, flat_bits *b) {
   size_t n_rows = s->f->n_rows, n_chunk = (size_t)4 * DV_BITS_ROWS;
@@ -398,7 +400,7 @@ static dv_status flat_consider_by_bits(flat_search *s, flat_bits *b) {
   return status;
 }
 
-/* ---- entry points ----------------------------------------------------------------------------------------------------- */
+/* ---- entry points ------------------------------------------------------------------------------------------------ */
 
 static dv_status flat_brute(flat_search *s) {
   for (size_t i = 0; i < (s->f->n_rows + 63) / 64; i++)

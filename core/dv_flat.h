@@ -5,10 +5,10 @@
  *   int8     1 byte a component: an interval that surely contains the row's distance (dv_code_bounds)
  *   f32      the row's vector, from the caller: its distance, dv_query_distance
  *
- * A row goes to the next tier unless this one says that it is farther than k others. int8 is never wrong about that; so an
- * exact search, which has no bits, finds the k best in the order and with the distances of a full f32 scan, ties by vid
- * included. Bits are wrong about one row in thousands, for whatever data: their error is measured at the start of a search,
- * against int8, and where bits say little, little is left out. A few vectors more than k are fetched.
+ * A row goes to the next tier unless this one says that it is farther than k others. int8 is never wrong about that; so
+ * an exact search, which has no bits, finds the k best in the order and with the distances of a full f32 scan, ties by
+ * vid included. Bits are wrong about one row in thousands, for whatever data: their error is measured at the start of a
+ * search, against int8, and where bits say little, little is left out. A few vectors more than k are fetched.
  *
  * Row r is vid r + 1. Nothing here changes a row, and two searches may run at once on two scratches.
  */
@@ -52,9 +52,10 @@ void dv_flat_scratch_init(dv_flat_scratch *s, const dv_alloc *alloc);
 void dv_flat_scratch_free(dv_flat_scratch *s);
 
 /*
- * Pushes the k nearest allowed rows into out, whose k this is. out may hold hits of other rows already: then the result is
- * the k best of all of them. q and cq code the same vector for the same metric; cq may be NULL for l1, which has no codes
- * and reads every allowed row. A status other than DV_OK is the callback's or DV_NOMEM, and leaves part of the result in out.
+ * Pushes the k nearest allowed rows into out, whose k this is. out may hold hits of other rows already: then the result
+ * is the k best of all of them. q and cq code the same vector for the same metric; cq may be NULL for l1, which has no
+ * codes and reads every allowed row. A status other than DV_OK is the callback's or DV_NOMEM, and leaves part of the
+ * result in out.
  */
 dv_status dv_flat_search(const dv_flat *f, const dv_query *q, const dv_code_query *cq, size_t k, bool is_exact,
                          dv_topk *out, dv_flat_scratch *scratch);

@@ -2,12 +2,13 @@
  * dv_frame.c: deltas between machines and tables (frames) and inside the log (records).
  *
  * The grammar stands in dv_frame.h and, with examples, in docs/file-format.md. Readers here are where stored and
- * transported bytes enter: every length is compared with the bytes left before it is used, and nothing is returned that points
- * outside of them.
+ * transported bytes enter: every length is compared with the bytes left before it is used, and nothing is returned that
+ * points outside of them.
  *
  * Varints need not be minimal; otherwise a record or frame has one form: an empty extra byte, a gap of 1, a full vector
- * without its key bit, unknown flags are malformed. Numbers that callers compute with fit their types: a seq is below 2^63, as
- * SQLite's rowids are, a vid below 2^32. Links are not looked at: only who follows one knows where it must lead.
+ * without its key bit, unknown flags are malformed. Numbers that callers compute with fit their types: a seq is below
+ * 2^63, as SQLite's rowids are, a vid below 2^32. Links are not looked at: only who follows one knows where it must
+ * lead.
  *
  * Times are subtracted and added mod 2^64, so there is no time that cannot be stored and none that overflows.
  */
@@ -19,7 +20,7 @@
 /* magic, version, op and encoding, flags, length */
 #define FRAME_HEAD_MAX (5 + 10)
 
-/* ---- values ---------------------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 static size_t frame_value_size(const dv_value *v) {
   switch (v->type) {
@@ -113,7 +114,7 @@ bool dv_numbered_next(dv_reader *r, uint32_t *number, dv_value *v) {
   return !r->is_bad;
 }
 
-/* ---- frames ---------------------------------------------------------------------------------------------------- */
+/* ---- frames ------------------------------------------------------------------------------------------------------ */
 
 /* The flags that f will be written with: a field list that is there is not lost for want of its bit. */
 static unsigned frame_flags(const dv_frame *f) { return (f->flags & 0xffu) | (f->n_fields ? DV_FRAME_FIELDS : 0u); }
@@ -212,7 +213,7 @@ dv_status dv_frame_read(dv_reader *r, dv_frame *f, dv_detail *detail) {
   return DV_OK;
 }
 
-/* ---- records --------------------------------------------------------------------------------------------------- */
+/* ---- records ----------------------------------------------------------------------------------------------------- */
 
 #define FRAME_RECORD_EXTRAS (DV_RECORD_GAP | DV_RECORD_FIELDS | DV_RECORD_ALL_FIELDS | DV_RECORD_MERGED)
 /* vid, link and time */

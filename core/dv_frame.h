@@ -11,7 +11,8 @@
  *   body             [seq varint] [id value] [time zigzag varint] [fields: length varint, field*] payload (the rest)
  *   CRC-32C u32      of everything before it, magic included
  *
- *   A frame with flag 32 (op 0) heads an export: its fields describe the table the frames came from; it carries no delta.
+ *   A frame with flag 32 (op 0) heads an export: its fields describe the table the frames came from; it carries no
+ *   delta.
  *
  * RECORD: the same delta inside a pack of the log, without what the pack already says (see docs/file-format.md):
  *
@@ -22,7 +23,8 @@
  *   link varint      seq - seq of the row's previous record; 0: this is its first
  *   time             zigzag varint: milliseconds since the previous record of the pack (or the pack's base time)
  *   [gap varint]     if seq gap: seq - seq of the previous record (1 when absent)
- *   [fields]         length varint, field*: metadata set by this delta; with "all fields" every field not listed is NULL
+ *   [fields]         length varint, field*: metadata set by this delta; with "all fields" every field not listed is
+ *                    NULL
  *   payload          the delta's payload; but if key and the encoding is not full: length varint, the delta's payload,
  *                    u8 encoding (DENSE or PLANES), and the full vector after this delta in that encoding (the rest)
  *
@@ -35,7 +37,7 @@
 
 #include "dv_delta.h"
 
-/* ---- values -------------------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 typedef enum dv_value_type { DV_NULL = 0, DV_INTEGER = 1, DV_REAL = 2, DV_TEXT = 3, DV_BLOB = 4 } dv_value_type;
 
@@ -52,7 +54,7 @@ void dv_value_write(dv_buf *out, const dv_value *v);
 /* On malformed input sets r->is_bad and *v to NULL. */
 void dv_value_read(dv_reader *r, dv_value *v);
 
-/* ---- frames -------------------------------------------------------------------------------------------------- */
+/* ---- frames ------------------------------------------------------------------------------------------------------ */
 
 #define DV_FRAME_MAGIC 0xDE7Au
 #define DV_FRAME_VERSION 1u
@@ -86,13 +88,13 @@ dv_status dv_frame_read(dv_reader *r, dv_frame *f, dv_detail *detail);
 bool dv_field_next(dv_reader *r, const uint8_t **name, size_t *n_name, dv_value *v);
 void dv_field_write(dv_buf *out, const char *name, size_t n_name, const dv_value *v);
 
-/* ---- records ------------------------------------------------------------------------------------------------- */
+/* ---- records ----------------------------------------------------------------------------------------------------- */
 
 #define DV_RECORD_SEAL 7u
 enum { DV_RECORD_GAP = 1, DV_RECORD_FIELDS = 2, DV_RECORD_ALL_FIELDS = 4, DV_RECORD_MERGED = 8 };
 
-/* Bytes of a seal: tag, CRC-32C of the records since the previous seal (continued from that seal's CRC), and the tag again, so
- * that the end of the log is never a zero byte and is found from behind. */
+/* Bytes of a seal: tag, CRC-32C of the records since the previous seal (continued from that seal's CRC), and the tag
+ * again, so that the end of the log is never a zero byte and is found from behind. */
 #define DV_SEAL_BYTES 6u
 
 typedef struct dv_record {
@@ -120,9 +122,9 @@ typedef struct dv_log_state {
 /* Appends r as it follows `state`, and updates state->seq and time (not crc). r->seq > state->seq. */
 void dv_record_write(dv_buf *out, const dv_record *r, dv_log_state *state);
 
-/* Looks at the head of a record, whose body may go on in the next pack. Returns the number of bytes of the whole record,
- * 0 at the end of contents (a 0 byte or no bytes left), or SIZE_MAX when malformed or its head is cut off. A seal gives
- * DV_SEAL_BYTES and *tag = DV_RECORD_SEAL. */
+/* Looks at the head of a record, whose body may go on in the next pack. Returns the number of bytes of the whole
+ * record, 0 at the end of contents (a 0 byte or no bytes left), or SIZE_MAX when malformed or its head is cut off. A
+ * seal gives DV_SEAL_BYTES and *tag = DV_RECORD_SEAL. */
 size_t dv_record_span(const uint8_t *bytes, size_t n_bytes, uint8_t *tag);
 
 /* Parses just a record's head (tag to time and gap, at most DV_RECORD_HEAD_BYTES) and updates state->seq and time: what
@@ -130,8 +132,8 @@ size_t dv_record_span(const uint8_t *bytes, size_t n_bytes, uint8_t *tag);
 #define DV_RECORD_HEAD_BYTES 48u
 dv_status dv_record_head(const uint8_t *bytes, size_t n_bytes, dv_log_state *state);
 
-/* Parses a whole record of exactly n_bytes (as dv_record_span gave) that follows `state`, and updates state->seq and time.
- * rec borrows from the bytes. Not for seals. DV_CORRUPT. */
+/* Parses a whole record of exactly n_bytes (as dv_record_span gave) that follows `state`, and updates state->seq and
+ * time. rec borrows from the bytes. Not for seals. DV_CORRUPT. */
 dv_status dv_record_read(const uint8_t *bytes, size_t n_bytes, dv_record *rec, dv_log_state *state);
 
 /* Next numbered field; false at the end (check r->is_bad afterwards). */

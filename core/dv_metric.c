@@ -33,7 +33,7 @@ bool dv_metric_parse(const char *name, size_t n, dv_metric *out) {
   return false;
 }
 
-/* ---- sums in double, when f32 does not do ----------------------------------------------------------------------- */
+/* ---- sums in double, when f32 does not do ------------------------------------------------------------------------ */
 
 /* Neither overflows nor underflows for any finite vectors: 2^-149 and 2^128, squared and 65536 times. The order of
  * additions is fixed: four lanes. */
@@ -49,7 +49,7 @@ static double metric_sum(int term, const float *a, const float *b, size_t n) {
 /* A sum that f32 holds well. False for NaN. */
 static inline bool metric_is_good(float sum) { return sum >= DV_METRIC_TINY && sum <= 3.402823466e+38f; }
 
-/* ---- from sums to distances ------------------------------------------------------------------------------------- */
+/* ---- from sums to distances -------------------------------------------------------------------------------------- */
 
 static double metric_l2_of(const dv_kernels *k, const float *a, const float *b, size_t n) {
   float sum = k->l2sq_f32(a, b, n);

@@ -1,7 +1,7 @@
 /*
- * dv_quant.c: codes of vectors and what can be proved from them. The header has the inequalities; here they meet floating
- * point. Everything that a bound rests on is computed in double, whose own rounding (n * 2^-53 relative, below 2^-36 for
- * 65536 dimensions) is added as slack, or in integers, where there is none.
+ * dv_quant.c: codes of vectors and what can be proved from them. The header has the inequalities; here they meet
+ * floating point. Everything that a bound rests on is computed in double, whose own rounding (n * 2^-53 relative, below
+ * 2^-36 for 65536 dimensions) is added as slack, or in integers, where there is none.
  *
  * Only +, -, *, / and sqrt are used, each correctly rounded on every machine: codes are the same everywhere.
  */
@@ -16,7 +16,8 @@ DV_FP_STRICT_BEGIN
 /* More than the relative rounding error of a sum of 65536 terms in double, and of the few operations around it. */
 #define QUANT_SLACK 0x1p-36
 
-/* The nearest integer of a double below 2^51, ties to even, without asking libm or the CPU for a rounding instruction. */
+/* The nearest integer of a double below 2^51, ties to even, without asking libm or the CPU for a rounding
+ * instruction. */
 static inline int quant_round(double y) {
   const double magic = 0x1.8p52;
   return (int)((y + magic) - magic);
@@ -50,7 +51,7 @@ static double quant_norm(const float *v, size_t n) {
   return sqrt(quant_fold(lane));
 }
 
-/* ---- codes of rows ---------------------------------------------------------------------------------------------- */
+/* ---- codes of rows ----------------------------------------------------------------------------------------------- */
 
 /* What a residual byte promises. */
 static float quant_residual(uint32_t meta, size_t n) {
@@ -82,8 +83,9 @@ uint32_t dv_code_encode(dv_metric m, const float *v, size_t n, int8_t *code) {
   double residual = sqrt(quant_fold(lane)) * (1.0 + QUANT_SLACK);
   if (m == DV_COSINE) residual += QUANT_SLACK; /* v * inverse is not exactly the unit vector */
 
-  /* 255 always suffices: no component is off by more than half a step, and the largest one is off by less than 1/100 of a
-   * step, unless scale is the smallest there is and every step counts. quant_residual rounds up by more than is lost here. */
+  /* 255 always suffices: no component is off by more than half a step, and the largest one is off by less than 1/100 of
+   * a step, unless scale is the smallest there is and every step counts. quant_residual rounds up by more than is lost
+   * here. */
   uint32_t byte = (uint32_t)(residual / (scale * sqrt((double)n) / 510.0));
   if (byte > 255) byte = 255;
   while (byte < 255 && (double)quant_residual(meta | byte, n) < residual) byte++;
@@ -102,7 +104,7 @@ dv_code_row dv_code_row_of(uint32_t meta, const int8_t *code, size_t n) {
   return row;
 }
 
-/* ---- codes of queries ------------------------------------------------------------------------------------------- */
+/* ---- codes of queries -------------------------------------------------------------------------------------------- */
 
 /* A step for components up to max, and its inverse (0 if they are all 0). */
 static double quant_step(double max, float *step) {
@@ -177,15 +179,15 @@ void dv_code_query_free(dv_code_query *q) {
   memset(q, 0, sizeof *q);
 }
 
-/* ---- what codes say of distances ---------------------------------------------------------------------------------- */
+/* ---- what codes say of distances --------------------------------------------------------------------------------- */
 
 float dv_code_estimate(const dv_code_query *q, const dv_code_row *row, int32_t dot) {
   float product = (float)dot * q->weight * row->scale;
   return q->metric == DV_L2 ? row->norm_sq + (float)q->code_sq - 2.0f * product : -product;
 }
 
-/* Bounds from ab = a.b, bb = |b|^2 and s >= |q - b|, all but for a relative rounding of 2^-50. Comparisons are written so
- * that a NaN, which only values beyond f32 can cause here, gives the wide answer. */
+/* Bounds from ab = a.b, bb = |b|^2 and s >= |q - b|, all but for a relative rounding of 2^-50. Comparisons are written
+ * so that a NaN, which only values beyond f32 can cause here, gives the wide answer. */
 static void quant_bounds(const dv_code_query *q, const dv_code_row *row, double ab, double bb, double s, double *low,
                          double *high) {
   double aa = (double)row->norm_sq, r = (double)row->residual;
@@ -235,9 +237,10 @@ void dv_code_bounds_fine(const dv_code_query *q, const dv_code_row *row, int32_t
   quant_bounds(q, row, ab, q->fine_sq, (double)q->residual_low, low, high);
 }
 
-/* ---- bits --------------------------------------------------------------------------------------------------------- */
+/* ---- bits -------------------------------------------------------------------------------------------------------- */
 
-/* Where the byte of a row's first group is; the next group's is 16 bytes on. Rows 16 to 31 of a block use high nibbles. */
+/* Where the byte of a row's first group is; the next group's is 16 bytes on. Rows 16 to 31 of a block use high
+ * nibbles. */
 static uint8_t *quant_bits_at(uint64_t *blocks, size_t row, size_t n, unsigned *shift) {
   uint8_t *bytes = (uint8_t *)blocks + row / DV_BITS_ROWS * dv_bit_words(n) * DV_BITS_ROWS * sizeof(uint64_t);
   *shift = row % DV_BITS_ROWS < 16 ? 0 : 4;
@@ -316,9 +319,10 @@ dv_bit_row dv_bits_set_code(uint64_t *blocks, size_t row, dv_metric m, const dv_
 }
 
 /*
- * What a group's four bits add to sum_i sign_i w_i lies between -m and m, m = sum |w_i|. An entry is that plus m, in steps
- * chosen so that the largest group's 2m is 63. Rounding four terms together costs a quarter of what rounding each to four
- * bits would. In fixed point with 8 fraction bits, so that sums of entries need only one correction for all the m.
+ * What a group's four bits add to sum_i sign_i w_i lies between -m and m, m = sum |w_i|. An entry is that plus m, in
+ * steps chosen so that the largest group's 2m is 63. Rounding four terms together costs a quarter of what rounding each
+ * to four bits would. In fixed point with 8 fraction bits, so that sums of entries need only one correction for all the
+ * m.
  */
 void dv_bit_query_init(dv_bit_query *b, const dv_code_query *q, const float *center, uint8_t *table) {
   size_t n_groups = 16 * dv_bit_words(q->n);
@@ -358,7 +362,7 @@ void dv_bit_query_init(dv_bit_query *b, const dv_code_query *q, const float *cen
   b->constant = (float)(q->metric == DV_L2 ? quant_fold(w_sq) : quant_fold(center_sq) - quant_fold(dot));
 }
 
-/* ---- selection ------------------------------------------------------------------------------------------------------ */
+/* ---- selection --------------------------------------------------------------------------------------------------- */
 
 /* Unsigned integers that order like the floats, -0.0 with 0.0, NaN last. */
 static inline uint32_t quant_key(float f) {

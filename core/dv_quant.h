@@ -5,22 +5,23 @@
  * stands for the unit vector. What is stored is 4 bytes of `meta` and n code bytes:
  *
  *   meta = the top 24 bits of the f32 scale (rounded up, so that no component clips) | residual byte
- *   residual byte r: |x - scale*code|_2 <= r/255 * scale * sqrt(n)/2 (rounded up; 1/2 a step a component is the worst case)
+ *   residual byte r: |x - scale*code|_2 <= r/255 * scale * sqrt(n)/2 (rounded up; 1/2 a step a component is the worst
+ *   case)
  *
  * With a = scale*code of the row, b = that of the query, and residuals |x - a| <= r, |q - b| <= s, the triangle and the
  * Cauchy-Schwarz inequality give
  *
- *   | |x-q| - |a-b| | <= r + s               for l2; and for cosine too, since its distance is |x-q|^2 / 2 of unit vectors
+ *   | |x-q| - |a-b| | <= r + s               for l2; for cosine too, whose distance is |x-q|^2 / 2 of unit vectors
  *   | x.q - a.b |     <= |a| s + r |q|       for ip and cosine
  *
- * and a.b, |a|, |b| are known exactly: an interval that surely contains the row's distance (dv_code_bounds), which is what
- * makes the scan of codes followed by a re-rank provably exact. A second code for what the first left of the query
+ * and a.b, |a|, |b| are known exactly: an interval that surely contains the row's distance (dv_code_bounds), which is
+ * what makes the scan of codes followed by a re-rank provably exact. A second code for what the first left of the query
  * makes s vanish and the interval half as wide (dv_code_bounds_fine), at the price of a second dot_i8: for survivors.
  *
  * 1-bit: signs of x - c, where c is a point in the middle of the table's rows, 32 rows interleaved (see scan_bits), and
  * two floats a row that turn a sum over its signs into an estimate of its distance (RaBitQ without rotation, Gao & Long
- * 2024). An estimate only: it picks candidates for the int8 tier. c matters: of vectors whose components are all positive,
- * signs around zero say nothing.
+ * 2024). An estimate only: it picks candidates for the int8 tier. c matters: of vectors whose components are all
+ * positive, signs around zero say nothing.
  */
 #ifndef DV_QUANT_H
 #define DV_QUANT_H
@@ -35,7 +36,8 @@ static inline size_t dv_code_stride(size_t n) { return (n + 63u) & ~(size_t)63u;
 static inline size_t dv_bit_words(size_t n) { return (n + 63u) / 64u; }
 static inline size_t dv_bit_blocks(size_t n_rows) { return (n_rows + DV_BITS_ROWS - 1) / DV_BITS_ROWS; }
 
-/* Writes n codes (and nothing of the padding) and returns meta. All-zero vectors get meta 0 and codes 0. v is finite. */
+/* Writes n codes (and nothing of the padding) and returns meta. All-zero vectors get meta 0 and codes 0. v is
+ * finite. */
 uint32_t dv_code_encode(dv_metric m, const float *v, size_t n, int8_t *code);
 
 static inline float dv_code_scale(uint32_t meta) { return dv_bits_float(meta & 0xffffff00u); }
@@ -74,13 +76,13 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
 void dv_code_query_free(dv_code_query *q);
 
 /* From dot_i8 of row and query codes: an estimate that orders rows like the true distance (an increasing function of
- * it: for l2 the squared distance, for cosine and ip minus the dot product; for ip divided by a power of two near |q|, so
- * that it neither overflows nor underflows). Not for l1. */
+ * it: for l2 the squared distance, for cosine and ip minus the dot product; for ip divided by a power of two near |q|,
+ * so that it neither overflows nor underflows). Not for l1. */
 float dv_code_estimate(const dv_code_query *q, const dv_code_row *row, int32_t dot);
 
-/* ... and the interval [*low, *high] that contains the row's dv_distance, f32 rounding of the kernels included; exact real
- * arithmetic would not need the slack, but equality with the full f32 scan does. Values too large for these sums give
- * wide intervals, up to -infinity .. infinity; never NaN. Not for l1. */
+/* ... and the interval [*low, *high] that contains the row's dv_distance, f32 rounding of the kernels included; exact
+ * real arithmetic would not need the slack, but equality with the full f32 scan does. Values too large for these sums
+ * give wide intervals, up to -infinity .. infinity; never NaN. Not for l1. */
 void dv_code_bounds(const dv_code_query *q, const dv_code_row *row, int32_t dot, double *low, double *high);
 
 /* The same with dot_low = dot_i8 of row codes and q->code_low: about half as wide. */
@@ -98,8 +100,8 @@ void dv_code_bounds_fine(const dv_code_query *q, const dv_code_row *row, int32_t
 /* The mean of (up to a thousand, evenly spread) rows, as codes stand for them; rows with scale 0 do not count. */
 void dv_bits_center(const int8_t *codes, const dv_code_row *rows, size_t n_rows, size_t n, float *center);
 
-/* Writes row `row` of `blocks` (dv_bit_words(n)*DV_BITS_ROWS words a block of DV_BITS_ROWS rows) and returns its factor and
- * offset. center may be NULL: zero. A row equal to it, and a row that is not there, have factor 0. */
+/* Writes row `row` of `blocks` (dv_bit_words(n)*DV_BITS_ROWS words a block of DV_BITS_ROWS rows) and returns its factor
+ * and offset. center may be NULL: zero. A row equal to it, and a row that is not there, have factor 0. */
 dv_bit_row dv_bits_set(uint64_t *blocks, size_t row, dv_metric m, const float *v, size_t n, const float *center);
 /* The same from int8 codes: what loading stored codes uses. */
 dv_bit_row dv_bits_set_code(uint64_t *blocks, size_t row, dv_metric m, const dv_code_row *row_code, const int8_t *code,
@@ -122,8 +124,8 @@ static inline float dv_bits_estimate(const dv_bit_query *b, const dv_bit_row *ro
 }
 DV_FP_STRICT_END
 
-/* Indices of the `want` smallest of est[0..n), in no order, ties at the border broken by smaller index; returns how many
- * (min(want, n)). keys is scratch of n words. Linear time. NaN sorts last. */
+/* Indices of the `want` smallest of est[0..n), in no order, ties at the border broken by smaller index; returns how
+ * many (min(want, n)). keys is scratch of n words. Linear time. NaN sorts last. */
 size_t dv_select_smallest(const float *est, size_t n, size_t want, uint32_t *out, uint32_t *keys);
 
 #endif

@@ -2,21 +2,21 @@
  * dv_vector.c: numbers and vectors between text, blob and float.
  *
  * Reading. A decimal w * 10^q, w being the first 19 digits, is multiplied out in 192 bits with a power of ten that is
- * known to within three units of its 128 bits. That decides the rounding to 53 bits unless the true value may lie on the
- * other side of the middle between two doubles; then, and when digits beyond the 19th matter, exact integers of up to 3072
- * bits decide. No floating point is involved, so the host's rounding mode, extended precision or flushing of
+ * known to within three units of its 128 bits. That decides the rounding to 53 bits unless the true value may lie on
+ * the other side of the middle between two doubles; then, and when digits beyond the 19th matter, exact integers of up
+ * to 3072 bits decide. No floating point is involved, so the host's rounding mode, extended precision or flushing of
  * subnormals cannot change a bit.
  *
  * Writing. The Schubfach method of Raffaello Giulietti (2020), in the arrangement for floats by Alexander Bolz: the
  * boundaries of the interval of reals that round to f are scaled by a power of ten so that the wanted decimal is one of
- * four integers. That the result reads back as f, and that nothing with fewer digits does, was checked for every float there is
- * (tests/unit/check_vector.c does it for a sample).
+ * four integers. That the result reads back as f, and that nothing with fewer digits does, was checked for every float
+ * there is (tests/unit/check_vector.c does it for a sample).
  *
  * Both use one small table of powers: 10^(28i) and 5^j, multiplied together when needed.
  */
 #include "dv_vector.h"
 
-/* ---- blobs ----------------------------------------------------------------------------------------------------- */
+/* ---- blobs ------------------------------------------------------------------------------------------------------- */
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 #define VECTOR_IS_BIG_ENDIAN 1
@@ -78,7 +78,7 @@ float dv_float_nearest(double d) {
   return dv_bits_float(sign | ((exponent >= -126 ? (uint32_t)(exponent + 126) << 23 : 0) + r));
 }
 
-/* ---- powers of ten --------------------------------------------------------------------------------------------- */
+/* ---- powers of ten ----------------------------------------------------------------------------------------------- */
 
 typedef struct vector_u128 {
   uint64_t high, low;
@@ -141,8 +141,8 @@ static const vector_u128 vector_pow10_steps[25] = {
 
 #define VECTOR_POW10_MIN (-364)
 
-/* 10^q as 128 bits, first bit set; -364 <= q < 336. What is stored is less than one unit too small; the product with an exact
- * 5^j, cut and perhaps doubled, is less than three too small. Exact for 0 <= q < 28. */
+/* 10^q as 128 bits, first bit set; -364 <= q < 336. What is stored is less than one unit too small; the product with an
+ * exact 5^j, cut and perhaps doubled, is less than three too small. Exact for 0 <= q < 28. */
 static inline vector_u128 vector_pow10(int q) {
   const unsigned at = (unsigned)(q - VECTOR_POW10_MIN);
   int unused = 0;
@@ -152,7 +152,7 @@ static inline vector_u128 vector_pow10(int q) {
 /* floor(log2(10^q)), right for |q| <= 400. */
 static inline int vector_log2_pow10(int q) { return (q * 217706) >> 16; }
 
-/* ---- reading a number ------------------------------------------------------------------------------------------ */
+/* ---- reading a number -------------------------------------------------------------------------------------------- */
 
 /* A JSON number as its text says: about digits * 10^exponent. */
 typedef struct vector_number {
@@ -246,7 +246,8 @@ static bool vector_scan(vector_number *x, const char *text, size_t n_bytes) {
 
 #define VECTOR_INFINITY 0x7ff0000000000000u
 
-/* The bits of the double with `significand` of up to 53 bits (a carry may have made it 54) and leading bit 2^exponent. */
+/* The bits of the double with `significand` of up to 53 bits (a carry may have made it 54) and leading bit
+ * 2^exponent. */
 static inline uint64_t vector_assemble(uint64_t significand, int exponent) {
   return exponent >= -1022 ? ((uint64_t)(exponent + 1022) << 52) + significand : significand;
 }
@@ -288,9 +289,10 @@ static inline bool vector_round(uint64_t w, int64_t q, uint64_t *bits) {
   return true;
 }
 
-/* ---- exact integers -------------------------------------------------------------------------------------------- */
+/* ---- exact integers ---------------------------------------------------------------------------------------------- */
 
-/* Digits that can matter: the middle between two doubles has at most 767; one more says on which side a longer text is. */
+/* Digits that can matter: the middle between two doubles has at most 767; one more says on which side a longer text
+ * is. */
 #define VECTOR_DIGITS_MAX 768
 /* 10^769 and 5^(342+768) take 2578 bits. */
 #define VECTOR_LIMBS 96
@@ -430,7 +432,7 @@ size_t dv_double_parse(const char *text, size_t n_bytes, double *out) {
   return x.length;
 }
 
-/* ---- reading an array ------------------------------------------------------------------------------------------ */
+/* ---- reading an array -------------------------------------------------------------------------------------------- */
 
 static dv_status vector_fail(dv_detail *detail, dv_status status, uint64_t at, double value) {
   if (detail) {
@@ -525,7 +527,7 @@ dv_status dv_index_parse(dv_buf *out, size_t *n, const char *text, size_t n_byte
   return vector_parse_array(out, n, text, n_bytes, vector_read_index, detail);
 }
 
-/* ---- writing --------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 /* digits * 10^exponent */
 typedef struct vector_decimal {
@@ -533,16 +535,18 @@ typedef struct vector_decimal {
   int exponent;
 } vector_decimal;
 
-/* floor(g * c / 2^64), odd if something was cut off: then comparisons with even numbers come out as with the exact value. */
+/* floor(g * c / 2^64), odd if something was cut off: then comparisons with even numbers come out as with the exact
+ * value. */
 static inline uint32_t vector_scale_to_odd(uint64_t g, uint32_t c) {
   const vector_u128 p = vector_multiply(g, c);
   return (uint32_t)p.high | (uint32_t)(p.low >> 32 > 1);
 }
 
-/* The shortest decimal in the interval that rounds to the finite, positive float with these bits; of several the nearest. */
+/* The shortest decimal in the interval that rounds to the finite, positive float with these bits; of several the
+ * nearest. */
 static vector_decimal vector_shortest(uint32_t bits) {
-  /* Reading goes through a double and rounds twice: 7.038531e-26 is nearest to the first of these floats, but its double is
-   * just the middle between them and goes to the second. Of all floats they are the only ones. */
+  /* Reading goes through a double and rounds twice: 7.038531e-26 is nearest to the first of these floats, but its
+   * double is just the middle between them and goes to the second. Of all floats they are the only ones. */
   if (bits == 0x15ae43fdu) return (vector_decimal){70385307, -33};
   if (bits == 0x15ae43feu) return (vector_decimal){7038531, -32};
   const uint32_t fraction = bits & 0x007fffffu, biased = bits >> 23;

@@ -38,7 +38,8 @@ size_t dv_float_print(char *out, float f);
 /* (float)d, round half to even, also where the host's FPU takes subnormals for zero. */
 float dv_float_nearest(double d);
 
-/* Longest prefix of text that is a JSON number, correctly rounded to a double; returns its length, 0 if there is none. */
+/* Longest prefix of text that is a JSON number, correctly rounded to a double; returns its length, 0 if there is
+ * none. */
 size_t dv_double_parse(const char *text, size_t n_bytes, double *out);
 
 #endif

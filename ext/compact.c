@@ -1,21 +1,22 @@
 /*
- * compact.c: delta_compact: versions older than the retention are merged into one state per row, and the log is written anew
- * without them.
+ * compact.c: delta_compact: versions older than the retention are merged into one state per row, and the log is written
+ * anew without them.
  *
- * For each row the retention chooses a base: the last delta that is older than what must be kept. Everything up to the base
- * becomes one record at the base's seq and time: a create (flag MERGED) with the whole vector and all metadata. What
- * follows keeps its seq, time, payload and link. Where the base is a delete, there is no state to write down: the row's
- * history then begins with the create behind it (which gets the flag MERGED too, because whoever follows the log may never
- * hear of the delete), or, with nothing behind it, the row disappears with its line in %_row.
+ * For each row the retention chooses a base: the last delta that is older than what must be kept. Everything up to the
+ * base becomes one record at the base's seq and time: a create (flag MERGED) with the whole vector and all metadata.
+ * What follows keeps its seq, time, payload and link. Where the base is a delete, there is no state to write down: the
+ * row's history then begins with the create behind it (which gets the flag MERGED too, because whoever follows the log
+ * may never hear of the delete), or, with nothing behind it, the row disappears with its line in %_row.
  *
- * Two or three passes over the log: to choose the bases (8 bytes a row, 12 for a retention in versions), then to copy. The
- * new log grows under negative keys beside the old one, which stays readable, so that base states can be folded while the
- * copy is under way; dvx_log_rewrite_finish() puts it in place. All of it is in the caller's transaction. A failure behind
- * the first write leaves half a copy in the file, which an autocommit statement takes back by itself; inside BEGIN nothing
- * would (SQLite gives the call no statement journal), so the commit is vetoed: dvx_table_poison().
+ * Two or three passes over the log: to choose the bases (8 bytes a row, 12 for a retention in versions), then to copy.
+ * The new log grows under negative keys beside the old one, which stays readable, so that base states can be folded
+ * while the copy is under way; dvx_log_rewrite_finish() puts it in place. All of it is in the caller's transaction. A
+ * failure behind the first write leaves half a copy in the file, which an autocommit statement takes back by itself;
+ * inside BEGIN nothing would (SQLite gives the call no statement journal), so the commit is vetoed: dvx_table_poison().
  *
- * %_meta keys: 'absent': seqs up to the last one that have no record any more; 'purged': largest seq of a delete that was
- * dropped. Who has followed the log only up to a smaller seq than that cannot learn of the delete: delta_import checks it.
+ * %_meta keys: 'absent': seqs up to the last one that have no record any more; 'purged': largest seq of a delete that
+ * was dropped. Who has followed the log only up to a smaller seq than that cannot learn of the delete: delta_import
+ * checks it.
  */
 #include "ext_int.h"
 
@@ -57,7 +58,7 @@ static int compact_poll(compact_job *job) {
   return dvx_fail(job->t->conn, job->t, SQLITE_INTERRUPT, "delta_compact was interrupted");
 }
 
-/* ---- choosing the bases --------------------------------------------------------------------------------------- */
+/* ---- choosing the bases ------------------------------------------------------------------------------------------ */
 
 static int compact_visit_count(void *ctx, const dv_record *rec) {
   compact_job *job = ctx;
@@ -112,7 +113,7 @@ static int compact_choose(compact_job *job) {
   return rc;
 }
 
-/* ---- copying --------------------------------------------------------------------------------------------------- */
+/* ---- copying ----------------------------------------------------------------------------------------------------- */
 
 typedef struct compact_copy {
   compact_job *job;
@@ -265,7 +266,7 @@ static int compact_rewrite(compact_job *job) {
   return rc;
 }
 
-/* ---- delta_compact ---------------------------------------------------------------------------------------------- */
+/* ---- delta_compact ----------------------------------------------------------------------------------------------- */
 
 static int compact_log_bytes(dvx_table *t, int64_t *out) {
   sqlite3_stmt *stmt = NULL;

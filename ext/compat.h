@@ -1,8 +1,8 @@
 /*
  * compat.h: what differs between SQLite 3.40, newer ones, a static build and the stock sqlite-wasm package.
  *
- * Rule for all of ext/: call only sqlite3_* functions that the npm package @sqlite.org/sqlite-wasm exports; a build check
- * compares. The one exception is below.
+ * Rule for all of ext/: call only sqlite3_* functions that the npm package @sqlite.org/sqlite-wasm exports; a build
+ * check compares. The one exception is below.
  */
 #ifndef DVX_COMPAT_H
 #define DVX_COMPAT_H

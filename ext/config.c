@@ -12,8 +12,8 @@
  * metadata, and `dimensions` must be given.
  *
  * The text comes from the schema of a file that may be hostile, so every count and length is checked before anything of
- * that size is allocated, and every name goes into SQL through %w. Whatever does not follow the grammar is an error that
- * says what would: a misspelt option that were ignored would be found out months later, by a slow search.
+ * that size is allocated, and every name goes into SQL through %w. Whatever does not follow the grammar is an error
+ * that says what would: a misspelt option that were ignored would be found out months later, by a slow search.
  */
 #include "ext_int.h"
 
@@ -81,7 +81,7 @@ static void config_fail(config_parser *p, char *text) {
   sqlite3_free(text);
 }
 
-/* ---- tokens --------------------------------------------------------------------------------------------------- */
+/* ---- tokens ------------------------------------------------------------------------------------------------------ */
 
 typedef struct config_token {
   char kind; /* 0 end, 'w' word or number, 'q' quoted, else the character itself */
@@ -164,7 +164,7 @@ static bool config_text(config_token t, char *out, size_t capacity) {
   return n > 0;
 }
 
-/* ---- values --------------------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 static bool config_integer(const char *z, int64_t least, int64_t largest, int64_t *out) {
   int64_t v = 0;
@@ -269,7 +269,7 @@ bool dvx_keep_parse(const char *text, size_t n, dvx_keep *out) {
   return false;
 }
 
-/* ---- options -------------------------------------------------------------------------------------------------- */
+/* ---- options ----------------------------------------------------------------------------------------------------- */
 
 /* Number of insertions, removals and replacements that make one word the other. Both are shorter than 32 bytes. */
 static size_t config_edits(const char *a, size_t n_a, const char *b, size_t n_b) {
@@ -403,7 +403,7 @@ static void config_argument_option(config_parser *p, config_lexer *l, config_tok
   config_set_token(p, (config_option)option, value);
 }
 
-/* ---- columns -------------------------------------------------------------------------------------------------- */
+/* ---- columns ----------------------------------------------------------------------------------------------------- */
 
 static bool config_is_reserved(const char *name) {
   static const char *const reserved[] = {"distance", "k", "as_of", "delta", "score", "rowid", "_rowid_", "oid"};
@@ -638,7 +638,7 @@ static void config_argument(config_parser *p, const char *argument) {
   }
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------ */
+/* ---- the whole --------------------------------------------------------------------------------------------------- */
 
 /* Without a vector column: the short form, if its conditions hold. */
 static void config_complete_short(config_parser *p) {

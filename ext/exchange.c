@@ -1,5 +1,6 @@
 /*
- * exchange.c: delta_export and delta_import: a table's deltas as one blob that any other table of the same dimensions takes.
+ * exchange.c: delta_export and delta_import: a table's deltas as one blob that any other table of the same dimensions
+ * takes.
  *
  *   export := header frame, frame*
  *
@@ -11,12 +12,14 @@
  * Each frame has seq, id, time and the metadata it sets by column name. Its delta is self-contained: it needs the row's
  * previous vector at most for setting some of its dimensions, scaling or offsetting it.
  *
- * Importing is idempotent because the importing table remembers how far it has followed each origin: %_meta 'import:<uuid>'
- * is the last seq of that origin that was taken over. Everything up to there is skipped, so the same export, or one that
- * overlaps, changes nothing; one that begins later is refused, since what lies between would be missing for ever; and one
- * from an origin that has meanwhile forgotten deletes which this table has not seen is refused for the same reason.
+ * Importing is idempotent because the importing table remembers how far it has followed each origin: %_meta
+ * 'import:<uuid>' is the last seq of that origin that was taken over. Everything up to there is skipped, so the same
+ * export, or one that overlaps, changes nothing; one that begins later is refused, since what lies between would be
+ * missing for ever; and one from an origin that has meanwhile forgotten deletes which this table has not seen is
+ * refused for the same reason.
  *
- * The blob is somebody else's bytes: all of it is checked before the first delta is applied, and then all or nothing is.
+ * The blob is somebody else's bytes: all of it is checked before the first delta is applied, and then all or nothing
+ * is.
  */
 #include "ext_int.h"
 
@@ -102,7 +105,7 @@ int dvx_exchange_fields(dvx_table *t, const dv_frame *f, dv_value *values, bool 
   return exchange_fields(t, f, false, values, is_set);
 }
 
-/* ---- delta_export -------------------------------------------------------------------------------------------------- */
+/* ---- delta_export ------------------------------------------------------------------------------------------------ */
 
 static void exchange_hex(uint64_t u, char out[17]) {
   static const char hex[] = "0123456789abcdef";
@@ -234,7 +237,7 @@ static void exchange_export(sqlite3_context *ctx, int argc, sqlite3_value **argv
   dv_buf_free(&out);
 }
 
-/* ---- delta_import: checking ----------------------------------------------------------------------------------------- */
+/* ---- delta_import: checking -------------------------------------------------------------------------------------- */
 
 typedef struct exchange_header {
   uint64_t dimensions, since, last, purged;
@@ -392,7 +395,7 @@ static int exchange_check(exchange_import *job, dvx_table *t) {
   return rc;
 }
 
-/* ---- delta_import: applying ------------------------------------------------------------------------------------------- */
+/* ---- delta_import: applying -------------------------------------------------------------------------------------- */
 
 static int exchange_apply(exchange_import *job, dvx_table *t, const dv_frame *f, dv_buf *payload) {
   const dvx_config *c = t->config;

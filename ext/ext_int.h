@@ -46,8 +46,8 @@ void dvx_str_add(dvx_str *s, const char *z, size_t n);
 
 /* Formats: %s text (NULL prints nothing), %d int, %i int64_t, %u uint64_t, %g double (short form), %w identifier inside
  * double quotes ("" doubled; the quotes are yours), %q text inside single quotes (doubled; the quotes are yours),
- * %v sqlite3_value* as SQL text cut to 40 characters, %I dv_value* the same, %S a user's text (const char *, size_t) cut to
- * 40 characters, %% a percent sign. */
+ * %v sqlite3_value* as SQL text cut to 40 characters, %I dv_value* the same, %S a user's text (const char *, size_t)
+ * cut to 40 characters, %% a percent sign. */
 void dvx_str_addf(dvx_str *s, const char *format, ...);
 
 /* The terminated string, to be freed with sqlite3_free(); NULL when memory ran out. *s is empty afterwards. */
@@ -110,8 +110,8 @@ int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const ch
 /* Milliseconds since 1970 UTC from the VFS clock. */
 int64_t dvx_time_now(dvx_conn *conn);
 
-/* A time given by a user: INTEGER milliseconds, REAL without fraction, or text that SQLite's date functions read. row, the
- * id of the row it is given for, is for the message of an error; it may be NULL. */
+/* A time given by a user: INTEGER milliseconds, REAL without fraction, or text that SQLite's date functions read. row,
+ * the id of the row it is given for, is for the message of an error; it may be NULL. */
 int dvx_time_parse(dvx_conn *conn, const dvx_table *t, const dv_value *row, sqlite3_value *v, int64_t *out);
 
 /* ================================================================================================================
@@ -291,10 +291,10 @@ typedef struct dvx_log {
  * SQLITE_CORRUPT_VTAB when it is not there. */
 int dvx_log_record(dvx_table *t, uint64_t seq, dv_record *rec);
 
-/* Reads forward: calls visit for every record behind `from` up to the stored end (not the pending ones), in order, checking
- * every seal; ends early at the first seal behind max_records records. *from advances to behind the last seal reached.
- * visit may stop the scan with SQLITE_DONE (gives OK). SQLITE_NOTFOUND, without a message: the stored log does not have
- * `from` in its history. A zeroed position is the beginning. */
+/* Reads forward: calls visit for every record behind `from` up to the stored end (not the pending ones), in order,
+ * checking every seal; ends early at the first seal behind max_records records. *from advances to behind the last seal
+ * reached. visit may stop the scan with SQLITE_DONE (gives OK). SQLITE_NOTFOUND, without a message: the stored log does
+ * not have `from` in its history. A zeroed position is the beginning. */
 int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*visit)(void *ctx, const dv_record *rec),
                  void *ctx);
 
@@ -553,14 +553,14 @@ void dvx_txn_rebase(dvx_table *t);
 void dvx_txn_renamed(dvx_table *t);
 /* The stored log was rewritten: nothing is pending any more. */
 void dvx_txn_rewritten(dvx_table *t);
-/* Would ROLLBACK TO some savepoint need deltas that are not in the file? Then DROP and rewrites must be refused. The n_own
- * innermost savepoints, those of the statement itself, do not count. */
+/* Would ROLLBACK TO some savepoint need deltas that are not in the file? Then DROP and rewrites must be refused. The
+ * n_own innermost savepoints, those of the statement itself, do not count. */
 bool dvx_txn_savepoint_needs_memory(const dvx_table *t, size_t n_own);
 int dvx_txn_run_call(dvx_table *t, sqlite3_value *command, bool *is_call);
 int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records);
 
-/* Finds the table, connecting it if need be; it stays alive until the next call. `name` is 'table' or 'schema.table' (an
- * exact table name wins). The second one also begins a read of it, at little more cost. */
+/* Finds the table, connecting it if need be; it stays alive until the next call. `name` is 'table' or 'schema.table'
+ * (an exact table name wins). The second one also begins a read of it, at little more cost. */
 int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out);
 int dvx_table_find_to_read(dvx_conn *conn, const char *name, dvx_table **out);
 
@@ -635,10 +635,10 @@ void dvx_table_poison(dvx_table *t, const char *message);
 /* Bytes of memory this table holds. */
 size_t dvx_table_memory(const dvx_table *t);
 
-/* Rewriting the log (compaction). begin; then one append per record, in rising seq (rec->link and seq say what the record
- * shall be; times may be anything); then finish, which replaces the old packs, gives the log a new generation, empties
- * the derived tables and forgets memory. Between begin and finish the old log stays readable through dvx_log_record and
- * dvx_row_*. Inside a write, after dvx_table_flush. */
+/* Rewriting the log (compaction). begin; then one append per record, in rising seq (rec->link and seq say what the
+ * record shall be; times may be anything); then finish, which replaces the old packs, gives the log a new generation,
+ * empties the derived tables and forgets memory. Between begin and finish the old log stays readable through
+ * dvx_log_record and dvx_row_*. Inside a write, after dvx_table_flush. */
 typedef struct dvx_rewrite {
   dvx_table *t;
   dvx_position position;
@@ -672,24 +672,15 @@ void dvx_mirror_free(dvx_table *t);
 /* integrity.c: *report is NULL if all is well, else lines of text to be freed with sqlite3_free. */
 int dvx_integrity_check(dvx_table *t, bool is_quick, char **report);
 
-/* Wanted from the lead by history.c, exchange.c and compact.c (log.c, table.c, txn.c):
- * - dvx_log_next(): the first record with a seq > `seq`, committed or pending; SQLITE_DONE behind the last one. *rec lives
- *   as long as dvx_log_record's. The feed, exports and compaction walk with it, because between two of its calls anything
- *   may happen: the transaction ends, a row is folded through dvx_row_vector_at, the statement is kept open for hours.
- * - dvx_table_begin_read() keeps the dvx_table alive until dvx_table_end_read(): cursors of table-valued functions hold it.
- * - dvx_table_write(): when fn fails, the pending deltas fn appended are cut away again (delta_import is all or nothing).
- * Found while testing (drop these lines when done):
- * - log.c, dvx_log_rewrite_finish(): 'last_seq' falls; it must be the larger of t->floor_seq and end.seq. Behind a compaction
- *   that removed the last record, a second one gives seqs away again (tests/sql/compact.sql, "seqs never fall").
- * - table.c: a line in %_row with vid 2147483647 makes every read allocate 32 GB (NOMEM). A row number cannot exceed the last
- *   seq given out (each row's first record has a seq of its own): a larger one is damage, to be said.
- * - txn.c, dvx_table_write: t->n_refs++ before anything is prepared: preparing may disconnect the last object of t. */
+/* The first record with a seq > `seq`, committed or pending; SQLITE_DONE behind the last one. *rec lives as long as
+ * dvx_log_record's. The feed, exports and compaction walk with it, because between two of its calls anything may
+ * happen: the transaction ends, a row is folded through dvx_row_vector_at, the statement is kept open for hours. */
 int dvx_log_next(dvx_table *t, uint64_t seq, dv_record *rec);
 
 /* history.c: what feeds and exports share */
 
-/* Makes deltas self-contained: a DIFF becomes a DENSE of the vector after it. Remembers vectors of the rows it met, within
- * a few MiB, so that a walk in seq order folds each record once instead of each chain from its key. */
+/* Makes deltas self-contained: a DIFF becomes a DENSE of the vector after it. Remembers vectors of the rows it met,
+ * within a few MiB, so that a walk in seq order folds each record once instead of each chain from its key. */
 typedef struct dvx_expander {
   dvx_table *t;
   float *vectors; /* n_slots * dimensions; NULL until the first DIFF */
@@ -704,8 +695,8 @@ typedef struct dvx_expander {
 } dvx_expander;
 void dvx_expander_init(dvx_expander *x, dvx_table *t);
 void dvx_expander_free(dvx_expander *x);
-/* Appends a frame to out for the record: a self-contained delta, and what of SEQ, ID, TIME, FIELDS and MERGED `flags` asks
- * for. May read the log: rec is invalid afterwards. */
+/* Appends a frame to out for the record: a self-contained delta, and what of SEQ, ID, TIME, FIELDS and MERGED `flags`
+ * asks for. May read the log: rec is invalid afterwards. */
 int dvx_expander_frame(dvx_expander *x, const dv_record *rec, unsigned flags, dv_buf *out);
 
 /* The fields a record set, by column: is_set and value of n_columns columns, borrowed from rec. With ALL_FIELDS every
@@ -718,14 +709,14 @@ void dvx_history_json_text(dvx_str *s, const uint8_t *z, size_t n);
 /* Last seq given out: of a record, committed or pending, or of one that compaction has removed. */
 uint64_t dvx_history_last_seq(const dvx_table *t);
 
-/* An id given by a user, in the type the table's ids have. *is_id is false when no row can have it (NULL, a BLOB, text that
- * is no number for integer ids). Borrowed from v. */
+/* An id given by a user, in the type the table's ids have. *is_id is false when no row can have it (NULL, a BLOB, text
+ * that is no number for integer ids). Borrowed from v. */
 int dvx_history_id(dvx_table *t, sqlite3_value *v, dv_value *id, bool *is_id);
 
 /* exchange.c: walking the frames of a batch or export, for delta_import and delta_apply_batch */
 
-/* A frame's named fields, by column; is_set false where a column is not named. Fails naming an unknown column or a value
- * of an impossible type. */
+/* A frame's named fields, by column; is_set false where a column is not named. Fails naming an unknown column or a
+ * value of an impossible type. */
 int dvx_exchange_fields(dvx_table *t, const dv_frame *f, dv_value *values, bool *is_set);
 
 /* compact.c: has sqlite3_interrupt() been called? Always false on SQLite before 3.41, which does not tell. */
@@ -741,8 +732,8 @@ typedef struct dvx_condition {
   size_t n_values;
 } dvx_condition;
 
-/* Bitmap by vid - 1 of the rows (dvx_table_last_vid many) that pass every condition; deleted rows may be among them. With
- * has_as_of the rows' metadata of that time count. *out is to be freed with sqlite3_free. */
+/* Bitmap by vid - 1 of the rows (dvx_table_last_vid many) that pass every condition; deleted rows may be among them.
+ * With has_as_of the rows' metadata of that time count. *out is to be freed with sqlite3_free. */
 int dvx_filter_rows(dvx_table *t, const dvx_condition *conditions, int n_conditions, bool has_as_of, int64_t as_of,
                     uint64_t **out);
 
@@ -764,7 +755,8 @@ typedef struct dvx_search_options {
   const uint64_t *allowed; /* bitmap by vid - 1 of n_allowed rows that may be returned; NULL: all */
   size_t n_allowed;
 } dvx_search_options;
-/* Appends the nearest rows to *out, sorted (dv_topk_sort is done). query has config->dimensions floats. Inside begin_read. */
+/* Appends the nearest rows to *out, sorted (dv_topk_sort is done). query has config->dimensions floats. Inside
+ * begin_read. */
 int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o, dv_topk *out);
 void dvx_search_forget(dvx_table *t); /* drops cached past states */
 
@@ -782,8 +774,8 @@ int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value 
  * functions.c ... each of these registers its SQL functions or modules on conn->db
  */
 int dvx_functions_register(dvx_conn *conn); /* functions.c: vector and delta constructors, pure */
-/* A delta BLOB argument: exactly one frame without id, time or seq, its payload well formed (but not yet known to fit the
- * table's dimensions). Borrowed from v. */
+/* A delta BLOB argument: exactly one frame without id, time or seq, its payload well formed (but not yet known to fit
+ * the table's dimensions). Borrowed from v. */
 int dvx_value_delta(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, const char *what, dv_delta *out);
 int dvx_vtab_register(dvx_conn *conn); /* vtab.c: the delta_vectors module */
 int dvx_search_register(dvx_conn *conn); /* search.c: vector_search */
@@ -808,8 +800,9 @@ struct dvx_conn {
 };
 
 /* To be called before the first statement is cached on the connection, or on the virtual table itself: sqlite3_close()
- * refuses to close while there is an unfinalized statement, and nothing tells an extension that a close begins, except that
- * SQLite disconnects eponymous virtual tables first. So one of ours is instantiated, and finalizes them when it goes. */
+ * refuses to close while there is an unfinalized statement, and nothing tells an extension that a close begins, except
+ * that SQLite disconnects eponymous virtual tables first. So one of ours is instantiated, and finalizes them when it
+ * goes. */
 int dvx_conn_watch_close(dvx_conn *conn);
 /* What the sentinel's xDisconnect calls: finalizes the statements of the connection and of all its tables. */
 void dvx_conn_finalize(dvx_conn *conn);
@@ -820,8 +813,8 @@ void dvx_conn_unref(void *conn); /* the xDestroy of everything registered */
 int dvx_conn_function(dvx_conn *conn, const char *name, int n_args, int flags,
                       void (*fn)(sqlite3_context *, int, sqlite3_value **));
 int dvx_conn_module(dvx_conn *conn, const char *name, const sqlite3_module *module);
-/* Keeps a statement of the connection for the next use: puts it into *slot, or finalizes it when the slot is taken or the
- * close of the connection cannot be watched. */
+/* Keeps a statement of the connection for the next use: puts it into *slot, or finalizes it when the slot is taken or
+ * the close of the connection cannot be watched. */
 void dvx_conn_keep(dvx_conn *conn, sqlite3_stmt **slot, sqlite3_stmt *stmt);
 static inline dvx_conn *dvx_context_conn(sqlite3_context *ctx) { return (dvx_conn *)sqlite3_user_data(ctx); }
 

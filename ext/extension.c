@@ -1,16 +1,17 @@
 /*
  * extension.c: the entry point, and the one object a connection has: dvx_conn.
  *
- * Life of a dvx_conn. Every function and module registered on the connection holds a reference, given back by the xDestroy
- * that SQLite calls when it forgets the function: when the connection is closed, or when another registration of the
- * same name takes its place. The last one frees the object, so it outlives every table and every running function.
+ * Life of a dvx_conn. Every function and module registered on the connection holds a reference, given back by the
+ * xDestroy that SQLite calls when it forgets the function: when the connection is closed, or when another registration
+ * of the same name takes its place. The last one frees the object, so it outlives every table and every running
+ * function.
  *
  * The sentinel. sqlite3_close() refuses with SQLITE_BUSY while a statement is open, internal ones of an extension
  * included, and xDestroy comes only after that check. What comes before it is the disconnect of every virtual table,
- * those of the schemas first and then the eponymous ones. A table's own statements end with its xDisconnect, but not the
- * one that writes to the table itself (that statement keeps the table connected), nor those that belong to no table
- * (reading times and JSON). Hence vector_each (functions.c) doubles as a sentinel: it is connected before the first such
- * statement is kept, stays so for the life of the connection, and its xDisconnect finalizes them all.
+ * those of the schemas first and then the eponymous ones. A table's own statements end with its xDisconnect, but not
+ * the one that writes to the table itself (that statement keeps the table connected), nor those that belong to no table
+ * (reading times and JSON). Hence vector_each (functions.c) doubles as a sentinel: it is connected before the first
+ * such statement is kept, stays so for the life of the connection, and its xDisconnect finalizes them all.
  */
 #include "ext_int.h"
 
@@ -125,8 +126,9 @@ static int extension_register(dvx_conn *conn) {
   return rc;
 }
 
-/* SQLITE_EXTENSION_INIT2 would store the pointer at every load, while other threads call SQLite through it: a race, though
- * the value is the same. Here it is stored when it is another one: first of all, or in a process with two SQLites. */
+/* SQLITE_EXTENSION_INIT2 would store the pointer at every load, while other threads call SQLite through it: a race,
+ * though the value is the same. Here it is stored when it is another one: first of all, or in a process with two
+ * SQLites. */
 static void extension_use_api(const struct sqlite3_api_routines *api) {
 #if defined(SQLITE_CORE)
   (void)api;

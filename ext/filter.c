@@ -1,9 +1,9 @@
 /*
  * filter.c: conditions on declared columns, turned into a bitmap of the rows that pass.
  *
- * SQLite evaluates them, on %_row: `c2 < ?1 AND c1 LIKE ?2`. So affinity, collation, NULL and LIKE mean inside the search
- * exactly what they mean in SQLite, because they are SQLite's. Rows whose metadata is not in %_row (uncommitted changes,
- * past states) are put to the same expression as values: `CAST(?1 AS REAL) < ?2`.
+ * SQLite evaluates them, on %_row: `c2 < ?1 AND c1 LIKE ?2`. So affinity, collation, NULL and LIKE mean inside the
+ * search exactly what they mean in SQLite, because they are SQLite's. Rows whose metadata is not in %_row (uncommitted
+ * changes, past states) are put to the same expression as values: `CAST(?1 AS REAL) < ?2`.
  */
 #include "ext_int.h"
 

@@ -2,14 +2,15 @@
  * functions.c: SQL functions that need no table: vectors in and out, and deltas as values.
  *
  * A vector is given as JSON text or as a BLOB of little-endian floats, and handed back as such a BLOB, marked with the
- * subtype that sqlite-vec gives its float vectors. A vector_*() function with a NULL vector gives NULL, as SQL functions
- * do; a delta constructor with a NULL is an error, because the NULL would only be found when the delta is applied, far
- * from its cause.
+ * subtype that sqlite-vec gives its float vectors. A vector_*() function with a NULL vector gives NULL, as SQL
+ * functions do; a delta constructor with a NULL is an error, because the NULL would only be found when the delta is
+ * applied, far from its cause.
  *
  * A delta BLOB is exactly one frame (core/dv_frame.h) without id, time or seq: what changes, not what of or when. Many
  * of them with their ids make the batch that delta_apply_batch() takes: delta_pack() collects it.
  *
- * Results follow the arithmetic of folding: one IEEE f32 operation an element, and an error where it gives no finite value.
+ * Results follow the arithmetic of folding: one IEEE f32 operation an element, and an error where it gives no finite
+ * value.
  */
 #include "ext_int.h"
 
@@ -29,7 +30,7 @@ static void fn_free(void *p) { sqlite3_free(p); }
 
 static bool fn_is_null(sqlite3_value *v) { return sqlite3_value_type(v) == SQLITE_NULL; }
 
-/* ---- arguments and results ------------------------------------------------------------------------------------ */
+/* ---- arguments and results --------------------------------------------------------------------------------------- */
 
 /* A vector argument, or a result in the making. */
 typedef struct fn_vector {
@@ -91,7 +92,7 @@ static int fn_number(dvx_conn *conn, sqlite3_value *value, const char *what, flo
   return SQLITE_OK;
 }
 
-/* ---- vectors -------------------------------------------------------------------------------------------------- */
+/* ---- vectors ----------------------------------------------------------------------------------------------------- */
 
 /* vector_f32(v): the BLOB form. */
 static void fn_vector_f32(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
@@ -434,7 +435,7 @@ static const sqlite3_module fn_each_module = {
     .xRowid = each_rowid,
 };
 
-/* ---- delta constructors --------------------------------------------------------------------------------------- */
+/* ---- delta constructors ------------------------------------------------------------------------------------------ */
 
 /* The frame around a payload as the result, or the error rc; frees the payload. */
 static void fn_give_delta(sqlite3_context *ctx, dvx_conn *conn, int rc, dv_buf *payload, const dv_delta *delta) {
@@ -519,7 +520,8 @@ static int fn_read_indices(dvx_conn *conn, sqlite3_value *value, dv_buf *out, si
   return SQLITE_OK;
 }
 
-/* The values that go with no indices at all: '[]' or an empty BLOB. A vector argument may not be empty, so it is not asked. */
+/* The values that go with no indices at all: '[]' or an empty BLOB. A vector argument may not be empty, so it is not
+ * asked. */
 static int fn_read_no_values(dvx_conn *conn, sqlite3_value *value) {
   dv_buf none;
   size_t n = 0;
@@ -631,7 +633,7 @@ static void fn_delta_diff(sqlite3_context *ctx, int argc, sqlite3_value **argv) 
   fn_give_delta(ctx, conn, rc, &payload, &delta);
 }
 
-/* ---- deltas as arguments -------------------------------------------------------------------------------------- */
+/* ---- deltas as arguments ----------------------------------------------------------------------------------------- */
 
 int dvx_value_delta(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, const char *what, dv_delta *out) {
   static const char *const expected = "expected a delta BLOB as delta_sparse() and its like make it";
@@ -754,8 +756,8 @@ static int fn_add_full(dvx_str *s, const dv_delta *delta) {
 }
 
 /* delta_json(delta): what it does, for people. {"operation":…, "encoding":…, "bytes":…} and what the encoding tells:
- * indices and values, factor, amount, or dimensions and vector. Differences (encoding diff) mean nothing without the old
- * vector: delta_patch() shows what they make of it. */
+ * indices and values, factor, amount, or dimensions and vector. Differences (encoding diff) mean nothing without the
+ * old vector: delta_patch() shows what they make of it. */
 static void fn_delta_json(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
   dvx_conn *conn = dvx_context_conn(ctx);
   dv_delta delta;
@@ -792,7 +794,7 @@ static void fn_delta_json(sqlite3_context *ctx, int argc, sqlite3_value **argv) 
   dvx_str_free(&s);
 }
 
-/* ---- delta_pack(id, delta [, timestamp [, metadata]]): a batch ----------------------------------------------------- */
+/* ---- delta_pack(id, delta [, timestamp [, metadata]]): a batch --------------------------------------------------- */
 
 /* One frame of the batch. The metadata, a JSON object, rides as the text field without a name. */
 static int fn_pack_add(dvx_conn *conn, dv_buf *out, int argc, sqlite3_value **argv) {
@@ -857,7 +859,7 @@ static void fn_pack_final(sqlite3_context *ctx) {
   dvx_result_buf(ctx, out);
 }
 
-/* ---- registration --------------------------------------------------------------------------------------------- */
+/* ---- registration ------------------------------------------------------------------------------------------------ */
 
 /* delta_vectors_backend(): the kernels in use. */
 static void fn_backend(sqlite3_context *ctx, int argc, sqlite3_value **argv) {

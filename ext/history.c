@@ -1,6 +1,6 @@
 /*
- * history.c: what a table has been: delta_chain, delta_log, vector_at and delta_rollback, and how a record of the log is told
- * to the outside (a self-contained frame, its metadata as JSON).
+ * history.c: what a table has been: delta_chain, delta_log, vector_at and delta_rollback, and how a record of the log
+ * is told to the outside (a self-contained frame, its metadata as JSON).
  *
  * Owns no table and writes none: delta_rollback appends through dvx_append like any other write.
  *
@@ -14,7 +14,7 @@
 /* Vectors remembered by an expander take at most so many bytes. */
 #define HISTORY_EXPANDER_BYTES ((size_t)(sizeof(void *) == 4 ? 8 : 32) << 20)
 
-/* ---- ids and fields ------------------------------------------------------------------------------------------ */
+/* ---- ids and fields ---------------------------------------------------------------------------------------------- */
 
 int dvx_history_id(dvx_table *t, sqlite3_value *v, dv_value *id, bool *is_id) {
   dv_value out;
@@ -80,7 +80,7 @@ uint64_t dvx_history_last_seq(const dvx_table *t) {
   return last;
 }
 
-/* ---- metadata as JSON ---------------------------------------------------------------------------------------- */
+/* ---- metadata as JSON -------------------------------------------------------------------------------------------- */
 
 void dvx_history_json_text(dvx_str *s, const uint8_t *z, size_t n) {
   static const char hex[] = "0123456789abcdef";
@@ -135,7 +135,7 @@ static void history_json_value(dvx_str *s, const dv_value *v, dvx_column_type ty
       break;
     }
     dvx_str_addf(s, "%g", v->real);
-      /* 2.0 stays a REAL when it is read back. */
+    /* 2.0 stays a REAL when it is read back. */
     for (size_t i = from; !s->is_oom && i < s->n; i++) {
       char c = s->z[i];
       if (c != '-' && (c < '0' || c > '9')) is_plain = false;
@@ -155,8 +155,8 @@ static void history_json_value(dvx_str *s, const dv_value *v, dvx_column_type ty
   }
 }
 
-/* Appends what the record set of the metadata; *has_metadata is false when that is nothing. The short form's single column
- * is the object itself. A create starts from nothing, so it tells only of what is not NULL. */
+/* Appends what the record set of the metadata; *has_metadata is false when that is nothing. The short form's single
+ * column is the object itself. A create starts from nothing, so it tells only of what is not NULL. */
 static int history_metadata(dvx_table *t, const dv_record *rec, dv_value *values, bool *is_set, dvx_str *s,
                             bool *has_metadata) {
   const dvx_config *c = t->config;
@@ -192,7 +192,7 @@ static int history_metadata(dvx_table *t, const dv_record *rec, dv_value *values
   return s->is_oom ? SQLITE_NOMEM : SQLITE_OK;
 }
 
-/* ---- self-contained deltas ----------------------------------------------------------------------------------- */
+/* ---- self-contained deltas --------------------------------------------------------------------------------------- */
 
 void dvx_expander_init(dvx_expander *x, dvx_table *t) {
   memset(x, 0, sizeof *x);
@@ -247,7 +247,8 @@ static int expander_open(dvx_expander *x) {
   return SQLITE_OK;
 }
 
-/* Takes note of the record's change where the row's vector before it is known, or where the record tells the whole vector. */
+/* Takes note of the record's change where the row's vector before it is known, or where the record tells the whole
+ * vector. */
 static void expander_fold(dvx_expander *x, const dv_record *rec) {
   size_t n = x->t->config->dimensions, slot = rec->vid % x->n_slots;
   float *v = x->vectors + slot * n;
@@ -358,7 +359,7 @@ int dvx_expander_frame(dvx_expander *x, const dv_record *rec, unsigned flags, dv
   return out->status == DV_OK ? SQLITE_OK : SQLITE_NOMEM;
 }
 
-/* ---- delta_chain and delta_log ------------------------------------------------------------------------------- */
+/* ---- delta_chain and delta_log ----------------------------------------------------------------------------------- */
 
 enum {
   CHAIN_SEQ,
@@ -433,7 +434,8 @@ static int history_connect(sqlite3 *db, dvx_conn *conn, bool is_log, sqlite3_vta
   memset(v, 0, sizeof *v);
   v->conn = conn;
   v->is_log = is_log;
-  /* The table that is read lives in whatever schema the argument names. An error only tells of a SQLite that does not know. */
+  /* The table that is read lives in whatever schema the argument names. An error only tells of a SQLite that does not
+   * know. */
   (void)dvx_vtab_config(db, SQLITE_VTAB_USES_ALL_SCHEMAS, 0);
   *out = &v->base;
   return SQLITE_OK;
@@ -587,8 +589,8 @@ static int history_take(history_cursor *c, const dv_record *rec) {
   return rc;
 }
 
-/* Lists the seqs of the row's chain that are wanted, oldest first. A link always leads to a smaller seq, so a damaged one
- * cannot make this run in circles. */
+/* Lists the seqs of the row's chain that are wanted, oldest first. A link always leads to a smaller seq, so a damaged
+ * one cannot make this run in circles. */
 static int history_collect(history_cursor *c) {
   uint64_t seq = dvx_word_seq(dvx_row_word(c->t, c->vid));
   c->n_seqs = c->at = 0;
@@ -629,8 +631,8 @@ static int history_fetch(history_cursor *c, bool is_log, dv_record *rec) {
     c->last = rec->seq;
     return rec->seq > c->high ? SQLITE_DONE : SQLITE_OK;
   }
-  /* A chain whose end was rolled back, or whose beginning was compacted away, since it was listed: what is gone is skipped.
-   * dvx_log_next() tells of a missing record without calling it damage. */
+  /* A chain whose end was rolled back, or whose beginning was compacted away, since it was listed: what is gone is
+   * skipped. dvx_log_next() tells of a missing record without calling it damage. */
   while (c->at < c->n_seqs) {
     uint64_t seq = c->seqs[c->at++];
     int rc = dvx_log_next(c->t, seq - 1, rec);
@@ -824,7 +826,7 @@ static const sqlite3_module history_log_module = {
     .xRowid = history_rowid,
 };
 
-/* ---- vector_at ------------------------------------------------------------------------------------------------ */
+/* ---- vector_at --------------------------------------------------------------------------------------------------- */
 
 static int history_vector_now(dvx_table *t, uint32_t vid, sqlite3_context *ctx) {
   const float *v = NULL;
@@ -856,9 +858,9 @@ static void history_release(void *t) { dvx_table_end_read(t); }
 
 /* Finds the table and begins a read of it, which the caller ends.
  *
- * A statement that reads no table itself would open and close a transaction for every call of vector_at. So the first call
- * that opens one leaves a second read of the table with the statement, as auxiliary data of the first argument, which
- * SQLite drops when the statement ends (or at once, when that argument is no constant). */
+ * A statement that reads no table itself would open and close a transaction for every call of vector_at. So the first
+ * call that opens one leaves a second read of the table with the statement, as auxiliary data of the first argument,
+ * which SQLite drops when the statement ends (or at once, when that argument is no constant). */
 static int history_begin(sqlite3_context *ctx, sqlite3_value *name, dvx_table **out) {
   dvx_conn *conn = dvx_context_conn(ctx);
   dvx_table *t = sqlite3_get_auxdata(ctx, 0);
@@ -897,7 +899,7 @@ static void history_vector_at(sqlite3_context *ctx, int argc, sqlite3_value **ar
   if (rc != SQLITE_OK) dvx_give_context(conn, ctx, rc);
 }
 
-/* ---- delta_rollback ------------------------------------------------------------------------------------------- */
+/* ---- delta_rollback ---------------------------------------------------------------------------------------------- */
 
 typedef struct history_rollback {
   sqlite3_value *id;

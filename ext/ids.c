@@ -1,9 +1,9 @@
 /*
  * ids.c: the map from ids to vids and back, in memory, filled by what is asked for.
  *
- * A hash with open addressing; slots of removed ids are closed up by moving later ones back, so there are no tombstones.
- * Nothing here is needed to read a committed row: a miss is looked up in %_row, unless is_complete says that every id of
- * the table is here (small tables, or after enough misses have shown that a load pays).
+ * A hash with open addressing; slots of removed ids are closed up by moving later ones back, so there are no
+ * tombstones. Nothing here is needed to read a committed row: a miss is looked up in %_row, unless is_complete says
+ * that every id of the table is here (small tables, or after enough misses have shown that a load pays).
  */
 #include "ext_int.h"
 

@@ -2,13 +2,13 @@
  * integrity.c: is everything in the file as it should be? For PRAGMA integrity_check, PRAGMA quick_check and the
  * 'integrity-check' command.
  *
- * Shares with the code that writes only core's readers of records, deltas and values: packs, chains, metadata and derived
- * blocks are taken apart here once more, from the comments at the top of log.c and shadow.c, so that a mistake there is
- * not made twice. It reads the stored state only, never what memory holds.
+ * Shares with the code that writes only core's readers of records, deltas and values: packs, chains, metadata and
+ * derived blocks are taken apart here once more, from the comments at the top of log.c and shadow.c, so that a mistake
+ * there is not made twice. It reads the stored state only, never what memory holds.
  *
- * The log is checked pack by pack first. Only when it is sound are its rows folded: a band of rows at a time, as many as fit
- * INTEGRITY_BAND_BYTES, with one pass over the log for each band. Whatever the file says, memory stays bounded, and so is
- * time: by the number of lines in %_row and the length of the log.
+ * The log is checked pack by pack first. Only when it is sound are its rows folded: a band of rows at a time, as many
+ * as fit INTEGRITY_BAND_BYTES, with one pass over the log for each band. Whatever the file says, memory stays bounded,
+ * and so is time: by the number of lines in %_row and the length of the log.
  *
  * A report has at most INTEGRITY_MAX_LINES lines; each names the table, the place and what is wrong there.
  */
@@ -58,7 +58,7 @@ typedef struct integrity_job {
   int8_t *encoded;
 } integrity_job;
 
-/* ---- the report ------------------------------------------------------------------------------------------------- */
+/* ---- the report -------------------------------------------------------------------------------------------------- */
 
 /* The beginning of a line; false when there is no room for more. Ends with integrity_end(). */
 static bool integrity_begin(integrity_job *j) {
@@ -311,7 +311,7 @@ static int integrity_visit_record(integrity_job *j, const dv_record *rec) {
   return integrity_check_fields(j, rec);
 }
 
-/* ---- later passes: folding rows ----------------------------------------------------------------------------------- */
+/* ---- later passes: folding rows ---------------------------------------------------------------------------------- */
 
 static integrity_row *integrity_find(const integrity_job *j, uint32_t vid) {
   size_t low = 0, high = j->n_rows;
@@ -325,7 +325,8 @@ static integrity_row *integrity_find(const integrity_job *j, uint32_t vid) {
   return low < j->n_rows && j->rows[low].vid == vid ? &j->rows[low] : NULL;
 }
 
-/* Checksum of a value. A REAL column gives back 2 as 2.0 and an INTEGER column 2.0 as 2, so both count as the integer. */
+/* Checksum of a value. A REAL column gives back 2 as 2.0 and an INTEGER column 2.0 as 2, so both count as the
+ * integer. */
 static uint32_t integrity_digest(integrity_job *j, const dv_value *v) {
   dv_value plain = *v;
   if (plain.type == DV_REAL && plain.real >= -9007199254740992.0 && plain.real <= 9007199254740992.0 &&
@@ -573,7 +574,7 @@ static int integrity_check_rows(integrity_job *j) {
   return rc;
 }
 
-/* ---- derived tables and %_meta -------------------------------------------------------------------------------------- */
+/* ---- derived tables and %_meta ----------------------------------------------------------------------------------- */
 
 /* Blocks that no row can need, of a wrong size, or with the wrong sum. */
 static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *suffix, size_t n_bytes, size_t n_items) {
@@ -703,7 +704,7 @@ static int integrity_check_line_count(integrity_job *j) {
   return rc;
 }
 
-/* ---- all of it ------------------------------------------------------------------------------------------------------- */
+/* ---- all of it --------------------------------------------------------------------------------------------------- */
 
 static int integrity_run(integrity_job *j, bool is_quick, bool is_loaded) {
   const dvx_geometry *g = &j->t->geometry;

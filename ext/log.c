@@ -1,8 +1,8 @@
 /*
  * log.c: owner of %_log, the truth: a stream of records cut into packs.
  *
- * A pack is a blob of fixed size (two pages, page-exact, see dvx_shadow_blob_size; longer when a record needs it), keyed by
- * the seq of the first record that begins in it:
+ * A pack is a blob of fixed size (two pages, page-exact, see dvx_shadow_blob_size; longer when a record needs it),
+ * keyed by the seq of the first record that begins in it:
  *
  *   7A DE  magic            01  version            00
  *   first u32               offset of the first record or seal that begins here: the bytes before it end the last
@@ -14,16 +14,17 @@
  *
  * The record before the first one in a pack has seq key-1 for the purpose of the first record's gap.
  *
- * A seal ends every append and stands at least every LOG_SEAL_BYTES. It holds the CRC-32C of all contents since the seal
- * before it, continued from that seal's CRC: one changed byte anywhere breaks the seal behind it, and (pack, offset, CRC) of
- * the last seal identifies the whole history. The seal's last byte is not zero, so the end of the contents is found from
- * behind, without parsing.
+ * A seal ends every append and stands at least every LOG_SEAL_BYTES. It holds the CRC-32C of all contents since the
+ * seal before it, continued from that seal's CRC: one changed byte anywhere breaks the seal behind it, and (pack,
+ * offset, CRC) of the last seal identifies the whole history. The seal's last byte is not zero, so the end of the
+ * contents is found from behind, without parsing.
  *
- * A record begins only where LOG_HEAD_BYTES are left, so its head is never cut by a pack's end; a seal is never cut. A pack
- * is made long enough that a record can begin in it behind the rest of the straddling one: that is what makes the keys
- * unique.
+ * A record begins only where LOG_HEAD_BYTES are left, so its head is never cut by a pack's end; a seal is never cut. A
+ * pack is made long enough that a record can begin in it behind the rest of the straddling one: that is what makes the
+ * keys unique.
  *
- * Appending rewrites the tail pack with an UPDATE of the same size, which makes SQLite write only the page that changed.
+ * Appending rewrites the tail pack with an UPDATE of the same size, which makes SQLite write only the page that
+ * changed.
  */
 #include "ext_int.h"
 
@@ -38,7 +39,7 @@ static int log_corrupt(dvx_table *t, int64_t key, const char *what) {
                   what, t->name, t->name);
 }
 
-/* ---- packs in memory ------------------------------------------------------------------------------------------- */
+/* ---- packs in memory --------------------------------------------------------------------------------------------- */
 
 static void log_header_write(uint8_t *pack, uint32_t first, int64_t time, int64_t max_time) {
   dv_store_u16(pack, DV_FRAME_MAGIC);
@@ -138,8 +139,8 @@ static int log_slot_fill(dvx_table *t, dvx_pack *p, int64_t key, const void *byt
   return rc;
 }
 
-/* The pack under `which` (LOG_AT: that holds seq; LOG_NEXT: that follows the key), read into a slot. *out is NULL when there
- * is none. */
+/* The pack under `which` (LOG_AT: that holds seq; LOG_NEXT: that follows the key), read into a slot. *out is NULL when
+ * there is none. */
 static int log_fetch(dvx_table *t, dvx_sql which, int64_t key, dvx_pack **out) {
   sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, which, &stmt);
@@ -306,7 +307,7 @@ int dvx_log_next(dvx_table *t, uint64_t seq, dv_record *rec) {
   return next < o->first_seq + o->n_pending ? dvx_log_record(t, next, rec) : SQLITE_DONE;
 }
 
-/* ---- reading forward ------------------------------------------------------------------------------------------------ */
+/* ---- reading forward --------------------------------------------------------------------------------------------- */
 
 /* One pack of a scan, held apart from the cache: a visitor may read other records. */
 typedef struct log_cursor {
@@ -498,7 +499,7 @@ int dvx_log_first_after(dvx_table *t, int64_t time, uint64_t *seq) {
   return SQLITE_OK;
 }
 
-/* ---- appending ------------------------------------------------------------------------------------------------------ */
+/* ---- appending --------------------------------------------------------------------------------------------------- */
 
 int dvx_log_end(dvx_table *t, dvx_position *out) {
   dvx_position p = {0, 0, 0, 0, 0, INT64_MIN};
@@ -675,7 +676,7 @@ int dvx_log_append(dvx_table *t, dvx_position *position, const uint8_t *bytes, c
   return rc;
 }
 
-/* ---- rewriting ------------------------------------------------------------------------------------------------------ */
+/* ---- rewriting --------------------------------------------------------------------------------------------------- */
 
 int dvx_log_rewrite_begin(dvx_table *t, dvx_rewrite *w) {
   if (dvx_txn_savepoint_needs_memory(t, 0)) {

@@ -1,9 +1,10 @@
 /*
  * mirror.c: codes of the committed rows in memory, for the flat scan.
  *
- * Loaded from %_code at the first search, for rows that did not change since they were settled; every other row is stale, and
- * stale rows are coded from their current vector when the next search begins. So a commit only sets a bit a row, and a
- * search is never wrong because of a pending change. Uncommitted rows are not here at all: the search scans them exactly.
+ * Loaded from %_code at the first search, for rows that did not change since they were settled; every other row is
+ * stale, and stale rows are coded from their current vector when the next search begins. So a commit only sets a bit a
+ * row, and a search is never wrong because of a pending change. Uncommitted rows are not here at all: the search scans
+ * them exactly.
  *
  * Row i of every array is vid i + 1. All arrays but the lists grow together; the padding of codes is zero.
  */
@@ -168,7 +169,8 @@ int dvx_mirror_ready(dvx_table *t) {
     m->stale[i >> 6] &= ~bit;
     m->n_stale--;
   }
-  /* The first answer after loading comes from the int8 codes alone; making bits of all rows costs more than it saves it. */
+  /* The first answer after loading comes from the int8 codes alone; making bits of all rows costs more than it saves
+   * it. */
   if (m->n_searches++ > 0) mirror_recenter(t);
   return SQLITE_OK;
 }

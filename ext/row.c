@@ -1,16 +1,16 @@
 /*
  * row.c: one row: its id, head, vector and metadata, now and at any past record; the fold.
  *
- * A row's state after a record is found by walking its chain back through `link` to the nearest record that holds a full
- * vector (a key, a create, a dense update stored whole), and applying the deltas on the way forward again. Seqs fall
- * strictly along a chain, so the walk ends whatever the file says.
+ * A row's state after a record is found by walking its chain back through `link` to the nearest record that holds a
+ * full vector (a key, a create, a dense update stored whole), and applying the deltas on the way forward again. Seqs
+ * fall strictly along a chain, so the walk ends whatever the file says.
  *
  * Current committed vectors are cached in chunks of 64 rows, allocated when a row is first asked for and given back in
  * turn when the budget is used up; commits of this and other connections are applied to cached vectors in place.
  */
 #include "ext_int.h"
 
-/* ---- heads, times, ids ------------------------------------------------------------------------------------------------ */
+/* ---- heads, times, ids ------------------------------------------------------------------------------------------- */
 
 uint32_t dvx_table_last_vid(const dvx_table *t) { return t->overlay.is_open ? t->overlay.last_vid : t->rows.n; }
 
@@ -104,7 +104,7 @@ int dvx_row_id(dvx_table *t, uint32_t vid, dv_value *id) {
   return SQLITE_OK;
 }
 
-/* ---- folding ------------------------------------------------------------------------------------------------------------ */
+/* ---- folding ----------------------------------------------------------------------------------------------------- */
 
 /* One delta of a chain, kept in fold_bytes while the walk goes on: records borrow memory from the pack cache. */
 typedef struct row_step {
@@ -203,7 +203,7 @@ int dvx_row_seq_at(dvx_table *t, uint32_t vid, int64_t time, uint64_t *seq) {
   }
 }
 
-/* ---- current vectors ------------------------------------------------------------------------------------------------------ */
+/* ---- current vectors --------------------------------------------------------------------------------------------- */
 
 /* The place of a committed row in the cache, allocated if need be; NULL when there is no memory for it. */
 static float *row_cache_slot(dvx_table *t, uint32_t vid) {
@@ -260,8 +260,8 @@ static void row_cache_valid(dvx_table *t, uint32_t vid, bool is_valid) {
   }
 }
 
-/* A row is in five places of memory, none of them in the CPU's cache: asking for them early takes a third off the time of a
- * delta or of a look-up. */
+/* A row is in five places of memory, none of them in the CPU's cache: asking for them early takes a third off the time
+ * of a delta or of a look-up. */
 void dvx_vectors_prefetch(const dvx_table *t, uint32_t vid) {
   const float *v = row_cached(t, vid);
   size_t n = t->config->dimensions < 1024 ? t->config->dimensions : 1024;
@@ -328,8 +328,8 @@ static int row_load_vectors(dvx_table *t) {
   return rc == SQLITE_NOTFOUND ? SQLITE_OK : rc;
 }
 
-/* Before work on every row: reading the log once is much faster than following each row's chain, if the vectors fit into their
- * cache and are not there yet. */
+/* Before work on every row: reading the log once is much faster than following each row's chain, if the vectors fit
+ * into their cache and are not there yet. */
 int dvx_vectors_load_if_cold(dvx_table *t) {
   size_t bytes = ((size_t)t->rows.n + DVX_CHUNK_ROWS) * t->config->dimensions * sizeof(float);
   if (bytes > t->vectors.limit_bytes || t->rows.n < DVX_LOAD_ROWS || row_n_cached(t) > t->rows.n_live / 2)
@@ -381,7 +381,7 @@ int dvx_row_vector(dvx_table *t, uint32_t vid, const float **out) {
   return SQLITE_OK;
 }
 
-/* ---- metadata ------------------------------------------------------------------------------------------------------------- */
+/* ---- metadata ---------------------------------------------------------------------------------------------------- */
 
 /* Values point into `hold` by offset while it grows; this makes them pointers. */
 static void row_values_settle(const dv_buf *hold, dv_value *values, int n) {
@@ -400,8 +400,8 @@ static void row_value_keep(dv_buf *hold, const dv_value *from, dv_value *to) {
   }
 }
 
-/* Walks the chain back from `seq` (down to, not including, stop_seq) and takes each field from the newest record that sets
- * it. *is_whole: a record that sets all fields was reached. */
+/* Walks the chain back from `seq` (down to, not including, stop_seq) and takes each field from the newest record that
+ * sets it. *is_whole: a record that sets all fields was reached. */
 static int row_fields_walk(dvx_table *t, uint32_t vid, uint64_t seq, uint64_t stop_seq, dv_buf *hold, dv_value *values,
                            bool *is_set, bool *is_whole) {
   int n = t->config->n_columns;

@@ -5,8 +5,8 @@
  *            ∪ an exact scan of the rows with uncommitted deltas (their vector inside the transaction)
  *            ∪ for a past time T, an exact scan of the rows that changed after T, with their vector of that time.
  *
- * A row is in exactly one of the three. So a search sees what a SELECT in the same transaction sees, and time travel needs no
- * second index: rows that did not change since T have today's codes.
+ * A row is in exactly one of the three. So a search sees what a SELECT in the same transaction sees, and time travel
+ * needs no second index: rows that did not change since T have today's codes.
  *
  * The vectors of past states are kept for the next search of the same moment, until the table changes.
  */
@@ -128,7 +128,7 @@ static int past_ready(dvx_table *t, int64_t as_of) {
   return SQLITE_OK;
 }
 
-/* ---- one search ---------------------------------------------------------------------------------------------------------- */
+/* ---- one search -------------------------------------------------------------------------------------------------- */
 
 typedef struct search_run {
   dvx_table *t;
@@ -192,8 +192,8 @@ static int search_past(search_run *s) {
   return SQLITE_OK;
 }
 
-/* The committed rows that the scan of codes answers for: live, allowed, untouched, not changed since as_of. Points to the
- * mirror's own bitmap when nothing is to be taken away. */
+/* The committed rows that the scan of codes answers for: live, allowed, untouched, not changed since as_of. Points to
+ * the mirror's own bitmap when nothing is to be taken away. */
 static int search_mask(search_run *s, const uint64_t **mask, uint64_t **owned) {
   dvx_table *t = s->t;
   const dvx_search_options *o = s->o;
@@ -297,7 +297,7 @@ int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o
   return SQLITE_OK;
 }
 
-/* ---- options ----------------------------------------------------------------------------------------------------------------- */
+/* ---- options ----------------------------------------------------------------------------------------------------- */
 
 int dvx_search_k(dvx_table *t, sqlite3_value *v, size_t *k) {
   sqlite3_int64 n = -1;
@@ -370,7 +370,7 @@ int dvx_search_options_parse(dvx_table *t, const char *json, int n_json, dvx_sea
   return dvx_json_each(t->conn, t, "the search options", json, n_json, search_option, &p);
 }
 
-/* ---- vector_search(table, query, k, options) --------------------------------------------------------------------------------- */
+/* ---- vector_search(table, query, k, options) --------------------------------------------------------------------- */
 
 enum { TVF_ID, TVF_DISTANCE, TVF_SCORE, TVF_TABLE, TVF_QUERY, TVF_K, TVF_OPTIONS };
 

@@ -1,13 +1,13 @@
 /*
  * settle.c: bringing %_head and %_code up to the log, in bulk and in vid order.
  *
- * Derived data is written lazily: a delta by itself costs one page of the log; thousands of deltas later their rows' heads
- * and codes share page writes. `settled` in %_meta says up to which record both tables are right; the log from there on
- * is scanned when a table is opened, so it is kept short: a commit that finds it longer than a limit settles a bounded
- * number of records, more than it added itself.
+ * Derived data is written lazily: a delta by itself costs one page of the log; thousands of deltas later their rows'
+ * heads and codes share page writes. `settled` in %_meta says up to which record both tables are right; the log from
+ * there on is scanned when a table is opened, so it is kept short: a commit that finds it longer than a limit settles a
+ * bounded number of records, more than it added itself.
  *
- * Every row with a record in the range is written as it is now, not as it was at the end of the range: its head may be ahead
- * of `settled`, which a scan notices and skips.
+ * Every row with a record in the range is written as it is now, not as it was at the end of the range: its head may be
+ * ahead of `settled`, which a scan notices and skips.
  */
 #include "ext_int.h"
 
@@ -35,8 +35,8 @@ static int settle_note_record(void *ctx, const dv_record *rec) {
   return settle_note(ctx, rec->vid, rec->delta.n_payload + rec->n_full + rec->n_fields + 8);
 }
 
-/* Notes the rows of at most max_records records behind s->position (more, to the next seal), and moves it behind them. What
- * this transaction has written itself is known without reading it again. */
+/* Notes the rows of at most max_records records behind s->position (more, to the next seal), and moves it behind them.
+ * What this transaction has written itself is known without reading it again. */
 static int settle_scan(dvx_table *t, dvx_settled *s, size_t max_records, settle_list *l) {
   const dvx_overlay *o = &t->overlay;
   const dvx_position *before = &t->position; /* the end of the log without this transaction */

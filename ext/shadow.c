@@ -8,13 +8,14 @@
  *   CREATE TABLE %_graph(block INTEGER PRIMARY KEY, links BLOB);      -- derived; empty while search is flat
  *   CREATE TABLE %_meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
  *
- * %_row is written in the same xSync as the log records that change it, so it is always current. A deleted row keeps its
- * line: its history still needs the id, and a later INSERT of that id goes on with the same chain.
+ * %_row is written in the same xSync as the log records that change it, so it is always current. A deleted row keeps
+ * its line: its history still needs the id, and a later INSERT of that id goes on with the same chain.
  *
- * %_head: block b holds rows vid b*head_rows+1 .. (b+1)*head_rows, 8 bytes each: the head word (seq of the row's last record
- * << 16 | deleted << 15 | records since its last key), little-endian. 0: no such row.
+ * %_head: block b holds rows vid b*head_rows+1 .. (b+1)*head_rows, 8 bytes each: the head word (seq of the row's last
+ * record << 16 | deleted << 15 | records since its last key), little-endian. 0: no such row.
  *
- * %_code: block b holds rows vid b*code_rows+1 .., 4 + dimensions bytes each: meta u32 and int8 codes (core/dv_quant.h).
+ * %_code: block b holds rows vid b*code_rows+1 .., 4 + dimensions bytes each: meta u32 and int8 codes
+ * (core/dv_quant.h).
  *
  * Both are right for every row whose head is not behind the position in %_meta 'settled'; later records are found by
  * scanning the log from there. They may be ahead for some rows: applying a record twice does no harm, because a head
@@ -22,8 +23,8 @@
  *
  * %_meta keys: format (1), uuid (random, the table's for ever), generation (random, anew when the log is rewritten: it
  * tells every connection that what it knows is void), dimensions, metric, pack_bytes, head_rows, head_bytes, code_rows,
- * code_bytes, page_bytes, last_seq (a floor for the next seq after a rewrite), settled (64 bytes, see dvx_settled_write), and what
- * commands and imports keep there.
+ * code_bytes, page_bytes, last_seq (a floor for the next seq after a rewrite), settled (64 bytes, see
+ * dvx_settled_write), and what commands and imports keep there.
  *
  * Names: one suffix without a second underscore, else SQLite does not see the shadow table and defensive mode does not
  * protect it. All have an INTEGER PRIMARY KEY (or are WITHOUT ROWID), so VACUUM cannot renumber them.
@@ -43,15 +44,15 @@ bool dvx_shadow_is_suffix(const char *suffix) {
   return false;
 }
 
-/* SQLite's b-tree keeps at most page-35 bytes of a cell's payload on a leaf; what is beyond goes to overflow pages of page-4
- * bytes (file format, 1.6). A payload of exactly page-35 + i*(page-4) bytes leaves no overflow page half empty. The record
- * header takes 4 bytes of it, 5 when the blob is longer than 8185 bytes. */
+/* SQLite's b-tree keeps at most page-35 bytes of a cell's payload on a leaf; what is beyond goes to overflow pages of
+ * page-4 bytes (file format, 1.6). A payload of exactly page-35 + i*(page-4) bytes leaves no overflow page half empty.
+ * The record header takes 4 bytes of it, 5 when the blob is longer than 8185 bytes. */
 size_t dvx_shadow_blob_size(size_t page_size, size_t n_pages) {
   size_t payload = page_size - 35 + (n_pages - 1) * (page_size - 4);
   return payload - 4 <= 8185 ? payload - 4 : payload - 5;
 }
 
-/* ---- statements ---------------------------------------------------------------------------------------------- */
+/* ---- statements -------------------------------------------------------------------------------------------------- */
 
 /* The text of a statement; T(x) stands for the quoted name of the shadow table. */
 static void shadow_sql(const dvx_table *t, dvx_sql which, dvx_str *s) {
@@ -157,7 +158,7 @@ void dvx_shadow_finalize(dvx_table *t) {
   }
 }
 
-/* ---- %_meta -------------------------------------------------------------------------------------------------- */
+/* ---- %_meta ------------------------------------------------------------------------------------------------------ */
 
 int dvx_meta_get(dvx_table *t, const char *key, int64_t fallback, int64_t *out) {
   sqlite3_stmt *stmt = NULL;
@@ -212,7 +213,7 @@ int dvx_meta_put_blob(dvx_table *t, const char *key, const void *bytes, size_t n
   return rc;
 }
 
-/* ---- creating, dropping, renaming ------------------------------------------------------------------------------ */
+/* ---- creating, dropping, renaming -------------------------------------------------------------------------------- */
 
 static const char *shadow_affinity(dvx_column_type type) {
   switch (type) {

@@ -2,13 +2,13 @@
  * table.c: the state of one table in one connection: finding it, and keeping what is in memory equal to the file.
  *
  * State belongs to (connection, schema, table), not to the sqlite3_vtab object: within one transaction SQLite makes and
- * drops such objects (a foreign CREATE TABLE, ROLLBACK TO over DDL), and all of them must see the same pending deltas. So
- * objects hold references to a dvx_table, and it is freed with the last.
+ * drops such objects (a foreign CREATE TABLE, ROLLBACK TO over DDL), and all of them must see the same pending deltas.
+ * So objects hold references to a dvx_table, and it is freed with the last.
  *
  * What is in memory is a function of the log up to `position`. When a read begins:
  *
- *   1. If SQLITE_FCNTL_DATA_VERSION has not moved since the last comparison, and a read transaction is open (so that the
- *      number is that of our snapshot), nothing has changed. 50 ns.
+ *   1. If SQLITE_FCNTL_DATA_VERSION has not moved since the last comparison, and a read transaction is open (so that
+ *      the number is that of our snapshot), nothing has changed. 50 ns.
  *   2. Otherwise the stamp is read: generation, and where the log ends. Equal: nothing has changed for this table.
  *   3. The log has grown: the new records are applied (what other connections committed).
  *   4. Anything else (another generation, another history, an older snapshot): everything is forgotten and loaded anew.
@@ -51,10 +51,10 @@ static void table_free(dvx_table *t) {
 
 /* ---- registry ------------------------------------------------------------------------------------------------------
  *
- * conn->tables lists every dvx_table that is alive. One that is registered can be found by name, and the registry holds a
- * reference to it: a foreign CREATE TABLE makes SQLite drop and connect its objects again, and memory is to survive that.
- * When no object is left, its statements are finalized (an open connection to a detached or closed database must not hang
- * on them), unless it is being read: then when the read ends.
+ * conn->tables lists every dvx_table that is alive. One that is registered can be found by name, and the registry holds
+ * a reference to it: a foreign CREATE TABLE makes SQLite drop and connect its objects again, and memory is to survive
+ * that. When no object is left, its statements are finalized (an open connection to a detached or closed database must
+ * not hang on them), unless it is being read: then when the read ends.
  */
 
 static dvx_table *table_lookup(dvx_conn *conn, const char *schema, const char *name) {
@@ -151,7 +151,8 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
     t = NULL;
   }
   if (t) {
-    /* With nothing pending, what memory holds may be of a table that a ROLLBACK TO has unmade and a RENAME made again. */
+    /* With nothing pending, what memory holds may be of a table that a ROLLBACK TO has unmade and a RENAME made
+     * again. */
     if (t->overlay.is_open && t->overlay.n_pending == 0) dvx_table_forget(t);
     dvx_config_free(config);
     t->n_refs++;
@@ -191,7 +192,7 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
   return SQLITE_OK;
 }
 
-/* ---- finding by name ------------------------------------------------------------------------------------------------- */
+/* ---- finding by name --------------------------------------------------------------------------------------------- */
 
 static dvx_table *table_lookup_dotted(dvx_conn *conn, const char *name) {
   dvx_table *in_main = NULL, *other = NULL;
@@ -260,8 +261,8 @@ static uint32_t table_data_version(dvx_table *t) {
   return v;
 }
 
-/* Begins a read if the table can be used as it is known; else *is_current is false. Somebody may have changed the schema
- * since: preparing a statement does not notice that, reading does. */
+/* Begins a read if the table can be used as it is known; else *is_current is false. Somebody may have changed the
+ * schema since: preparing a statement does not notice that, reading does. */
 static int table_begin_current(dvx_table *t, bool *is_current) {
   *is_current = true;
   if (t->overlay.is_open || t->n_reads) return dvx_table_begin_read(t);
@@ -339,7 +340,7 @@ int dvx_table_find_argument_to_read(dvx_conn *conn, const char *function, sqlite
   return table_find_argument(conn, function, name, true, out);
 }
 
-/* ---- committed rows -------------------------------------------------------------------------------------------------- */
+/* ---- committed rows ---------------------------------------------------------------------------------------------- */
 
 int dvx_rows_reserve(dvx_table *t, uint32_t n) {
   dvx_rows *r = &t->rows;
@@ -419,7 +420,7 @@ static int table_apply(void *ctx, const dv_record *rec) {
   return SQLITE_OK;
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------------------------ */
+/* ---- loading ----------------------------------------------------------------------------------------------------- */
 
 uint64_t dvx_word_mix(uint32_t vid, uint64_t word) {
   if (word == 0) return 0;
@@ -595,7 +596,7 @@ void dvx_table_forget(dvx_table *t) {
   t->is_settled_known = false;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 /* Where the stored log ends according to the stamp's row: enough of a position to compare. */
 static bool table_stamp_equals(const dvx_table *t, sqlite3_stmt *stmt) {

@@ -16,7 +16,7 @@
 /* A user's text in a message ends after so many characters. */
 #define TEXT_SHOWN 40u
 
-/* ---- memory -------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 static void *text_resize(void *ctx, void *p, size_t n_bytes) {
   (void)ctx;
@@ -32,7 +32,7 @@ const dv_alloc dvx_alloc = {text_resize, NULL};
 /* A destructor of our own: the address of an imported function is not a thing every wasm loader can give. */
 static void text_free(void *p) { sqlite3_free(p); }
 
-/* ---- growing strings ----------------------------------------------------------------------------------------- */
+/* ---- growing strings --------------------------------------------------------------------------------------------- */
 
 void dvx_str_add(dvx_str *s, const char *z, size_t n) {
   if (s->is_oom) return;
@@ -107,10 +107,10 @@ static void text_add_cut(dvx_str *s, const char *z, size_t n, char quote) {
   if (i < n) text_add_z(s, "…");
 }
 
-/* ---- doubles -------------------------------------------------------------------------------------------------- */
+/* ---- doubles ----------------------------------------------------------------------------------------------------- */
 
 #define TEXT_DIGITS 17
-#define TEXT_LEAST 10000000000000000u   /* the least integer of 17 digits */
+#define TEXT_LEAST 10000000000000000u /* the least integer of 17 digits */
 #define TEXT_LARGEST 99999999999999999u /* the largest */
 
 /* The double nearest to m * 10^exponent. */
@@ -146,8 +146,8 @@ static uint64_t text_bound(double d, int exponent, bool is_above) {
 }
 
 /* Shortest decimal that reads back as d > 0: digits without trailing zeros, the value is digits * 10^*exponent.
- * The parser rounds correctly, so the decimals of 17 digits that read back as d are an interval, found by bisection; the
- * answer is the roundest number in it. A hundred parses a number: for messages and reports, not for vectors. */
+ * The parser rounds correctly, so the decimals of 17 digits that read back as d are an interval, found by bisection;
+ * the answer is the roundest number in it. A hundred parses a number: for messages and reports, not for vectors. */
 static uint64_t text_shortest(double d, int *exponent) {
   int low = -341, high = 292; /* the largest e with 10^(16+e) <= d lies here */
   while (low < high) {
@@ -177,8 +177,8 @@ static uint64_t text_shortest(double d, int *exponent) {
   return digits;
 }
 
-/* is_float: a value that is a float may be written with the digits that tell it from other floats: what came from a vector
- * then looks as the user wrote it. */
+/* is_float: a value that is a float may be written with the digits that tell it from other floats: what came from a
+ * vector then looks as the user wrote it. */
 static void text_add_double(dvx_str *s, double d, bool is_float) {
   char z[24];
   if (d != d) {
@@ -231,7 +231,7 @@ static void text_add_double(dvx_str *s, double d, bool is_float) {
   }
 }
 
-/* ---- formats -------------------------------------------------------------------------------------------------- */
+/* ---- formats ----------------------------------------------------------------------------------------------------- */
 
 /* A value as it would stand in SQL, cut. */
 static void text_add_value(dvx_str *s, const dv_value *v) {
@@ -327,7 +327,7 @@ char *dvx_format(const char *format, ...) {
   return dvx_str_take(&s);
 }
 
-/* ---- errors --------------------------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
 
 #define TEXT_PREFIX "delta_vectors: "
 
@@ -399,7 +399,7 @@ void dvx_give_context(dvx_conn *conn, sqlite3_context *ctx, int rc) {
   conn->error = NULL;
 }
 
-/* ---- vectors -------------------------------------------------------------------------------------------------- */
+/* ---- vectors ----------------------------------------------------------------------------------------------------- */
 
 /* The character at byte `at` was not understood. */
 static int text_fail_syntax(dvx_conn *conn, const dvx_table *t, const char *what, const char *text, size_t n,
@@ -511,7 +511,7 @@ int dvx_value_vector(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, size_
   return SQLITE_OK;
 }
 
-/* ---- values --------------------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 int dvx_value_of(dvx_conn *conn, sqlite3_value *v, dv_value *out) {
   dv_value value;
@@ -551,8 +551,8 @@ void dvx_result_blob(sqlite3_context *ctx, const void *bytes, size_t n_bytes) {
     sqlite3_result_blob(ctx, n_bytes ? bytes : "", (int)n_bytes, SQLITE_TRANSIENT);
 }
 
-/* A vector handed to SQLite. The memory of the last one that SQLite gave back is kept for the next: allocating some 1.5 KB
- * anew each time is a tenth of what reading a vector costs. */
+/* A vector handed to SQLite. The memory of the last one that SQLite gave back is kept for the next: allocating some 1.5
+ * KB anew each time is a tenth of what reading a vector costs. */
 typedef struct dvx_result {
   dvx_conn *conn; /* with a reference */
   size_t n_bytes;
@@ -680,7 +680,7 @@ void dvx_column_value(sqlite3_stmt *stmt, int i, dv_value *out) {
   }
 }
 
-/* ---- JSON objects --------------------------------------------------------------------------------------------- */
+/* ---- JSON objects ------------------------------------------------------------------------------------------------ */
 
 /* One row with a NULL key for an empty object (and for a scalar), so that the type of what was given is always seen.
  * Not prepared with NO_VTAB as all other internal statements are: json_each is a virtual table itself. A hostile schema

@@ -1,8 +1,8 @@
 /*
  * thresholds.h: the sizes at which the extension changes its behaviour, in one place.
  *
- * With DVX_SMALL_LIMITS they are so small that a test with a few rows crosses every one of them: the differential test is
- * built both ways.
+ * With DVX_SMALL_LIMITS they are so small that a test with a few rows crosses every one of them: the differential test
+ * is built both ways.
  */
 #ifndef DVX_THRESHOLDS_H
 #define DVX_THRESHOLDS_H
@@ -16,8 +16,8 @@
 /* A commit that finds more records than this unsettled settles DVX_SETTLE_STEP, and two for each it adds itself. */
 #define DVX_UNSETTLED_RECORDS 4096u
 #define DVX_SETTLE_STEP 1024u
-/* While the log is shorter than this, codes are not stored: reading it through and coding all rows takes some milliseconds,
- * and a small table's file, commits and bulk loads are a quarter cheaper without them. */
+/* While the log is shorter than this, codes are not stored: reading it through and coding all rows takes some
+ * milliseconds, and a small table's file, commits and bulk loads are a quarter cheaper without them. */
 #define DVX_CODES_FROM_BYTES ((uint64_t)24 << 20)
 /* Current vectors kept in memory. */
 #define DVX_VECTOR_CACHE_BYTES ((size_t)(sizeof(void *) == 4 ? 256 : 1024) << 20)

@@ -1,9 +1,9 @@
 /*
  * time.c: moments: INTEGER milliseconds since 1970-01-01T00:00:00 UTC everywhere behind this file.
  *
- * Text is read by SQLite's own date functions, so 'now', '2026-05-01', '2026-05-01T12:00:00+02:00' mean what they mean in
- * the rest of a user's SQL. julianday() is exact enough for that: between the years 0 and 9999 a double of days is good
- * to a tenth of a millisecond, and SQLite counts in whole milliseconds itself.
+ * Text is read by SQLite's own date functions, so 'now', '2026-05-01', '2026-05-01T12:00:00+02:00' mean what they mean
+ * in the rest of a user's SQL. julianday() is exact enough for that: between the years 0 and 9999 a double of days is
+ * good to a tenth of a millisecond, and SQLite counts in whole milliseconds itself.
  */
 #include "ext_int.h"
 

@@ -3,10 +3,10 @@
  *
  * NOTES ON TRANSACTIONS
  *
- * xUpdate writes nothing to the file. It validates, encodes a record into the overlay (memory reserved first, so that the
- * append cannot fail half-way) and returns. SQLite gives a single-row xUpdate inside BEGIN no statement journal: a shadow
- * row written before a failure would stay and be committed. xSync writes the overlay as packs of the log, the lines of
- * %_row that it touched, and a bounded part of the derived tables.
+ * xUpdate writes nothing to the file. It validates, encodes a record into the overlay (memory reserved first, so that
+ * the append cannot fail half-way) and returns. SQLite gives a single-row xUpdate inside BEGIN no statement journal: a
+ * shadow row written before a failure would stay and be committed. xSync writes the overlay as packs of the log, the
+ * lines of %_row that it touched, and a bounded part of the derived tables.
  *
  * Savepoints are an array of overlay lengths. SQLite does not announce every savepoint:
  *
@@ -16,35 +16,35 @@
  *
  * so setting level n also fills every level below that is not set with the state of before the table took part.
  *
- * A table may have two objects in one transaction: after a change of the schema, ROLLBACK TO makes SQLite connect it anew,
- * while the old object is kept, and told of everything, until the transaction ends. The new one gets xBegin when it is first
- * written to, and behind it xSavepoint of the innermost savepoint, which may be long past: deltas may have been added since,
- * or written by a COMMIT that was refused. So a level that is set stays as it is. The one of a released savepoint is not
- * set any more, since somebody is told of each release.
+ * A table may have two objects in one transaction: after a change of the schema, ROLLBACK TO makes SQLite connect it
+ * anew, while the old object is kept, and told of everything, until the transaction ends. The new one gets xBegin when
+ * it is first written to, and behind it xSavepoint of the innermost savepoint, which may be long past: deltas may have
+ * been added since, or written by a COMMIT that was refused. So a level that is set stays as it is. The one of a
+ * released savepoint is not set any more, since somebody is told of each release.
  *
  * xRollbackTo(-1) empties the overlay. A level that is not set on xRollbackTo means that nothing was written since it.
  *
- * What has been written in this transaction (by a COMMIT that got SQLITE_BUSY, by a spill, by a command that needs the file)
- * is taken back by SQLite itself on ROLLBACK TO, so a level also remembers how much was written when it was set, and where
- * the stored log ended then. A pending delta that was not yet in the file when a savepoint was set must stay in memory as
- * long as the savepoint can be rolled back to: spilling gives back memory only up to there.
+ * What has been written in this transaction (by a COMMIT that got SQLITE_BUSY, by a spill, by a command that needs the
+ * file) is taken back by SQLite itself on ROLLBACK TO, so a level also remembers how much was written when it was set,
+ * and where the stored log ended then. A pending delta that was not yet in the file when a savepoint was set must stay
+ * in memory as long as the savepoint can be rolled back to: spilling gives back memory only up to there.
  *
  * A failed write of packs leaves the file half-written inside the transaction; then the transaction is poisoned: xSync
  * refuses the commit, until a ROLLBACK TO takes the file back behind the failure.
  *
  * xCommit folds the overlay into the committed rows and cannot fail: room was made in xSync. xRollback drops it.
  *
- * RENAME writes everything to the file; from then on another object, with another dvx_table, serves the table under its new
- * name. The old one goes out of the registry, and comes back when a ROLLBACK takes the table's name back: it alone knows the
- * deltas that were pending before.
+ * RENAME writes everything to the file; from then on another object, with another dvx_table, serves the table under its
+ * new name. The old one goes out of the registry, and comes back when a ROLLBACK takes the table's name back: it alone
+ * knows the deltas that were pending before.
  *
- * A rewrite of the log (compaction, rebuild) inside a transaction drops the overlay, all of which it has written before, and
- * counts `rewrites`. Memory then reflects uncommitted stored state; a rollback across it forgets everything and reads the
- * file again. It is refused when a savepoint still needs deltas from memory.
+ * A rewrite of the log (compaction, rebuild) inside a transaction drops the overlay, all of which it has written
+ * before, and counts `rewrites`. Memory then reflects uncommitted stored state; a rollback across it forgets everything
+ * and reads the file again. It is refused when a savepoint still needs deltas from memory.
  */
 #include "ext_int.h"
 
-/* ---- touched rows: a hash by vid ---------------------------------------------------------------------------------------- */
+/* ---- touched rows: a hash by vid --------------------------------------------------------------------------------- */
 
 static size_t txn_slot(const dvx_overlay *o, uint32_t vid) {
   size_t mask = o->n_touched_slots - 1;
@@ -76,7 +76,7 @@ static int txn_touched_reserve(dvx_overlay *o) {
   return SQLITE_OK;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------------ */
+/* ---- life -------------------------------------------------------------------------------------------------------- */
 
 void dvx_txn_init(dvx_table *t) {
   memset(&t->overlay, 0, sizeof t->overlay);
@@ -166,7 +166,7 @@ void dvx_table_poison(dvx_table *t, const char *message) {
   o->is_poisoned = true;
 }
 
-/* ---- appending --------------------------------------------------------------------------------------------------------------- */
+/* ---- appending --------------------------------------------------------------------------------------------------- */
 
 /* `row 'a'` for messages; static buffer of the caller. */
 static void txn_name_row(dvx_table *t, const dvx_change *ch, char *out, size_t n_out) {
@@ -275,8 +275,8 @@ static int txn_fields(dvx_table *t, const dvx_change *ch, bool is_new_row, bool 
   return out->status == DV_OK ? SQLITE_OK : SQLITE_NOMEM;
 }
 
-/* Metadata is folded like vectors: a record that sets all of it is where a walk back may end. All of it rides with a key,
- * unless it is large beside the vector; then still once in a while, so that the walk stays short. */
+/* Metadata is folded like vectors: a record that sets all of it is where a walk back may end. All of it rides with a
+ * key, unless it is large beside the vector; then still once in a while, so that the walk stays short. */
 static int txn_fields_of(dvx_table *t, const dvx_change *ch, uint64_t seq, bool is_due, bool is_key, bool *all,
                          dv_buf *out) {
   const dvx_config *c = t->config;
@@ -473,7 +473,7 @@ static void txn_cut(dvx_table *t, size_t n) {
   if (o->stored_vid > o->last_vid) o->stored_vid = o->last_vid;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 static int txn_write_row(dvx_table *t, uint32_t vid, bool is_new) {
   dv_value values[64];
@@ -553,7 +553,7 @@ int dvx_table_flush(dvx_table *t) {
   return rc;
 }
 
-/* ---- the callbacks of a transaction ---------------------------------------------------------------------------------------------- */
+/* ---- the callbacks of a transaction ------------------------------------------------------------------------------ */
 
 static bool txn_has_tables(dvx_table *t) {
   sqlite3_stmt *stmt = NULL;
@@ -766,7 +766,7 @@ void dvx_txn_rewritten(dvx_table *t) {
   t->overlay.rewrites++;
 }
 
-/* ---- writing from scalar functions ------------------------------------------------------------------------------------------------ */
+/* ---- writing from scalar functions ------------------------------------------------------------------------------- */
 
 #define TXN_CALL_TYPE "delta_vectors_call"
 

@@ -3,13 +3,14 @@
  *
  * A query plan is one of:
  *
- *   search   `vector MATCH q` (or the table called as a function): rows in order of distance. With k (or a LIMIT that SQLite
- *            hands down) that many rows; without, a stream in batches of growing size, for as long as SQLite asks.
+ *   search   `vector MATCH q` (or the table called as a function): rows in order of distance. With k (or a LIMIT that
+ *            SQLite hands down) that many rows; without, a stream in batches of growing size, as long as SQLite asks.
  *   lookup   `id = x` or `rowid = n`
  *   scan     every row, in vid order
  *
- * each with or without `as_of`. Conditions on metadata columns, and `id IN (…)`, are pushed into a search and a scan (filter.c).
- * idxStr lists the constraints that xFilter gets, one token each: a letter and, for a condition, "column,operator,collation;".
+ * each with or without `as_of`. Conditions on metadata columns, and `id IN (…)`, are pushed into a search and a scan
+ * (filter.c). idxStr lists the constraints that xFilter gets, one token each: a letter and, for a condition,
+ * "column,operator,collation;".
  */
 #include "ext_int.h"
 
@@ -56,7 +57,7 @@ typedef struct table_cursor {
   dv_value *fields;
 } table_cursor;
 
-/* ---- connecting ------------------------------------------------------------------------------------------------------------- */
+/* ---- connecting -------------------------------------------------------------------------------------------------- */
 
 static int table_connect_or_create(sqlite3 *db, void *aux, int argc, const char *const *argv, sqlite3_vtab **out,
                                    char **message, bool is_new) {
@@ -83,8 +84,8 @@ static int table_connect_or_create(sqlite3 *db, void *aux, int argc, const char 
     return rc;
   }
   if (is_new) rc = dvx_shadow_create(t);
-  /* SQLite counts a table it has just created as taking part in the transaction, and never calls xBegin for it. From here
-   * on nothing may fail: nobody would end that part. */
+  /* SQLite counts a table it has just created as taking part in the transaction, and never calls xBegin for it. From
+   * here on nothing may fail: nobody would end that part. */
   if (is_new && rc == SQLITE_OK) rc = dvx_txn_begin(t);
   if (rc != SQLITE_OK) {
     sqlite3_free(v);
@@ -125,8 +126,8 @@ static int table_destroy(sqlite3_vtab *vtab) {
   dvx_table *t = ((table_vtab *)vtab)->t;
   dvx_conn *conn = t->conn;
   if (dvx_txn_savepoint_needs_memory(t, 1)) {
-    /* ROLLBACK TO would bring the table back, but SQLite calls no method of this object any more, so the deltas that only
-     * memory holds would be lost. The innermost savepoint is that of DROP itself. */
+    /* ROLLBACK TO would bring the table back, but SQLite calls no method of this object any more, so the deltas that
+     * only memory holds would be lost. The innermost savepoint is that of DROP itself. */
     return dvx_give_vtab(
         conn, vtab,
         dvx_fail(conn, t, SQLITE_LOCKED,
@@ -140,7 +141,7 @@ static int table_destroy(sqlite3_vtab *vtab) {
   return SQLITE_OK;
 }
 
-/* ---- planning ------------------------------------------------------------------------------------------------------------------ */
+/* ---- planning ---------------------------------------------------------------------------------------------------- */
 
 static int plan_meta_column(const dvx_config *c, int declared) {
   for (int i = 0; i < c->n_columns; i++) {
@@ -276,8 +277,8 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   }
   double rows = t->rows.n ? (double)t->rows.n : 10000;
   info->idxNum = (int)kind;
-  /* A search is priced below everything else: MATCH works in no other plan, and for `MATCH … AND (a = 1 OR b = 2)` SQLite
-   * compares it with plans for the two halves of the OR, which do not tell us that there is a MATCH. */
+  /* A search is priced below everything else: MATCH works in no other plan, and for `MATCH … AND (a = 1 OR b = 2)`
+   * SQLite compares it with plans for the two halves of the OR, which do not tell us that there is a MATCH. */
   if (kind == PLAN_SEARCH) {
     info->estimatedCost = 1;
     info->estimatedRows = 10;
@@ -296,7 +297,7 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   return SQLITE_OK;
 }
 
-/* ---- cursors --------------------------------------------------------------------------------------------------------------------- */
+/* ---- cursors ----------------------------------------------------------------------------------------------------- */
 
 static int table_open(sqlite3_vtab *vtab, sqlite3_vtab_cursor **out) {
   dvx_table *t = ((table_vtab *)vtab)->t;
@@ -372,8 +373,8 @@ static int cursor_scan(table_cursor *c) {
   return SQLITE_OK;
 }
 
-/* Puts the cursor on the next hit. A stream fetches a longer batch when it has used up one: batches are exact, so the longer
- * one begins with the rows of the shorter, which are skipped by their bits. */
+/* Puts the cursor on the next hit. A stream fetches a longer batch when it has used up one: batches are exact, so the
+ * longer one begins with the rows of the shorter, which are skipped by their bits. */
 static int cursor_search(table_cursor *c) {
   dvx_table *t = c->t;
   c->vid = 0;
@@ -405,7 +406,7 @@ static int cursor_search(table_cursor *c) {
   return SQLITE_OK;
 }
 
-/* ---- xFilter ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- xFilter ----------------------------------------------------------------------------------------------------- */
 
 /* A condition that xFilter was given, with what it points to. */
 typedef struct filter_arg {
@@ -733,7 +734,7 @@ static int table_rowid(sqlite3_vtab_cursor *cursor, sqlite3_int64 *rowid) {
   return SQLITE_OK;
 }
 
-/* ---- xColumn ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- xColumn ----------------------------------------------------------------------------------------------------- */
 
 static int cursor_fields(table_cursor *c) {
   dvx_table *t = c->t;
@@ -824,7 +825,7 @@ static int table_column(sqlite3_vtab_cursor *cursor, sqlite3_context *ctx, int c
   return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, cursor->pVtab, rc);
 }
 
-/* ---- writing and transactions -------------------------------------------------------------------------------------------------- */
+/* ---- writing and transactions ------------------------------------------------------------------------------------ */
 
 static int table_update(sqlite3_vtab *vtab, int argc, sqlite3_value **argv, sqlite3_int64 *rowid) {
   dvx_table *t = ((table_vtab *)vtab)->t;
@@ -874,7 +875,8 @@ static int table_rollback_to(sqlite3_vtab *vtab, int level) {
 
 static int table_rename(sqlite3_vtab *vtab, const char *new_name) {
   dvx_table *t = ((table_vtab *)vtab)->t;
-  /* From now on another object, under the new name, serves the table; it reads the file. So the file must have it all. */
+  /* From now on another object, under the new name, serves the table; it reads the file. So the file must have it
+   * all. */
   int rc = t->overlay.is_open ? dvx_table_flush(t) : SQLITE_OK;
   if (rc == SQLITE_OK) rc = dvx_shadow_rename(t, new_name);
   if (rc == SQLITE_OK) dvx_txn_renamed(t);

@@ -8,12 +8,12 @@
  *   UPDATE … SET metadata only   a sparse delta that sets no dimension, with the metadata
  *   DELETE                       a delete delta
  *
- * `as_of` as a written column is the time of the delta. Everything is checked before dvx_append, the one door to the overlay;
- * conflicts are found before anything is changed, which is what SQLITE_VTAB_CONSTRAINT_SUPPORT promises.
+ * `as_of` as a written column is the time of the delta. Everything is checked before dvx_append, the one door to the
+ * overlay; conflicts are found before anything is changed, which is what SQLITE_VTAB_CONSTRAINT_SUPPORT promises.
  */
 #include "ext_int.h"
 
-/* ---- values ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 static const char *write_type_name(dvx_column_type type) {
   switch (type) {
@@ -81,7 +81,8 @@ int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value 
                   write_type_name(c->type));
 }
 
-/* The id of an INSERT: from the id column or the rowid; an integer id that is not given becomes the largest plus one. */
+/* The id of an INSERT: from the id column or the rowid; an integer id that is not given becomes the largest plus
+ * one. */
 static int write_insert_id(dvx_table *t, sqlite3_value *rowid, sqlite3_value *column, dv_value *id) {
   const dvx_config *c = t->config;
   if (c->id_type == DVX_ID_TEXT) {
@@ -158,7 +159,7 @@ static int write_delta(dvx_table *t, sqlite3_value *v, const dv_value *id, dv_de
   return SQLITE_OK;
 }
 
-/* ---- INSERT, UPDATE, DELETE ----------------------------------------------------------------------------------------------------------- */
+/* ---- INSERT, UPDATE, DELETE -------------------------------------------------------------------------------------- */
 
 /* Metadata of the row from argv (values of the declared columns). fields and is_set have n_columns entries. */
 static int write_fields(dvx_table *t, sqlite3_value **argv, const dv_value *id, bool is_update, dv_value *fields,
@@ -368,7 +369,7 @@ static int write_update(dvx_table *t, sqlite3_value **argv) {
   return rc;
 }
 
-/* ---- commands ----------------------------------------------------------------------------------------------------------------------------- */
+/* ---- commands ---------------------------------------------------------------------------------------------------- */
 
 static int command_integrity(dvx_table *t) {
   char *report = NULL;

@@ -1,8 +1,8 @@
 /*
  * avx2.c: kernels for x86-64 with AVX2. Same functions, same order, same bits as scalar.c.
  *
- * A lane of the definition is a float of four 8-wide accumulators. FMA is there on every such CPU and not used: it would
- * round once where the definition rounds twice.
+ * A lane of the definition is a float of four 8-wide accumulators. FMA is there on every such CPU and not used: it
+ * would round once where the definition rounds twice.
  */
 #include "dv_simd.h"
 
@@ -14,7 +14,7 @@ DV_FP_STRICT_BEGIN
 #define AVX2 __attribute__((target("avx2")))
 #define AVX2_INLINE static inline __attribute__((target("avx2"), always_inline))
 
-/* ---- sums of floats ------------------------------------------------------------------------------------------- */
+/* ---- sums of floats ---------------------------------------------------------------------------------------------- */
 
 /* Loading at [32 - rest + 8*j] gives the mask of vector j when rest elements are left. */
 #define MINUS_8_AVX2 -1, -1, -1, -1, -1, -1, -1, -1
@@ -90,7 +90,7 @@ AVX2 static void dot_norm_f32_avx2(const float *a, const float *b, size_t n, flo
   out[1] = fold_avx2(s0, s1, s2, s3);
 }
 
-/* ---- sums of bytes -------------------------------------------------------------------------------------------- */
+/* ---- sums of bytes ----------------------------------------------------------------------------------------------- */
 
 /* Loading at [rest] gives zeros and then the mask of the last `rest` of 32 bytes. */
 #define ZERO_8_AVX2 0, 0, 0, 0, 0, 0, 0, 0
@@ -181,7 +181,7 @@ AVX2 static void gather_i8_avx2(const int8_t *codes, size_t stride, const uint32
   for (; i < n_rows; i++) out[i] = dot_i8_avx2(codes + rows[i] * stride, query, n);
 }
 
-/* ---- sums over bits ------------------------------------------------------------------------------------------- */
+/* ---- sums over bits ---------------------------------------------------------------------------------------------- */
 
 /* Sums of 16 rows from the even and odd bytes' sums in both halves of a vector. */
 AVX2_INLINE void store_rows_avx2(__m256i even, __m256i odd, bool is_first, uint32_t *out) {

@@ -17,7 +17,7 @@ DV_FP_STRICT_BEGIN
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 #define VNNI_INLINE static inline __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"), always_inline))
 
-/* ---- sums of floats ------------------------------------------------------------------------------------------- */
+/* ---- sums of floats ---------------------------------------------------------------------------------------------- */
 
 /* The mask of vector j (0 or 1) when rest < 32 elements are left. */
 AVX512_INLINE __mmask16 float_mask_avx512(size_t rest, unsigned j) {
@@ -96,7 +96,7 @@ AVX512 static void dot_norm_f32_avx512(const float *a, const float *b, size_t n,
   out[1] = fold_avx512(s0, s1);
 }
 
-/* ---- sums of bytes -------------------------------------------------------------------------------------------- */
+/* ---- sums of bytes ----------------------------------------------------------------------------------------------- */
 
 AVX512_INLINE __mmask64 byte_mask_avx512(size_t rest) { return rest < 64 ? ((__mmask64)1 << rest) - 1 : ~(__mmask64)0; }
 
@@ -174,7 +174,7 @@ AVX512 static void gather_i8_avx512(const int8_t *codes, size_t stride, const ui
   for (; i < n_rows; i++) out[i] = dot_i8_avx512(codes + rows[i] * stride, query, n);
 }
 
-/* ---- the same with VPDPBUSD ----------------------------------------------------------------------------------- */
+/* ---- the same with VPDPBUSD -------------------------------------------------------------------------------------- */
 
 /* It multiplies unsigned by signed bytes, so a code enters as code + 128 (one XOR) and 128 * sum(query) comes off at
  * the end. The sums may wrap on the way; the difference is exact all the same. */
@@ -246,7 +246,7 @@ VNNI static void gather_i8_avx512vnni(const int8_t *codes, size_t stride, const 
   for (; i < n_rows; i++) out[i] = fold_i32_avx512(row_vnni(codes + rows[i] * stride, query, n, start));
 }
 
-/* ---- sums over bits ------------------------------------------------------------------------------------------- */
+/* ---- sums over bits ---------------------------------------------------------------------------------------------- */
 
 /* Sums of 16 rows from the even and odd bytes' sums in the four quarters of a vector. */
 AVX512_INLINE void store_rows_avx512(__m512i even, __m512i odd, bool is_first, uint32_t *out) {

@@ -2,8 +2,8 @@
  * dispatch.c: which kernels this CPU can run. The only file that asks the CPU.
  *
  * The compiler's runtime reads CPUID (and XGETBV: whether the operating system saves the wide registers) once, before
- * main; the answer here is a pure function of that, so there is nothing to cache and nothing to race for. AArch64 always
- * has NEON, and a wasm module either contains SIMD128 or does not load.
+ * main; the answer here is a pure function of that, so there is nothing to cache and nothing to race for. AArch64
+ * always has NEON, and a wasm module either contains SIMD128 or does not load.
  */
 #include "dv_simd.h"
 

@@ -70,7 +70,8 @@ typedef struct dv_kernels {
   void (*gather_i8)(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
                     size_t n, int32_t *out);
 
-  /* The 1-bit scan, by table look-up: every SIMD set has a shuffle that looks up 16 nibbles at once, few can count bits.
+  /* The 1-bit scan, by table look-up: every SIMD set has a shuffle that looks up 16 nibbles at once, few can count
+   * bits.
    *
    * A block holds 32 rows of n_words*64 sign bits, in groups of four dimensions: group g is the 16 bytes at 16*g of the
    * block; byte i of it holds the four bits of row i in its low nibble (dimension 4g in bit 0) and those of row 16+i in
@@ -79,8 +80,8 @@ typedef struct dv_kernels {
    * n_words <= DV_MAX_DIMENSIONS/64. */
   void (*scan_bits)(const uint64_t *blocks, size_t n_blocks, size_t n_words, const uint8_t *table, uint32_t *out);
 
-  /* What to do with the sums: the positions r < n, in order, where rows[r].offset + rows[r].factor * (per_sum * sums[r] +
-   * base), each operation rounded to f32, is not above limit (NaN is not). Returns how many. Most rows fail. */
+  /* What to do with the sums: the positions r < n, in order, where rows[r].offset + rows[r].factor * (per_sum * sums[r]
+   * + base), each operation rounded to f32, is not above limit (NaN is not). Returns how many. Most rows fail. */
   size_t (*pick_bits)(const uint32_t *sums, const dv_bit_row *rows, size_t n, float per_sum, float base, float limit,
                       uint32_t *out);
 } dv_kernels;

@@ -13,7 +13,7 @@ DV_FP_STRICT_BEGIN
 
 #define NEON_INLINE static inline __attribute__((always_inline))
 
-/* ---- sums of floats ------------------------------------------------------------------------------------------- */
+/* ---- sums of floats ---------------------------------------------------------------------------------------------- */
 
 /* Loads as bytes, because a float pointer may be odd. */
 NEON_INLINE float32x4_t load_f32_neon(const float *p) {
@@ -89,7 +89,7 @@ static void dot_norm_f32_neon(const float *a, const float *b, size_t n, float ou
   out[1] = fold_neon(s);
 }
 
-/* ---- sums of bytes -------------------------------------------------------------------------------------------- */
+/* ---- sums of bytes ----------------------------------------------------------------------------------------------- */
 
 /* acc + products. Two products fit 16 bits, 2*127*127 < 32768, because no code is -128. */
 NEON_INLINE int32x4_t add_products_neon(int32x4_t acc, int8x16_t q, int8x16_t c) {
@@ -169,7 +169,7 @@ static void gather_i8_neon(const int8_t *codes, size_t stride, const uint32_t *r
   for (; i < n_rows; i++) out[i] = dot_i8_neon(codes + rows[i] * stride, query, n);
 }
 
-/* ---- sums over bits ------------------------------------------------------------------------------------------- */
+/* ---- sums over bits ---------------------------------------------------------------------------------------------- */
 
 NEON_INLINE void store_rows_neon(uint16x8_t sums, bool is_first, uint32_t *out) {
   uint32x4_t low = vmovl_u16(vget_low_u16(sums)), high = vmovl_high_u16(sums);

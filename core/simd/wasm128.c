@@ -1,8 +1,8 @@
 /*
  * wasm128.c: kernels for WebAssembly with SIMD128. Same functions, same order, same bits as scalar.c.
  *
- * A lane of the definition is a float of eight 4-wide accumulators. WebAssembly has no FMA outside relaxed SIMD, which is
- * not used because its results depend on the machine. Ends of arrays go through a zero-padded copy.
+ * A lane of the definition is a float of eight 4-wide accumulators. WebAssembly has no FMA outside relaxed SIMD, which
+ * is not used because its results depend on the machine. Ends of arrays go through a zero-padded copy.
  */
 #include "dv_simd.h"
 
@@ -13,7 +13,7 @@ DV_FP_STRICT_BEGIN
 
 #define WASM128_INLINE static inline __attribute__((always_inline))
 
-/* ---- sums of floats ------------------------------------------------------------------------------------------- */
+/* ---- sums of floats ---------------------------------------------------------------------------------------------- */
 
 WASM128_INLINE v128_t term_wasm128(int term, v128_t a, v128_t b) {
   if (term == DV_TERM_DOT) return wasm_f32x4_mul(a, b);
@@ -65,7 +65,7 @@ static void dot_norm_f32_wasm128(const float *a, const float *b, size_t n, float
   out[1] = sum_wasm128(DV_TERM_DOT, b, b, n);
 }
 
-/* ---- sums of bytes -------------------------------------------------------------------------------------------- */
+/* ---- sums of bytes ----------------------------------------------------------------------------------------------- */
 
 /* The n % 8 bytes at p and zeros, widened to 16 bits. */
 WASM128_INLINE v128_t load_rest_wasm128(const int8_t *p, size_t rest) {
@@ -140,7 +140,7 @@ static void gather_i8_wasm128(const int8_t *codes, size_t stride, const uint32_t
   for (; i < n_rows; i++) out[i] = dot_i8_wasm128(codes + rows[i] * stride, query, n);
 }
 
-/* ---- sums over bits ------------------------------------------------------------------------------------------- */
+/* ---- sums over bits ---------------------------------------------------------------------------------------------- */
 
 /* Sums of 16 rows from the even and the odd bytes' sums. */
 WASM128_INLINE void store_rows_wasm128(v128_t even, v128_t odd, bool is_first, uint32_t *out) {

@@ -5,8 +5,8 @@
  *   cc -std=c11 -O2 -ffp-contract=off -I core tests/bench/bench_codec.c core/dv_{checksum,vector,delta,frame}.c -lm
  *   ./a.out [part of a name]
  *
- * The vectors are 384 gaussian numbers of norm 1, as embeddings are. Every result is consumed, so that nothing is optimised
- * away, and inputs rotate through 64 variants, so that branch predictors do not learn one by heart.
+ * The vectors are 384 gaussian numbers of norm 1, as embeddings are. Every result is consumed, so that nothing is
+ * optimised away, and inputs rotate through 64 variants, so that branch predictors do not learn one by heart.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -99,7 +99,7 @@ static void prepare(void) {
   memcpy(work, base, sizeof base);
 }
 
-/* ---- one function an operation --------------------------------------------------------------------------------- */
+/* ---- one function an operation ----------------------------------------------------------------------------------- */
 
 static void encode_pairs(size_t k) {
   dv_delta d;
@@ -243,7 +243,7 @@ static void read_record(size_t k) {
   sink += r.link;
 }
 
-/* ---- measuring ------------------------------------------------------------------------------------------------- */
+/* ---- measuring --------------------------------------------------------------------------------------------------- */
 
 static double now_ns(void) {
   struct timespec t;

@@ -10,9 +10,9 @@
  *     --clock cpu    CPU time of the thread instead of the clock on the wall, for machines that do other things too
  *     --quick        a tenth of the repeats, no 100,000 rows: is everything there?
  *
- * It pins itself to one core. A figure is the median over rounds of each round's median; beside it stand the smallest and the
- * largest round. Peers take turns with us within every round, so what else the machine does hits all alike. README.md
- * says what each row means and what is fair and unfair about it.
+ * It pins itself to one core. A figure is the median over rounds of each round's median; beside it stand the smallest
+ * and the largest round. Peers take turns with us within every round, so what else the machine does hits all alike.
+ * README.md says what each row means and what is fair and unfair about it.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -51,7 +51,7 @@ enum {
   MAX_PEERS = 12
 };
 
-/* ---- failing, memory, numbers ------------------------------------------------------------------------------------------ */
+/* ---- failing, memory, numbers ------------------------------------------------------------------------------------ */
 
 static jmp_buf give_up; /* set by the section that runs */
 static char failure[600];
@@ -112,7 +112,7 @@ static uint32_t *random_order(size_t n) {
   return order;
 }
 
-/* ---- time -------------------------------------------------------------------------------------------------------------- */
+/* ---- time -------------------------------------------------------------------------------------------------------- */
 
 static clockid_t clock_id = CLOCK_MONOTONIC;
 static bool is_quick;
@@ -178,7 +178,7 @@ static double meter_round(meter *m) {
   return x;
 }
 
-/* ---- figures ------------------------------------------------------------------------------------------------------------- */
+/* ---- figures ----------------------------------------------------------------------------------------------------- */
 
 typedef struct figure {
   bool is_there;
@@ -254,7 +254,7 @@ static void add_peer(row *r, const char *name, bool is_exact_peer, figure f) {
 
 static bool is_met(const row *r) { return r->at_least ? r->f.median >= r->reach : r->f.median <= r->reach; }
 
-/* ---- data ---------------------------------------------------------------------------------------------------------------- */
+/* ---- data -------------------------------------------------------------------------------------------------------- */
 
 static char cache_dir[400], data_dir[400], peers_dir[400], scratch_dir[400];
 static char extension[400] = DV_EXTENSION_PATH;
@@ -281,7 +281,7 @@ static void load_data(void) {
 
 static const float *vector_of(size_t i) { return vectors + i * N; }
 
-/* ---- truth: the ten nearest by cosine, in double ------------------------------------------------------------------------- */
+/* ---- truth: the ten nearest by cosine, in double ----------------------------------------------------------------- */
 
 typedef struct truth {
   uint32_t rows[K + 6]; /* a few more than asked for, so that ties at the end can be told */
@@ -319,8 +319,8 @@ static void truth_insert(truth *t, uint32_t i, double d) {
   t->distances[at] = d;
 }
 
-/* The nearest of the first n rows of `all` to each of n_queries queries. Every row that the rough distance does not rule out
- * is measured in double. */
+/* The nearest of the first n rows of `all` to each of n_queries queries. Every row that the rough distance does not
+ * rule out is measured in double. */
 static truth *find_truth(const float *all, size_t n, size_t n_queries) {
   truth *truths = allocate(n_queries * sizeof *truths);
   float *rough = allocate(n * sizeof *rough);
@@ -340,7 +340,7 @@ static truth *find_truth(const float *all, size_t n, size_t n_queries) {
   return truths;
 }
 
-/* ---- SQLite, ours or a peer's own -------------------------------------------------------------------------------------- */
+/* ---- SQLite, ours or a peer's own -------------------------------------------------------------------------------- */
 
 /* A peer may bring its own SQLite (vec1 is built into one), so nothing here calls SQLite but through this table. */
 typedef struct api {
@@ -481,7 +481,7 @@ static const peer peers[] = {
 };
 enum { N_PEERS = sizeof peers / sizeof *peers };
 
-/* ---- databases ------------------------------------------------------------------------------------------------------------ */
+/* ---- databases --------------------------------------------------------------------------------------------------- */
 
 typedef struct base {
   const peer *p;
@@ -625,7 +625,7 @@ static void finish_base(base *b) {
   run(b, "PRAGMA wal_checkpoint(TRUNCATE)");
 }
 
-/* ---- codec: the core, without SQL ------------------------------------------------------------------------------------------ */
+/* ---- codec: the core, without SQL -------------------------------------------------------------------------------- */
 
 enum { VARIANTS = 256 };
 
@@ -720,7 +720,7 @@ static void section_codec(void) {
   dv_buf_free(&record);
 }
 
-/* ---- insert, and the size of the file ---------------------------------------------------------------------------------------- */
+/* ---- insert, and the size of the file ---------------------------------------------------------------------------- */
 
 /* Inserts by us and every peer, in turns; sizes (may be NULL): of the files, ours first. */
 static void time_inserts(const char *mode, meter *mine, meter *theirs, figure *sizes) {
@@ -764,9 +764,10 @@ static void section_insert(void) {
   }
 }
 
-/* ---- reading one vector ------------------------------------------------------------------------------------------------------- */
+/* ---- reading one vector ------------------------------------------------------------------------------------------ */
 
-/* n reads in blocks of `block`, in the transaction that is open; each is checked against `expected` once, at the first call. */
+/* n reads in blocks of `block`, in the transaction that is open; each is checked against `expected` once, at the first
+ * call. */
 static void time_gets(const base *b, sqlite3_stmt *s, const uint32_t *order, size_t n, size_t block, meter *m) {
   volatile uint8_t sink = 0;
   for (size_t i = 0; i + block <= n; i += block) {
@@ -845,7 +846,7 @@ static void section_read(void) {
   free(order);
 }
 
-/* ---- searching ------------------------------------------------------------------------------------------------------------------ */
+/* ---- searching --------------------------------------------------------------------------------------------------- */
 
 typedef struct answer {
   uint32_t rows[K]; /* UINT32_MAX: none */
@@ -1004,8 +1005,8 @@ static void evict(const char *path) {
   close(fd);
 }
 
-/* From sqlite3_open to the first row of a search, the CPU time of that, and the slowest of the ten searches after it: in
- * milliseconds, and of the clock on the wall, because waiting for the disk counts. */
+/* From sqlite3_open to the first row of a search, the CPU time of that, and the slowest of the ten searches after it:
+ * in milliseconds, and of the clock on the wall, because waiting for the disk counts. */
 static double open_and_search(const peer *p, const char *path, const char *sql, double *cpu, double *later) {
   base b;
   double start = read_clock(CLOCK_MONOTONIC), cpu_start = read_clock(CLOCK_THREAD_CPUTIME_ID);
@@ -1072,8 +1073,9 @@ static void open_rows(const char *path, const char *peer_path, const char *key, 
   add_row(name, what, "ms", -1, meter_figure(&exact));
 }
 
-/* Searches n rows: ours both ways, and the exact peers. Rows: <key>_flat, <key>_exact, and the ratios, of CPU times: a search
- * of several milliseconds is interrupted by whatever else the machine does far more often than one of a tenth of that. */
+/* Searches n rows: ours both ways, and the exact peers. Rows: <key>_flat, <key>_exact, and the ratios, of CPU times: a
+ * search of several milliseconds is interrupted by whatever else the machine does far more often than one of a tenth of
+ * that. */
 static void search_rows(size_t n, const char *key, const char *label, double reach, double reach_exact) {
   base b, others[N_PEERS];
   sqlite3_stmt *theirs[N_PEERS];
@@ -1195,7 +1197,7 @@ static void section_large(void) {
   if (!is_quick) search_rows(LARGE, "large", "100,000: ", 800, 2800);
 }
 
-/* ---- deltas one by one, inside a transaction -------------------------------------------------------------------------------- */
+/* ---- deltas one by one, inside a transaction --------------------------------------------------------------------- */
 
 static float *copy_vectors(size_t n) {
   float *copy = allocate(n * VECTOR);
@@ -1327,7 +1329,7 @@ static void section_write(void) {
   free(model);
 }
 
-/* ---- batches, committed ---------------------------------------------------------------------------------------------------------- */
+/* ---- batches, committed ------------------------------------------------------------------------------------------ */
 
 enum { BATCH = 100 };
 
@@ -1525,7 +1527,7 @@ static void section_batch(void) {
   free(order);
 }
 
-/* ---- folding a chain ---------------------------------------------------------------------------------------------------------------- */
+/* ---- folding a chain --------------------------------------------------------------------------------------------- */
 
 /* Chains of 100 sparse deltas behind a full vector, one more behind them; read as of the hundredth. */
 static figure time_fold(size_t n_rows, bool is_mixed, double *core_us) {
@@ -1622,7 +1624,7 @@ static void section_fold(void) {
           time_fold(200, true, NULL));
 }
 
-/* ---- as of a past time ------------------------------------------------------------------------------------------------------------ */
+/* ---- as of a past time ------------------------------------------------------------------------------------------- */
 
 static void past_rows(size_t n, const char *label, const char *suffix) {
   base b;
@@ -1725,9 +1727,10 @@ static void section_past(void) {
   if (!is_quick) past_rows(LARGE, "100,000: ", "_large");
 }
 
-/* ---- what the write-ahead log grows by ----------------------------------------------------------------------------------------- */
+/* ---- what the write-ahead log grows by --------------------------------------------------------------------------- */
 
-/* Bytes of -wal per delta: n_transactions of n_each single deltas over the rows of `order`, then what 'optimize' writes. */
+/* Bytes of -wal per delta: n_transactions of n_each single deltas over the rows of `order`, then what 'optimize'
+ * writes. */
 static double wal_bytes(const peer *p, size_t n_rows, const uint32_t *order, size_t n_transactions, size_t n_each,
                         double *before) {
   base b;
@@ -1797,7 +1800,7 @@ static void section_wal(void) {
   free(spread);
 }
 
-/* ---- output -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- output ------------------------------------------------------------------------------------------------------ */
 
 static const char *number(double x, const char *unit) {
   static char texts[8][32];
@@ -1934,7 +1937,7 @@ static void pin(void) {
   }
 }
 
-/* ---- main ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- main -------------------------------------------------------------------------------------------------------- */
 
 static const struct {
   const char *name;

@@ -3,8 +3,8 @@
  *
  *   bench_flat [vectors.f32 queries.f32 [dimensions]]     little-endian f32 rows; without files: 100,000 clustered rows
  *
- * The caller pins it (taskset -c 1 bench_flat ...). Times are medians over queries, each the best of three runs in turn, so
- * that what else the machine does shows little; a search's own cold misses are left in because queries differ.
+ * The caller pins it (taskset -c 1 bench_flat ...). Times are medians over queries, each the best of three runs in
+ * turn, so that what else the machine does shows little; a search's own cold misses are left in because queries differ.
  */
 #define _GNU_SOURCE
 #include "../../core/dv_flat.h"
@@ -41,7 +41,7 @@ static double quantile(double *x, size_t n, double q) {
   return x[(size_t)(q * (double)(n - 1))];
 }
 
-/* ---- vectors -------------------------------------------------------------------------------------------------------- */
+/* ---- vectors ----------------------------------------------------------------------------------------------------- */
 
 static float *read_floats(const char *path, size_t *n) {
   FILE *file = fopen(path, "rb");
@@ -86,7 +86,7 @@ static float *make_floats(size_t n_rows, size_t n) {
   return p;
 }
 
-/* ---- one table -------------------------------------------------------------------------------------------------------- */
+/* ---- one table --------------------------------------------------------------------------------------------------- */
 
 typedef struct table {
   dv_flat flat;

@@ -1,6 +1,6 @@
 /*
- * bench_kernels.c: every kernel of every table this CPU can run: nanoseconds a call and gigabytes read a second, and the
- * ratio to scalar.
+ * bench_kernels.c: every kernel of every table this CPU can run: nanoseconds a call and gigabytes read a second, and
+ * the ratio to scalar.
  *
  *   taskset -c 1 bench_kernels [name ...]     only these tables
  *

@@ -1,9 +1,9 @@
 /*
- * check_processes.c: writers and readers in processes of their own on one file, in WAL and in DELETE mode, and threads with a
- * connection each.
+ * check_processes.c: writers and readers in processes of their own on one file, in WAL and in DELETE mode, and threads
+ * with a connection each.
  *
- * Each writer owns a group of rows and moves the whole group from number n to n+1 in one transaction, by whatever kinds of
- * deltas; when COMMIT has returned, it notes n in shared memory: the ledger. So every reader can tell at any time:
+ * Each writer owns a group of rows and moves the whole group from number n to n+1 in one transaction, by whatever kinds
+ * of deltas; when COMMIT has returned, it notes n in shared memory: the ledger. So every reader can tell at any time:
  *
  *   - all rows of a group have the same number: it sees whole transactions only;
  *   - the number is not below what the ledger said before the read began: what was acknowledged is there;
@@ -13,7 +13,8 @@
  * SQLITE_BUSY is the only refusal. At the end the ledger is compared with the file, and both integrity checks run. With
  * DV_KILL=1 (the default) a process is killed now and then, and another one takes its place.
  *
- * DV_SECONDS=n runs each mode for so long (default 3), DV_SEED=n with that seed. One mode: CK_RUN_CASE=wal, CK_RUN_CASE=delete.
+ * DV_SECONDS=n runs each mode for so long (default 3), DV_SEED=n with that seed. One mode: CK_RUN_CASE=wal,
+ * CK_RUN_CASE=delete.
  */
 #define _XOPEN_SOURCE 700
 #define _DEFAULT_SOURCE
@@ -47,7 +48,7 @@ static const char *file;
 static void use_default(void) { sql_profile_now = &sql_default, sql_setup(), file = sql_path("test.db"); }
 static void use_wal(void) { sql_profile_now = &sql_wal, sql_setup(), file = sql_path("test.db"); }
 
-/* ---- in a child: a failure is told to the parent, not to Check -------------------------------------------------------- */
+/* ---- in a child: a failure is told to the parent, not to Check --------------------------------------------------- */
 
 static void give_up(const char *format, ...) {
   if (atomic_fetch_add(&shared->n_failed, 1) == 0) {
@@ -126,7 +127,7 @@ static void open_database(process *p) {
   sqlite3_exec(p->db, "PRAGMA synchronous=OFF", NULL, NULL, NULL);
 }
 
-/* ---- a writer ------------------------------------------------------------------------------------------------------------ */
+/* ---- a writer ---------------------------------------------------------------------------------------------------- */
 
 /* Moves the group to number n, one row by one kind of delta each; some detours. */
 static int write_group(process *p, int64_t n) {
@@ -172,7 +173,8 @@ static int write_group(process *p, int64_t n) {
 static void be_writer(process *p) {
   int g = p->number, rc;
   int64_t n;
-  do { /* where the group stands: at the ledger's number, or one beyond it when a predecessor was killed behind COMMIT */
+  /* Where the group stands: at the ledger's number, or one beyond it when a predecessor was killed behind COMMIT. */
+  do {
     n = try_integer(p, &rc, "SELECT json_extract(vector_json(vector), '$[0]') FROM docs WHERE id='g%d-0'", g);
   } while (rc != SQLITE_ROW);
   int64_t known = atomic_load(&shared->acknowledged[g]);
@@ -217,7 +219,7 @@ static void be_writer(process *p) {
   }
 }
 
-/* ---- a reader -------------------------------------------------------------------------------------------------------------- */
+/* ---- a reader ---------------------------------------------------------------------------------------------------- */
 
 static void be_reader(process *p) {
   int64_t last[N_WRITERS] = {0}, last_seq = 0;
@@ -295,7 +297,7 @@ static void be_reader(process *p) {
   }
 }
 
-/* ---- the parent -------------------------------------------------------------------------------------------------------------- */
+/* ---- the parent -------------------------------------------------------------------------------------------------- */
 
 static pid_t start(int number, uint64_t seed) {
   pid_t pid = fork();
@@ -386,7 +388,7 @@ START_TEST(processes_see_whole_transactions) {
 }
 END_TEST
 
-/* ---- threads --------------------------------------------------------------------------------------------------------------------- */
+/* ---- threads ----------------------------------------------------------------------------------------------------- */
 
 static void *be_thread(void *argument) {
   process *p = argument;

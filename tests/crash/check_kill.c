@@ -2,16 +2,18 @@
  * check_kill.c: a writer is killed with SIGKILL at a random moment, again and again, and nothing that it was told is
  * committed may be missing.
  *
- * The child writes by every kind of delta, in transactions with savepoints, batches, compactions and settling, and tells the
- * parent through a pipe: before COMMIT the state it sees inside the transaction (checksum of every row's vector and metadata,
- * and the last seq), and behind COMMIT that it returned. The parent kills it after 1 to 30 ms, opens the file and demands
+ * The child writes by every kind of delta, in transactions with savepoints, batches, compactions and settling, and
+ * tells the parent through a pipe: before COMMIT the state it sees inside the transaction (checksum of every row's
+ * vector and metadata, and the last seq), and behind COMMIT that it returned. The parent kills it after 1 to 30 ms,
+ * opens the file and demands
  *
  *   - the state of the last acknowledged commit, or that of the one that was under way: bit for bit, never between;
  *   - every version of the last commits, by time, bit for bit, unless a compaction has merged it;
  *   - that 'integrity-check' and PRAGMA integrity_check find nothing.
  *
- * In some rounds the parent does not look, so that the next child meets the journal or WAL that the last one left, and may be
- * killed while it recovers. Each delta gets the number of its commit as its time, which is how versions are found again.
+ * In some rounds the parent does not look, so that the next child meets the journal or WAL that the last one left, and
+ * may be killed while it recovers. Each delta gets the number of its commit as its time, which is how versions are
+ * found again.
  *
  * check_kill [N]: N kills (default 500, also DV_KILLS=N), divided among {WAL, DELETE} x {NORMAL, FULL}. DV_SEED=n.
  */
@@ -33,7 +35,7 @@
 
 static int n_kills = 500;
 
-/* ---- what the two tell each other -------------------------------------------------------------------------------------- */
+/* ---- what the two tell each other -------------------------------------------------------------------------------- */
 
 typedef struct state {
   int64_t last_seq;
@@ -82,7 +84,7 @@ static int read_state(sqlite3 *db, state *s) {
   return sqlite3_finalize(stmt);
 }
 
-/* ---- the child ------------------------------------------------------------------------------------------------------------- */
+/* ---- the child --------------------------------------------------------------------------------------------------- */
 
 typedef struct writer {
   sqlite3 *db;
@@ -279,7 +281,7 @@ static void be_writer(const char *file, const char *journal, const char *synchro
   }
 }
 
-/* ---- the parent ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the parent -------------------------------------------------------------------------------------------------- */
 
 typedef struct version {
   int64_t time;
@@ -415,8 +417,8 @@ static void one_round(watcher *w, int round, uint64_t seed) {
   }
   close(ends[1]);
   random_state = seed ^ 0x5deece66du;
-  /* 1 to 30 ms from when the child has begun to write, now and then long enough for a large batch; in every fifth round from when
-   * it was started, while it opens and recovers the file. */
+  /* 1 to 30 ms from when the child has begun to write, now and then long enough for a large batch; in every fifth round
+   * from when it was started, while it opens and recovers the file. */
   int64_t delay = 1000 + random_below(29000) + (round % 10 == 1 ? 60000 : 0), end = microseconds() + delay;
   bool is_killed = false, waits_for_hello = round % 5 != 0;
   if (waits_for_hello) end += 10000000;

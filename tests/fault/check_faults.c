@@ -1,23 +1,25 @@
 /*
- * check_faults.c: memory runs out, or the disk fails, at each point of everything the extension does, one point after the
- * other: once, or from there on for good.
+ * check_faults.c: memory runs out, or the disk fails, at each point of everything the extension does, one point after
+ * the other: once, or from there on for good.
  *
  * A piece of work is a transaction, a command or a query on a table that holds a bit of everything. It is run again and
- * again on a fresh copy of the file, with the fault one step later each time, until it gets through without meeting it. Each
- * time
+ * again on a fresh copy of the file, with the fault one step later each time, until it gets through without meeting it.
+ * Each time
  *
  *   - a statement that met the fault fails with its code (or does well without what it was refused), never with another
  *     error, and nothing crashes;
- *   - afterwards the connection that met it, and a new one, see the table as it was before the work or as it is behind it,
+ *   - afterwards the connection that met it, and a new one, see the table as it was before the work or as it is behind
+ *   it,
  *     bit for bit, and 'integrity-check' finds nothing;
  *   - the work then goes through, on the same connection;
  *   - all memory is given back (sql_teardown).
  *
- * check_faults [STEP]: the first 60 points, and then each STEP-th (an odd number; default 31). 1: every point, in minutes.
+ * check_faults [STEP]: the first 60 points, and then each STEP-th (an odd number; default 31). 1: every point, in
+ * minutes.
  */
 #include "vtab/support.c" /* this directory has no helpers of its own */
 
-/* ---- the fault ------------------------------------------------------------------------------------------------------ */
+/* ---- the fault --------------------------------------------------------------------------------------------------- */
 
 typedef enum fault_kind { NO_MEMORY, BAD_DISK } fault_kind;
 
@@ -99,7 +101,7 @@ static int vfs_time(sqlite3_vfs *vfs, sqlite3_int64 *out) {
   return SQLITE_OK;
 }
 
-/* ---- the work --------------------------------------------------------------------------------------------------------- */
+/* ---- the work ---------------------------------------------------------------------------------------------------- */
 
 typedef struct work {
   const char *name;

@@ -1,7 +1,8 @@
 /*
  * fuzz_frame.c: any bytes as frames, as records of a log, as fields.
  *
- *   u8 what: 0 frames; 1 frames with their checksums put right; 2 a log; 3 named fields; 4 numbered fields; the rest the bytes
+ *   u8 what: 0 frames; 1 frames with their checksums put right; 2 a log; 3 named fields; 4 numbered fields; the rest
+ *   the bytes
  *
  * Holds: what is accepted points into the bytes, is written again, and reads back as the same.
  *

@@ -1,8 +1,8 @@
 /*
  * fuzz_vector_text.c: any text as a number, as a vector, as indices.
  *
- * Holds: a number is what strtod makes of it; a vector that is understood is printed and read back as the same bits; what is
- * not understood leaves everything as it was and names a place in the text.
+ * Holds: a number is what strtod makes of it; a vector that is understood is printed and read back as the same bits;
+ * what is not understood leaves everything as it was and names a place in the text.
  *
  * With -DDV_FUZZ_REPLAY a main that runs the files given.
  */

@@ -73,7 +73,7 @@ bool change(program *p, connection *c, statement *s, model_table *next, expectat
 
 model_table *table_to_change(program *p, connection *c) { return model_copy(seen_by(p, c)); }
 
-/* ---- INSERT ---------------------------------------------------------------------------------------------------------- */
+/* ---- INSERT ------------------------------------------------------------------------------------------------------ */
 
 typedef enum conflict { ABORT_STATEMENT, REPLACE_ROW, IGNORE_ROW } conflict;
 
@@ -174,7 +174,7 @@ void insert_or_ignore(program *p, connection *c) {
   insert_rows(p, c, rng_chance(&p->rng, 50) ? 1 : rng_between(&p->rng, 2, 5), IGNORE_ROW, false);
 }
 
-/* ---- UPDATE and DELETE ----------------------------------------------------------------------------------------------- */
+/* ---- UPDATE and DELETE ------------------------------------------------------------------------------------------- */
 
 selection select_rows(const model_table *t, const model_value *id, const model_filter *f) {
   selection found = {.last_time = INT64_MIN};
@@ -321,7 +321,7 @@ void delete_where(program *p, connection *c) {
 
 void delete_all(program *p, connection *c) { delete_rows(p, c, NULL, NULL); }
 
-/* ---- delta_apply and delta_apply_batch ---------------------------------------------------------------------------- */
+/* ---- delta_apply and delta_apply_batch --------------------------------------------------------------------------- */
 
 static void apply_delta(program *p, connection *c, const model_value *id, const model_delta *d,
                         const model_patch *patch, int64_t time) {
@@ -479,7 +479,7 @@ void apply_batch(program *p, connection *c) {
   }
 }
 
-/* ---- what must be refused ------------------------------------------------------------------------------------------- */
+/* ---- what must be refused ---------------------------------------------------------------------------------------- */
 
 /* The model refuses what delta_apply does here; overflow needs a value that two large scales push out of f32. */
 static void apply_overflow(program *p, connection *c, const model_value *id) {
@@ -512,7 +512,8 @@ static void apply_bad_index(program *p, connection *c, const model_value *id) {
   model_value_free(&copy);
 }
 
-/* Statements that are wrong whatever the table holds. %s is the table, quoted as text; the id follows, then the rest. */
+/* Statements that are wrong whatever the table holds. %s is the table, quoted as text; the id follows, then the
+ * rest. */
 static void run_nonsense(program *p, connection *c, const model_value *id) {
   static const char *const deltas[] = {
       "delta_sparse('[0,0]', '[1,2]')",

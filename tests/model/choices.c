@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- random things ------------------------------------------------------------------------------------------------ */
+/* ---- random things ----------------------------------------------------------------------------------------------- */
 
 static float random_float(program *p) {
   return (float)((int)(rng_next(&p->rng) & 0xffffff) - 0x800000) / (float)0x800000;
@@ -256,7 +256,7 @@ model_patch random_merge(program *p) {
   return patch;
 }
 
-/* ---- filters ------------------------------------------------------------------------------------------------------ */
+/* ---- filters ----------------------------------------------------------------------------------------------------- */
 
 static model_term random_term(program *p, const model_table *t, bool has_auxiliary) {
   model_term term = {.column = MODEL_ID_COLUMN};

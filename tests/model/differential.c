@@ -41,7 +41,7 @@ typedef struct totals {
   long expected, present;
 } totals;
 
-/* ---- choosing a program -------------------------------------------------------------------------------------------- */
+/* ---- choosing a program ------------------------------------------------------------------------------------------ */
 
 static void add_column(program *p, const char *name, const char *type, model_column_kind kind) {
   model_column *col = &p->shape.columns[p->shape.n_columns++];
@@ -136,7 +136,7 @@ static void choose_program(program *p) {
   p->clock = INT64_C(1500000000000);
 }
 
-/* ---- running one ---------------------------------------------------------------------------------------------------- */
+/* ---- running one ------------------------------------------------------------------------------------------------- */
 
 static void begin_program(program *p) {
   for (int i = 0; i < p->n_connections; i++) {
@@ -269,7 +269,7 @@ static bool run_program(const arguments *a, uint64_t seed, const bool *leaves_ou
   return !has_failed;
 }
 
-/* ---- making a failure small -------------------------------------------------------------------------------------------- */
+/* ---- making a failure small -------------------------------------------------------------------------------------- */
 
 /* In a process of its own, because the failure may be a crash. */
 static bool fails_without(const arguments *a, const bool *leaves_out) {
@@ -311,7 +311,7 @@ static void minimize(const arguments *a, totals *sum) {
   free(attempt);
 }
 
-/* ---- the command line ---------------------------------------------------------------------------------------------------- */
+/* ---- the command line -------------------------------------------------------------------------------------------- */
 
 static void usage(void) {
   fputs("usage: differential [--programs N] [--ops M] [--seed S] [--extension PATH] [--verbose]\n"

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-/* ---- random numbers --------------------------------------------------------------------------------------------- */
+/* ---- random numbers ---------------------------------------------------------------------------------------------- */
 
 uint64_t mix(uint64_t seed, uint64_t n) {
   /* splitmix64 */
@@ -27,7 +27,7 @@ int rng_below(rng *r, int n) { return n <= 1 ? 0 : (int)(rng_next(r) % (uint64_t
 int rng_between(rng *r, int low, int high) { return low + rng_below(r, high - low + 1); }
 bool rng_chance(rng *r, int percent) { return rng_below(r, 100) < percent; }
 
-/* ---- text ------------------------------------------------------------------------------------------------------- */
+/* ---- text -------------------------------------------------------------------------------------------------------- */
 
 static void *grow(void *old, size_t n) {
   void *p = realloc(old, n);
@@ -70,7 +70,7 @@ void text_free(text *t) {
   *t = (text){0};
 }
 
-/* ---- statements --------------------------------------------------------------------------------------------------- */
+/* ---- statements -------------------------------------------------------------------------------------------------- */
 
 void put(statement *s, const char *format, ...) {
   va_list list;
@@ -192,7 +192,7 @@ void statement_free(statement *s) {
   *s = (statement){0};
 }
 
-/* ---- results ------------------------------------------------------------------------------------------------------- */
+/* ---- results ----------------------------------------------------------------------------------------------------- */
 
 const model_value *cell(const result *r, int row, int column) { return &r->cells[row * r->n_columns + column]; }
 
@@ -229,7 +229,7 @@ static void bind_value(sqlite3_stmt *stmt, int i, const model_value *v) {
   }
 }
 
-/* ---- failures -------------------------------------------------------------------------------------------------------- */
+/* ---- failures ---------------------------------------------------------------------------------------------------- */
 
 static void fail_list(program *p, const char *format, va_list list) {
   if (p->has_failed) return; /* what comes after the first difference follows from it */
@@ -256,7 +256,7 @@ bool check(program *p, bool holds, const char *format, ...) {
   return false;
 }
 
-/* ---- connections ----------------------------------------------------------------------------------------------------- */
+/* ---- connections ------------------------------------------------------------------------------------------------- */
 
 #ifdef SQLITE_CORE
 int sqlite3_deltavectors_init(sqlite3 *db, char **message, const sqlite3_api_routines *api);
@@ -437,7 +437,7 @@ int64_t current_time(void) {
   return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* ---- comparisons -------------------------------------------------------------------------------------------------------- */
+/* ---- comparisons ------------------------------------------------------------------------------------------------- */
 
 void settle(program *p, connection *c, model_table *next) {
   statement s = {0};

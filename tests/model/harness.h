@@ -12,7 +12,7 @@
 
 #include "model.h"
 
-/* ---- random numbers: seeded, the same on every machine ---------------------------------------------------------- */
+/* ---- random numbers: seeded, the same on every machine ----------------------------------------------------------- */
 
 typedef struct rng {
   uint64_t state;
@@ -63,7 +63,7 @@ typedef struct result {
 const model_value *cell(const result *r, int row, int column);
 void result_free(result *r);
 
-/* ---- programs and connections --------------------------------------------------------------------------------------- */
+/* ---- programs and connections ------------------------------------------------------------------------------------ */
 
 enum { MAX_SAVEPOINTS = 6, MAX_IDS = 40 };
 
@@ -151,7 +151,7 @@ void pin(program *p, connection *c);
 void forget_transaction(connection *c);
 int64_t current_time(void);
 
-/* ---- comparisons -------------------------------------------------------------------------------------------------------- */
+/* ---- comparisons ------------------------------------------------------------------------------------------------- */
 
 /* Does a value read from column i equal the model's? JSON is compared in canonical form. */
 bool column_matches(const model_shape *shape, int i, const model_value *got, const model_value *should);

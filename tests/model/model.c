@@ -30,7 +30,7 @@ static void *resize(void *old, size_t n) {
   return p;
 }
 
-/* ---- values -------------------------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 model_value model_null(void) { return (model_value){.type = MODEL_NULL}; }
 model_value model_integer(int64_t i) { return (model_value){.type = MODEL_INTEGER, .integer = i}; }
@@ -96,7 +96,7 @@ static int compare_values(const model_value *a, const model_value *b) {
   return (a->n_bytes > b->n_bytes) - (a->n_bytes < b->n_bytes);
 }
 
-/* ---- flat JSON objects ------------------------------------------------------------------------------------------------ */
+/* ---- flat JSON objects ------------------------------------------------------------------------------------------- */
 
 enum { MAX_MEMBERS = 32 };
 
@@ -234,7 +234,7 @@ model_value model_json_get(const char *text, const char *key) {
   return model_null();
 }
 
-/* ---- contents ----------------------------------------------------------------------------------------------------------- */
+/* ---- contents ---------------------------------------------------------------------------------------------------- */
 
 static model_content *content_new(const model_shape *shape, bool exists) {
   model_content *c = allocate(sizeof *c);
@@ -264,7 +264,7 @@ static model_content *content_from(const model_shape *shape, const model_content
   return c;
 }
 
-/* ---- tables ------------------------------------------------------------------------------------------------------------- */
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
 
 model_table *model_new(const model_shape *shape, const char *name) {
   model_table *t = allocate(sizeof *t);
@@ -354,7 +354,7 @@ int model_count(const model_table *t) {
   return n;
 }
 
-/* ---- changes ------------------------------------------------------------------------------------------------------------- */
+/* ---- changes ----------------------------------------------------------------------------------------------------- */
 
 #define BIT(operation) (1u << (operation))
 /* What an UPDATE may be stored as: whatever is smallest, but the row was there and stays. */
@@ -525,7 +525,7 @@ const char *model_rollback(model_table *t, const model_value *id, int64_t seq, b
   return finish(t, row, content, NULL, old ? ANY_CHANGE : BIT(MODEL_CREATE), MODEL_AUTO);
 }
 
-/* ---- settling -------------------------------------------------------------------------------------------------------------- */
+/* ---- settling ---------------------------------------------------------------------------------------------------- */
 
 static model_version *first_pending(model_row *row) {
   for (int i = 0; row && i < row->n_versions; i++)
@@ -634,7 +634,7 @@ void model_forget(model_row *row, int n) {
   row->horizon = n ? row->versions[0].time : last_dropped;
 }
 
-/* ---- filters ------------------------------------------------------------------------------------------------------------------ */
+/* ---- filters ----------------------------------------------------------------------------------------------------- */
 
 static bool has_prefix(const model_value *v, const model_value *prefix, bool any_case) {
   if (v->type != MODEL_TEXT || v->n_bytes < prefix->n_bytes) return false;
@@ -688,7 +688,7 @@ void model_filter_free(model_filter *f) {
   f->n_terms = 0;
 }
 
-/* ---- search ------------------------------------------------------------------------------------------------------------------- */
+/* ---- search ------------------------------------------------------------------------------------------------------ */
 
 /* Outside these an f32 kernel may overflow, or divide by nothing: no value is agreed on. */
 #define LARGEST_COMPONENT 1e8
@@ -830,7 +830,7 @@ done:
   return is_right;
 }
 
-/* ---- self-test ------------------------------------------------------------------------------------------------------------------ */
+/* ---- self-test --------------------------------------------------------------------------------------------------- */
 
 static int n_failed;
 

@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- switches: one for each point where the SQL surface leaves room ------------------------------------------- */
+/* ---- switches: one for each point where the SQL surface leaves room ---------------------------------------------- */
 
 /* A read as of T shows the metadata of T (1), or the model does not look at metadata of the past (0). */
 #define MODEL_AS_OF_METADATA 1
@@ -39,7 +39,8 @@
 #define MODEL_COMPACT_IS_EXACT 0
 /* delta_compact inside an open transaction may be refused (1), or must work (0). */
 #define MODEL_COMPACT_MAY_REFUSE_TRANSACTION 1
-/* delta_export and delta_import work inside an open transaction and see its changes (1), or may be refused there (0). */
+/* delta_export and delta_import work inside an open transaction and see its changes (1), or may be refused there
+ * (0). */
 #define MODEL_EXPORT_IN_TRANSACTION 1
 /* An error about a row names the table (1), and the row's id (1). */
 #define MODEL_ERROR_NAMES_TABLE 1
@@ -52,7 +53,7 @@
 /* How far a distance may be from the model's, which is computed in double: relative, and absolute below 1. */
 #define MODEL_TOLERANCE 1e-5
 
-/* ---- values ---------------------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 typedef enum model_type { MODEL_NULL, MODEL_INTEGER, MODEL_REAL, MODEL_TEXT, MODEL_BLOB } model_type;
 
@@ -75,7 +76,7 @@ void model_value_free(model_value *v);
 bool model_value_equal(const model_value *a, const model_value *b); /* same type, same bits */
 void model_value_print(const model_value *v, char *out, size_t size); /* for messages */
 
-/* ---- metadata of the short form: flat JSON objects ----------------------------------------------------------------- */
+/* ---- metadata of the short form: flat JSON objects --------------------------------------------------------------- */
 
 /* Members sorted by key, no white space, numbers in one spelling; NULL (to be freed otherwise) if the text is not a
  * flat object. A NULL text counts as an empty object: whether a row without metadata shows NULL or {} is left open. */
@@ -85,7 +86,7 @@ char *model_json_merge(const char *target, const char *patch);
 /* The member as a value (true and false are 1 and 0, as json_extract gives them); NULL if it is not there. */
 model_value model_json_get(const char *text, const char *key);
 
-/* ---- tables -------------------------------------------------------------------------------------------------------- */
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
 
 typedef enum model_metric { MODEL_L2, MODEL_COSINE, MODEL_IP, MODEL_L1 } model_metric;
 
@@ -219,7 +220,7 @@ bool model_settle(model_table *t, const model_entry *entries, int n, int64_t now
 /* The row keeps its last n versions; 0 leaves nothing of it but the horizon. */
 void model_forget(model_row *row, int n);
 
-/* ---- filters ---------------------------------------------------------------------------------------------------------- */
+/* ---- filters ----------------------------------------------------------------------------------------------------- */
 
 typedef enum model_comparison {
   MODEL_EQ,
@@ -255,7 +256,7 @@ typedef struct model_filter {
 bool model_passes(const model_filter *f, const model_value *id, const model_content *content);
 void model_filter_free(model_filter *f);
 
-/* ---- search ------------------------------------------------------------------------------------------------------------- */
+/* ---- search ------------------------------------------------------------------------------------------------------ */
 
 typedef struct model_hit {
   const model_value *id;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- history: rollback, compaction, export ---------------------------------------------------------------------------- */
+/* ---- history: rollback, compaction, export ----------------------------------------------------------------------- */
 
 static bool has_values(program *p, connection *c, const model_table *t, const model_value *id) {
   const model_content *content = model_now(model_find(t, id));
@@ -246,7 +246,7 @@ static void export_and_import(program *p, connection *c) {
   check_unchanged(p, c);
 }
 
-/* ---- transactions ------------------------------------------------------------------------------------------------------ */
+/* ---- transactions ------------------------------------------------------------------------------------------------ */
 
 /* Runs a statement of transaction control; false if the file is busy. */
 static bool control(program *p, connection *c, const char *format, const char *name) {
@@ -341,7 +341,7 @@ static void rollback_to(program *p, connection *c) {
   check_unchanged(p, c);
 }
 
-/* ---- the file ------------------------------------------------------------------------------------------------------------- */
+/* ---- the file ---------------------------------------------------------------------------------------------------- */
 
 static void reopen(program *p, connection *c) {
   if (p->in_memory) return;
@@ -391,7 +391,7 @@ static void command(program *p, connection *c) {
   check_unchanged(p, c);
 }
 
-/* ---- choosing ----------------------------------------------------------------------------------------------------------------- */
+/* ---- choosing ---------------------------------------------------------------------------------------------------- */
 
 typedef struct operation {
   const char *name;

@@ -21,7 +21,7 @@ void create_table(program *p, connection *c, const char *name);
 /* COMMIT or ROLLBACK of what is open; a COMMIT may find the file busy, then the transaction stays open. */
 void end_transaction(program *p, connection *c, bool commits);
 
-/* ---- choices.c ---------------------------------------------------------------------------------------------------- */
+/* ---- choices.c --------------------------------------------------------------------------------------------------- */
 
 float random_eighth(program *p);
 /* Vectors of several kinds, sometimes near a row of t. */
@@ -60,7 +60,7 @@ model_filter random_filter(program *p, const model_table *t, bool has_auxiliary)
 /* is_hidden: written so that SQLite cannot hand it to the table. */
 void put_filter(program *p, statement *s, const model_filter *f, bool is_hidden);
 
-/* ---- changes.c ---------------------------------------------------------------------------------------------------- */
+/* ---- changes.c --------------------------------------------------------------------------------------------------- */
 
 typedef struct expectation {
   const char *refusal; /* why the statement must fail; NULL: it must succeed */
@@ -102,7 +102,7 @@ void apply_one(program *p, connection *c);
 void apply_batch(program *p, connection *c);
 void be_refused(program *p, connection *c);
 
-/* ---- searches.c --------------------------------------------------------------------------------------------------- */
+/* ---- searches.c -------------------------------------------------------------------------------------------------- */
 
 void search(program *p, connection *c);
 void search_badly(program *p, connection *c);

@@ -1,10 +1,10 @@
 /*
- * bits.c: prints checksums of what must be the same on every platform: deltas as they are stored, what they fold to, codes,
- * distances, numbers read and printed; and compares every table of kernels that is here with the scalar one.
+ * bits.c: prints checksums of what must be the same on every platform: deltas as they are stored, what they fold to,
+ * codes, distances, numbers read and printed; and compares every table of kernels that is here with the scalar one.
  *
  * Everything is made by a seeded generator of integers. bits.out is what all platforms print: the tests run it on this
- * machine, `./dev cross` on others: AArch64 with NEON, a big-endian one, and WebAssembly with and without SIMD. A difference
- * in one line says what is not portable. Exit code 1: a kernel differs from the scalar one.
+ * machine, `./dev cross` on others: AArch64 with NEON, a big-endian one, and WebAssembly with and without SIMD. A
+ * difference in one line says what is not portable. Exit code 1: a kernel differs from the scalar one.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,7 +99,7 @@ static void *heap_resize(void *ctx, void *p, size_t n_bytes) {
 
 static const dv_alloc heap = {heap_resize, NULL};
 
-/* ---- kernels ------------------------------------------------------------------------------------------------------ */
+/* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
 static void expect(bool is_same, const dv_kernels *k, const char *what, size_t n) {
   if (is_same) return;
@@ -181,7 +181,7 @@ static void check_kernels(void) {
   }
 }
 
-/* ---- what is stored, and what it folds to --------------------------------------------------------------------------- */
+/* ---- what is stored, and what it folds to ------------------------------------------------------------------------ */
 
 static void add_delta(dv_buf *payload, dv_delta *d, float *v, size_t n) {
   d->payload = payload->data;
@@ -264,7 +264,7 @@ static void frames(void) {
   report("frames");
 }
 
-/* ---- what is derived and computed ------------------------------------------------------------------------------------ */
+/* ---- what is derived and computed -------------------------------------------------------------------------------- */
 
 static void codes(void) {
   static float v[MAX_N], q[MAX_N];

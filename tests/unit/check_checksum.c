@@ -6,7 +6,8 @@
 #include <check.h>
 #include <stdlib.h>
 
-/* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there is. */
+/* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there
+ * is. */
 #define REQUIRE(x)                                                                                                     \
   do {                                                                                                                 \
     if (!(x)) ck_abort_msg("%s", "not so: " #x);                                                                       \
@@ -36,7 +37,8 @@ START_TEST(nothing_changes_nothing) {
 }
 END_TEST
 
-/* Lengths around each step of the fast versions (8, 192, 768), at every alignment, in blocks that end where they say. */
+/* Lengths around each step of the fast versions (8, 192, 768), at every alignment, in blocks that end where they
+ * say. */
 START_TEST(every_length_and_alignment_as_by_tables) {
   uint64_t seed = 1;
   for (size_t n = 0; n < 2400; n++) {

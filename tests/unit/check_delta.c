@@ -1,7 +1,7 @@
 /*
- * check_delta.c: payloads of deltas. A second, slow writer of every encoding (naive_*) stands beside the one under test:
- * what the encoder picks must be the smallest of its answers, byte for byte, and what the readers accept must be what it
- * writes. Payloads are read from blocks of exactly their size, so that ASan sees a byte too many.
+ * check_delta.c: payloads of deltas. A second, slow writer of every encoding (naive_*) stands beside the one under
+ * test: what the encoder picks must be the smallest of its answers, byte for byte, and what the readers accept must be
+ * what it writes. Payloads are read from blocks of exactly their size, so that ASan sees a byte too many.
  */
 #include "dv_delta.h"
 
@@ -17,13 +17,14 @@
 #include "dv_checksum.h"
 #include "dv_vector.h"
 
-/* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there is. */
+/* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there
+ * is. */
 #define REQUIRE(x)                                                                                                     \
   do {                                                                                                                 \
     if (!(x)) ck_abort_msg("%s", "not so: " #x);                                                                       \
   } while (0)
 
-/* ---- helpers ---------------------------------------------------------------------------------------------------- */
+/* ---- helpers ----------------------------------------------------------------------------------------------------- */
 
 static uint64_t seed = 1;
 
@@ -78,7 +79,7 @@ static dv_delta exact(dv_op op, dv_encoding encoding, const void *payload, size_
   return d;
 }
 
-/* ---- the slow writer ---------------------------------------------------------------------------------------------- */
+/* ---- the slow writer --------------------------------------------------------------------------------------------- */
 
 static int64_t naive_ordered(float f) {
   const uint32_t u = dv_float_bits(f);
@@ -171,7 +172,7 @@ static void naive_run(dv_buf *out, const float *from, const float *to, size_t n)
   for (size_t i = first; i <= last; i++) dv_buf_u32(out, dv_float_bits(to[i]));
 }
 
-/* ---- names -------------------------------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------------------------------- */
 
 START_TEST(operations_and_encodings_have_names) {
   static const char *const ops[] = {NULL, "create", "sparse", "dense", "scale", "offset", "delete", NULL};
@@ -213,7 +214,7 @@ START_TEST(operations_and_encodings_go_together_as_the_grammar_says) {
 }
 END_TEST
 
-/* ---- writing and reading ------------------------------------------------------------------------------------------- */
+/* ---- writing and reading ----------------------------------------------------------------------------------------- */
 
 enum {
   UNCHANGED,
@@ -563,7 +564,7 @@ START_TEST(lack_of_memory_is_reported_and_nothing_added) {
 }
 END_TEST
 
-/* ---- what readers refuse -------------------------------------------------------------------------------------------- */
+/* ---- what readers refuse ----------------------------------------------------------------------------------------- */
 
 /* The payload of `hex` (spaces between bytes); free with the payload. */
 static dv_delta of_hex(dv_op op, dv_encoding encoding, const char *hex) {
@@ -772,7 +773,7 @@ START_TEST(every_truncation_and_changed_byte_gives_a_status_or_a_valid_delta) {
 }
 END_TEST
 
-/* ---- folding -------------------------------------------------------------------------------------------------------- */
+/* ---- folding ----------------------------------------------------------------------------------------------------- */
 
 static dv_status fold_scalar(dv_op op, float by, float *v, size_t n, dv_detail *detail) {
   uint8_t payload[4];
@@ -887,7 +888,7 @@ START_TEST(folding_gives_these_bits_without_subnormals) {
 END_TEST
 #endif
 
-/* ---- docs/file-format.md ---------------------------------------------------------------------------------------------- */
+/* ---- docs/file-format.md ----------------------------------------------------------------------------------------- */
 
 /* The document's text, from beside this file; NULL where only the program is. */
 static char *read_document(void) {

@@ -1,6 +1,6 @@
 /*
- * check_flat.c: the tiered search against the full scan. "Exact" means the same hits in the same order with the same bits,
- * for every metric, shape of data, mask and k; "not exact" means a recall that is stated, for data of many kinds.
+ * check_flat.c: the tiered search against the full scan. "Exact" means the same hits in the same order with the same
+ * bits, for every metric, shape of data, mask and k; "not exact" means a recall that is stated, for data of many kinds.
  */
 #include "../../core/dv_flat.h"
 
@@ -44,7 +44,7 @@ static void *resize(void *ctx, void *p, size_t n) {
 }
 static const dv_alloc alloc = {resize, NULL};
 
-/* ---- tables ---------------------------------------------------------------------------------------------------------- */
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
 
 enum shape {
   GAUSSIAN,
@@ -195,7 +195,7 @@ static size_t random_k(size_t n_rows) {
   }
 }
 
-/* ---- exact ------------------------------------------------------------------------------------------------------------ */
+/* ---- exact ------------------------------------------------------------------------------------------------------- */
 
 START_TEST(exact_equals_the_full_scan) {
   dv_flat_scratch scratch; /* one for all: searches leave nothing behind that matters */
@@ -284,7 +284,7 @@ START_TEST(range_equals_the_full_scan) {
 }
 END_TEST
 
-/* ---- not exact ---------------------------------------------------------------------------------------------------------- */
+/* ---- not exact --------------------------------------------------------------------------------------------------- */
 
 static size_t n_common(const dv_topk *a, const dv_topk *b) {
   size_t n = 0;
@@ -377,7 +377,7 @@ START_TEST(every_table_of_kernels_finds_the_same) {
 }
 END_TEST
 
-/* ---- edges -------------------------------------------------------------------------------------------------------------- */
+/* ---- edges ------------------------------------------------------------------------------------------------------- */
 
 START_TEST(nothing_is_found_where_nothing_is) {
   dv_flat_scratch scratch;

@@ -1,6 +1,6 @@
 /*
- * check_frame.c: values, frames and records: what is written reads back, what was not written so is refused. Inputs are read
- * from blocks of exactly their size, so that ASan sees a byte too many.
+ * check_frame.c: values, frames and records: what is written reads back, what was not written so is refused. Inputs are
+ * read from blocks of exactly their size, so that ASan sees a byte too many.
  */
 #include "dv_frame.h"
 
@@ -11,13 +11,14 @@
 
 #include "dv_checksum.h"
 
-/* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there is. */
+/* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there
+ * is. */
 #define REQUIRE(x)                                                                                                     \
   do {                                                                                                                 \
     if (!(x)) ck_abort_msg("%s", "not so: " #x);                                                                       \
   } while (0)
 
-/* ---- helpers ---------------------------------------------------------------------------------------------------- */
+/* ---- helpers ----------------------------------------------------------------------------------------------------- */
 
 static uint64_t seed = 1;
 
@@ -105,7 +106,7 @@ static const uint8_t *some_bytes(void) {
   return bytes;
 }
 
-/* ---- values and fields -------------------------------------------------------------------------------------------- */
+/* ---- values and fields ------------------------------------------------------------------------------------------- */
 
 START_TEST(values_read_back) {
   const dv_value values[] = {null(),
@@ -218,7 +219,7 @@ START_TEST(damaged_fields_end_the_list_and_say_so) {
 }
 END_TEST
 
-/* ---- frames ------------------------------------------------------------------------------------------------------- */
+/* ---- frames ------------------------------------------------------------------------------------------------------ */
 
 static dv_frame random_frame(unsigned flags) {
   dv_frame f = {.flags = flags};
@@ -315,8 +316,8 @@ START_TEST(every_truncation_and_changed_byte_of_a_frame_is_refused) {
 }
 END_TEST
 
-/* The same with the checksum put right again: only a hostile writer does that. What is accepted is sound, and is written
- * again as it was read. */
+/* The same with the checksum put right again: only a hostile writer does that. What is accepted is sound, and is
+ * written again as it was read. */
 START_TEST(every_changed_byte_with_a_matching_checksum_is_refused_or_sound) {
   size_t n_accepted = 0;
   for (unsigned flags = 0; flags < 64; flags++) {
@@ -460,7 +461,7 @@ START_TEST(lack_of_memory_is_reported) {
 }
 END_TEST
 
-/* ---- records ------------------------------------------------------------------------------------------------------ */
+/* ---- records ----------------------------------------------------------------------------------------------------- */
 
 static dv_record random_record(const dv_log_state *state) {
   const size_t pair = random_below(N_PAIRS);
@@ -727,7 +728,7 @@ START_TEST(every_truncation_and_changed_byte_of_a_record_gives_a_status_or_a_sou
 }
 END_TEST
 
-/* ---- docs/file-format.md -------------------------------------------------------------------------------------------- */
+/* ---- docs/file-format.md ----------------------------------------------------------------------------------------- */
 
 /* The document's text, from beside this file; NULL where only the program is. */
 static char *read_document(void) {

@@ -1,6 +1,7 @@
 /*
- * check_metric.c: distances against long double, within the error that dv_metric.h states; and the promises a user can see:
- * zero to itself, symmetric, no -0, no overflow and no underflow for any finite vectors, the same on every kernel table.
+ * check_metric.c: distances against long double, within the error that dv_metric.h states; and the promises a user can
+ * see: zero to itself, symmetric, no -0, no overflow and no underflow for any finite vectors, the same on every kernel
+ * table.
  */
 #include "../../core/dv_metric.h"
 

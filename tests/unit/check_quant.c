@@ -1,7 +1,7 @@
 /*
  * check_quant.c: what codes promise. The bounds are a theorem about real numbers plus an error analysis about computed
- * ones; here both meet vectors of every shape: the interval must contain the computed distance, always, and the residuals
- * must hold in long double.
+ * ones; here both meet vectors of every shape: the interval must contain the computed distance, always, and the
+ * residuals must hold in long double.
  */
 #include "../../core/dv_quant.h"
 
@@ -279,7 +279,7 @@ START_TEST(codes_that_nobody_wrote_do_no_harm) {
 }
 END_TEST
 
-/* ---- bits ----------------------------------------------------------------------------------------------------------- */
+/* ---- bits -------------------------------------------------------------------------------------------------------- */
 
 START_TEST(bits_estimate_what_they_should) {
   enum { N_ROWS = 256, N = 384 };
@@ -327,7 +327,8 @@ START_TEST(bits_estimate_what_they_should) {
       spread_sq += known * known;
     }
     spread_sq -= (double)N_ROWS * mean * mean;
-    /* Theory for random vectors, w of norm 1: deviation sqrt(pi/2 - 1) = 0.76 of that of y.w itself. Here w is shorter. */
+    /* Theory for random vectors, w of norm 1: deviation sqrt(pi/2 - 1) = 0.76 of that of y.w itself. Here w is
+     * shorter. */
     ck_assert_msg(error_sq < 0.9 * spread_sq, "%s offset %g: %g of %g", dv_metric_name(m), (double)offset, error_sq,
                   spread_sq);
     float near = dv_bits_estimate(&bq, &bit_rows[0][7], sums[0][7]);
@@ -387,7 +388,7 @@ START_TEST(center_is_the_mean_of_rows_that_are_there) {
 }
 END_TEST
 
-/* ---- selection -------------------------------------------------------------------------------------------------------- */
+/* ---- selection --------------------------------------------------------------------------------------------------- */
 
 static const float *compared;
 

@@ -1,6 +1,6 @@
 /*
- * check_simd.c: every table of kernels this CPU can run against the scalar one: the same bits for every length, alignment
- * and value, and not a byte read outside the arrays (they end, or begin, at a page that may not be read).
+ * check_simd.c: every table of kernels this CPU can run against the scalar one: the same bits for every length,
+ * alignment and value, and not a byte read outside the arrays (they end, or begin, at a page that may not be read).
  */
 #define _GNU_SOURCE
 #include "../../core/simd/dv_simd.h"
@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* ---- a seeded generator ----------------------------------------------------------------------------------------- */
+/* ---- a seeded generator ------------------------------------------------------------------------------------------ */
 
 static uint64_t seed = 88172645463325252u;
 
@@ -26,7 +26,8 @@ static uint32_t random_below(uint32_t n) { return (uint32_t)((next_random() >> 3
 
 static float random_unit(void) { return (float)((double)(next_random() >> 11) * 0x1p-52 - 1.0); }
 
-/* Floats of one character a call: ordinary; denormal; so large that sums, products or differences overflow; all mixed. */
+/* Floats of one character a call: ordinary; denormal; so large that sums, products or differences overflow; all
+ * mixed. */
 enum { N_KINDS = 7 };
 
 static float random_float(unsigned kind) {
@@ -45,7 +46,7 @@ static float random_float(unsigned kind) {
   }
 }
 
-/* ---- memory that ends where it says -------------------------------------------------------------------------------- */
+/* ---- memory that ends where it says ------------------------------------------------------------------------------ */
 
 /* room bytes between two pages that may not be touched. */
 typedef struct fence {
@@ -78,7 +79,7 @@ static uint8_t *fence_place(const fence *f, size_t n_bytes, size_t slack, bool i
 
 static bool is_same(float a, float b) { return dv_float_bits(a) == dv_float_bits(b) || (a != a && b != b); }
 
-/* ---- floats ------------------------------------------------------------------------------------------------------- */
+/* ---- floats ------------------------------------------------------------------------------------------------------ */
 
 static fence fence_a, fence_b;
 #define MAX_N 65536u
@@ -164,7 +165,7 @@ START_TEST(float_kernels_read_any_alignment) {
 }
 END_TEST
 
-/* ---- bytes -------------------------------------------------------------------------------------------------------- */
+/* ---- bytes ------------------------------------------------------------------------------------------------------- */
 
 /* Codes: any; only the extremes; only one extreme, where sums are largest. */
 static void fill_codes(int8_t *code, size_t n, unsigned kind) {
@@ -244,7 +245,7 @@ START_TEST(scan_and_gather_equal_dots_and_write_only_their_sums) {
 }
 END_TEST
 
-/* ---- bits --------------------------------------------------------------------------------------------------------- */
+/* ---- bits -------------------------------------------------------------------------------------------------------- */
 
 /* What scan_bits means, bit by bit. */
 static uint32_t sum_of_row(const uint8_t *blocks, size_t row, size_t n_words, const uint8_t *table) {
@@ -330,7 +331,7 @@ START_TEST(pick_bits_equals_scalar) {
 }
 END_TEST
 
-/* ---- the tables --------------------------------------------------------------------------------------------------- */
+/* ---- the tables -------------------------------------------------------------------------------------------------- */
 
 START_TEST(tables_are_found_by_name) {
   ck_assert_str_eq(dv_kernels_name_at(0), "scalar");

@@ -1,6 +1,6 @@
 /*
- * check_vector.c: text to numbers exactly as strtod reads them, floats to the shortest text that reads back, and every error
- * at its place. Texts are parsed from blocks of exactly their size, so that ASan sees a byte too many.
+ * check_vector.c: text to numbers exactly as strtod reads them, floats to the shortest text that reads back, and every
+ * error at its place. Texts are parsed from blocks of exactly their size, so that ASan sees a byte too many.
  */
 #include "dv_vector.h"
 
@@ -13,13 +13,14 @@
 #include <xmmintrin.h>
 #endif
 
-/* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there is. */
+/* ck_assert reports its place to the runner each time it is passed: in loops of millions that is all the time there
+ * is. */
 #define REQUIRE(x)                                                                                                     \
   do {                                                                                                                 \
     if (!(x)) ck_abort_msg("%s", "not so: " #x);                                                                       \
   } while (0)
 
-/* ---- helpers ---------------------------------------------------------------------------------------------------- */
+/* ---- helpers ----------------------------------------------------------------------------------------------------- */
 
 static uint64_t seed = 88172645463325252u;
 

@@ -1,7 +1,7 @@
 /*
- * check_concurrent.c: several connections of one process on one file. What one of them commits, the others see, whatever
- * they hold in memory; what it has not committed, they do not; a transaction that has begun to read keeps its snapshot. In
- * WAL and in DELETE mode.
+ * check_concurrent.c: several connections of one process on one file. What one of them commits, the others see,
+ * whatever they hold in memory; what it has not committed, they do not; a transaction that has begun to read keeps its
+ * snapshot. In WAL and in DELETE mode.
  *
  * DV_SEED=n runs the random test with that seed, DV_STEPS=n with so many steps.
  */
@@ -143,8 +143,9 @@ START_TEST(uncommitted_changes_are_private) {
 }
 END_TEST
 
-/* WAL: a transaction that has read sees the same rows, searches and log until it ends, whatever others commit: compaction, import,
- * rebuild included. Each time it begins before its first look at the table, with and without anything in memory. */
+/* WAL: a transaction that has read sees the same rows, searches and log until it ends, whatever others commit:
+ * compaction, import, rebuild included. Each time it begins before its first look at the table, with and without
+ * anything in memory. */
 START_TEST(open_snapshot_does_not_move) {
   if (!is_wal()) return;
   for (size_t i = 0; i < N_CHANGES; i++) {
@@ -212,7 +213,8 @@ START_TEST(slow_select_sees_one_moment) {
 }
 END_TEST
 
-/* DELETE mode: a writer that has written makes another writer wait, a reader makes the commit wait; afterwards all is there. */
+/* DELETE mode: a writer that has written makes another writer wait, a reader makes the commit wait; afterwards all is
+ * there. */
 START_TEST(locks_are_waited_for) {
   if (is_wal()) return;
   sql_run(a, "BEGIN; " INSERT "('d', '[1,1,1]')");
@@ -288,7 +290,7 @@ START_TEST(table_is_replaced_under_a_reader) {
 }
 END_TEST
 
-/* ---- at random ------------------------------------------------------------------------------------------------------------- */
+/* ---- at random --------------------------------------------------------------------------------------------------- */
 
 #define N_CONNECTIONS 3
 #define N_IDS 12
@@ -464,8 +466,8 @@ static void play(game *g) {
   check_player(g, p, sql);
 }
 
-/* Three connections begin, write, cut savepoints, commit, roll back, compact and reopen at random; each sees exactly its snapshot
- * and its own changes, and SQLITE_BUSY is the only refusal. */
+/* Three connections begin, write, cut savepoints, commit, roll back, compact and reopen at random; each sees exactly
+ * its snapshot and its own changes, and SQLITE_BUSY is the only refusal. */
 START_TEST(random_interleavings) {
   const char *seed = getenv("DV_SEED"), *steps = getenv("DV_STEPS");
   int n_steps = steps ? atoi(steps) : 1000;

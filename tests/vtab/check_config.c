@@ -1,6 +1,7 @@
 /*
  * check_config.c: the arguments of CREATE VIRTUAL TABLE: both forms, every option, and the text of every refusal. The
- * arguments come from the schema of a file, so the limits and the wild inputs at the end matter as much as the messages.
+ * arguments come from the schema of a file, so the limits and the wild inputs at the end matter as much as the
+ * messages.
  */
 #include <check.h>
 #include <sqlite3.h>

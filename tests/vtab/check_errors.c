@@ -1,7 +1,8 @@
 /*
- * check_errors.c: every refusal of the SQL surface: its code, that its text names the table, the row, the value and what
- * would be right, and that nothing has changed afterwards: not a row, not the log, not a byte of a shadow table. In
- * autocommit mode, inside a transaction with uncommitted changes, and behind a savepoint; and what comes after the error works.
+ * check_errors.c: every refusal of the SQL surface: its code, that its text names the table, the row, the value and
+ * what would be right, and that nothing has changed afterwards: not a row, not the log, not a byte of a shadow table.
+ * In autocommit mode, inside a transaction with uncommitted changes, and behind a savepoint; and what comes after the
+ * error works.
  *
  * Refusals of CREATE VIRTUAL TABLE: check_config.c. Of functions that touch no table: check_functions.c.
  */
@@ -551,7 +552,7 @@ START_TEST(refusal_inside_a_transaction) {
 }
 END_TEST
 
-/* ---- what is no error --------------------------------------------------------------------------------------------------- */
+/* ---- what is no error -------------------------------------------------------------------------------------------- */
 
 /* A table without rows answers every question with nothing. */
 START_TEST(empty_table_gives_nothing) {

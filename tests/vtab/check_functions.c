@@ -1,7 +1,7 @@
 /*
- * check_functions.c: the SQL functions that need no table: what a script cannot show well, that is properties over random
- * vectors, hostile BLOBs, where SQLite lets the functions be used, and how a connection ends. The plain cases and the
- * texts of the errors are in tests/sql/functions.sql.
+ * check_functions.c: the SQL functions that need no table: what a script cannot show well, that is properties over
+ * random vectors, hostile BLOBs, where SQLite lets the functions be used, and how a connection ends. The plain cases
+ * and the texts of the errors are in tests/sql/functions.sql.
  */
 #include <check.h>
 #include <math.h>
@@ -220,7 +220,7 @@ START_TEST(dimensions_end_at_65536) {
 }
 END_TEST
 
-/* ---- hostile BLOBs ------------------------------------------------------------------------------------------------ */
+/* ---- hostile BLOBs ----------------------------------------------------------------------------------------------- */
 
 /* delta_json and delta_patch of the bytes: a result or an error, but never a crash. Returns how many gave a result. */
 static int try_delta(sqlite3_stmt *stmt, const uint8_t *bytes, int n) {
@@ -302,7 +302,7 @@ START_TEST(any_frame_with_a_right_checksum_is_harmless) {
 }
 END_TEST
 
-/* ---- where they may be used ---------------------------------------------------------------------------------------- */
+/* ---- where they may be used -------------------------------------------------------------------------------------- */
 
 /* In indexes, generated columns and views of a schema that is not trusted: they are pure and say so. */
 START_TEST(pure_functions_serve_in_untrusted_schemas) {
@@ -344,7 +344,7 @@ START_TEST(pack_is_the_frames_in_order) {
 }
 END_TEST
 
-/* ---- beginning and end of a connection ------------------------------------------------------------------------------ */
+/* ---- beginning and end of a connection --------------------------------------------------------------------------- */
 
 /* A user saw "unable to close due to unfinalized statements": reading a time as text keeps a statement for the next. */
 START_TEST(close_succeeds_after_internal_statements) {

@@ -3,8 +3,9 @@
  * renames, drops, other connections' DDL, attached and copied files, snapshots, backups, close. The cases are those of
  * the table of observed callbacks that ext/txn.c's essay is about; each is named after what the user does.
  *
- * Every test runs three times: with default settings, in WAL mode, and with 512-byte pages and a page cache of two, where
- * SQLite writes uncommitted pages to the file all the time. At the end of each, all of SQLite's memory must be free.
+ * Every test runs three times: with default settings, in WAL mode, and with 512-byte pages and a page cache of two,
+ * where SQLite writes uncommitted pages to the file all the time. At the end of each, all of SQLite's memory must be
+ * free.
  */
 #include "support.h"
 
@@ -45,7 +46,7 @@ static void open_second(void) {
   sql_rows(b, NEAREST);
 }
 
-/* ---- savepoints ------------------------------------------------------------------------------------------------------- */
+/* ---- savepoints -------------------------------------------------------------------------------------------------- */
 
 /* Rows inserted behind a savepoint that SQLite never tells the table about are gone after ROLLBACK TO it. */
 START_TEST(savepoint_never_announced_rolls_back) {
@@ -138,7 +139,8 @@ START_TEST(release_keeps_the_changes) {
 }
 END_TEST
 
-/* A row that is deleted and made again inside a savepoint has its old vector, metadata and history after ROLLBACK TO. */
+/* A row that is deleted and made again inside a savepoint has its old vector, metadata and history after ROLLBACK
+ * TO. */
 START_TEST(row_made_again_behind_a_savepoint) {
   two_rows();
   sql_run(a, "UPDATE docs SET metadata='{\"n\":1}' WHERE id='a'");
@@ -155,7 +157,7 @@ START_TEST(row_made_again_behind_a_savepoint) {
 }
 END_TEST
 
-/* ---- statements that fail ----------------------------------------------------------------------------------------------- */
+/* ---- statements that fail ---------------------------------------------------------------------------------------- */
 
 /* An INSERT of three rows whose last one is wrong leaves none of them, and the transaction goes on. */
 START_TEST(failed_multi_row_insert_is_undone) {
@@ -272,8 +274,8 @@ START_TEST(commit_refused_by_a_hook_rolls_back) {
 }
 END_TEST
 
-/* The disk is full at some point of a transaction: SQLITE_FULL, in a statement or at COMMIT; the transaction is gone, the table is
- * whole, and goes on when there is room again. For every point at which it can be full. */
+/* The disk is full at some point of a transaction: SQLITE_FULL, in a statement or at COMMIT; the transaction is gone,
+ * the table is whole, and goes on when there is room again. For every point at which it can be full. */
 START_TEST(disk_full_at_every_page) {
   static const char *const script[] = {
       "BEGIN",
@@ -321,10 +323,10 @@ START_TEST(disk_full_at_every_page) {
 }
 END_TEST
 
-/* ---- BUSY ------------------------------------------------------------------------------------------------------------------ */
+/* ---- BUSY -------------------------------------------------------------------------------------------------------- */
 
-/* A reader makes COMMIT fail with SQLITE_BUSY. The transaction is still open: more can be written, savepoints still work, and
- * the next COMMIT brings all of it. */
+/* A reader makes COMMIT fail with SQLITE_BUSY. The transaction is still open: more can be written, savepoints still
+ * work, and the next COMMIT brings all of it. */
 START_TEST(commit_refused_with_busy_goes_on) {
   if (is_wal()) return; /* there a reader blocks nobody */
   two_rows();
@@ -388,8 +390,8 @@ START_TEST(autocommit_insert_refused_with_busy) {
 }
 END_TEST
 
-/* In WAL mode a transaction that has read cannot write once another connection has committed: SQLITE_BUSY before anything
- * happens. Its reads still see its snapshot. */
+/* In WAL mode a transaction that has read cannot write once another connection has committed: SQLITE_BUSY before
+ * anything happens. Its reads still see its snapshot. */
 START_TEST(wal_stale_snapshot_is_busy) {
   if (!is_wal()) return;
   two_rows();
@@ -409,7 +411,7 @@ START_TEST(wal_stale_snapshot_is_busy) {
 }
 END_TEST
 
-/* ---- creating ----------------------------------------------------------------------------------------------------------------- */
+/* ---- creating ---------------------------------------------------------------------------------------------------- */
 
 /* CREATE and INSERT in one transaction, as every dump and migration does. */
 START_TEST(create_and_insert_in_one_transaction) {
@@ -485,7 +487,7 @@ START_TEST(create_if_not_exists) {
 }
 END_TEST
 
-/* ---- renaming ------------------------------------------------------------------------------------------------------------------ */
+/* ---- renaming ---------------------------------------------------------------------------------------------------- */
 
 /* RENAME takes rows, history and functions along. */
 START_TEST(rename_table) {
@@ -583,7 +585,7 @@ START_TEST(rename_that_fails) {
 }
 END_TEST
 
-/* ---- dropping -------------------------------------------------------------------------------------------------------------------- */
+/* ---- dropping ---------------------------------------------------------------------------------------------------- */
 
 START_TEST(drop_table) {
   two_rows();
@@ -645,8 +647,8 @@ START_TEST(drop_and_create_in_one_transaction) {
 }
 END_TEST
 
-/* DROP behind a savepoint, then ROLLBACK TO it. With changes that only memory has, the DROP is refused with SQLITE_LOCKED (SQLite
- * has no place for a message there); otherwise the table is back. Either way nothing is lost. */
+/* DROP behind a savepoint, then ROLLBACK TO it. With changes that only memory has, the DROP is refused with
+ * SQLITE_LOCKED (SQLite has no place for a message there); otherwise the table is back. Either way nothing is lost. */
 START_TEST(create_rename_and_drop_in_one_transaction) {
   for (int i = 0; i < 8; i++) {
     sqlite3 *c = sql_open(":memory:");
@@ -709,7 +711,7 @@ START_TEST(drop_while_reading) {
 }
 END_TEST
 
-/* ---- reading while things change ---------------------------------------------------------------------------------------------------- */
+/* ---- reading while things change --------------------------------------------------------------------------------- */
 
 /* Steps to the end; the number of rows still delivered. Errors fail the test. */
 static int rest_of(sqlite3_stmt *stmt, const char *what) {
@@ -846,7 +848,7 @@ START_TEST(prepared_statements_live_on) {
 }
 END_TEST
 
-/* ---- vacuum, backup, copies, snapshots --------------------------------------------------------------------------------------------------- */
+/* ---- vacuum, backup, copies, snapshots --------------------------------------------------------------------------- */
 
 START_TEST(own_vacuum) {
   two_rows();
@@ -903,8 +905,8 @@ START_TEST(vacuum_into_a_copy) {
 }
 END_TEST
 
-/* The database under a connection that has everything in memory is replaced through the backup API: by another table, by an
- * older copy of itself, and by a copy that went another way by deltas of the same size. */
+/* The database under a connection that has everything in memory is replaced through the backup API: by another table,
+ * by an older copy of itself, and by a copy that went another way by deltas of the same size. */
 START_TEST(backup_into_live_connection) {
   two_rows();
   const char *copy = sql_path("copy.db");
@@ -1023,7 +1025,8 @@ START_TEST(snapshot_into_the_past) {
 }
 END_TEST
 
-/* What the sqlite3 shell's .dump writes, with the virtual table as a line of sqlite_schema and its shadow tables as plain ones. */
+/* What the sqlite3 shell's .dump writes, with the virtual table as a line of sqlite_schema and its shadow tables as
+ * plain ones. */
 static char *dump_of(sqlite3 *db) {
   char *all = sqlite3_mprintf("PRAGMA foreign_keys=OFF; BEGIN; PRAGMA writable_schema=ON;\n");
   sqlite3_stmt *s =
@@ -1082,7 +1085,7 @@ START_TEST(dump_and_reload) {
 }
 END_TEST
 
-/* ---- other connections, attached files -------------------------------------------------------------------------------------------------------- */
+/* ---- other connections, attached files --------------------------------------------------------------------------- */
 
 static const char *const uses[] = {
     "SELECT count(*), hex(vector) FROM docs WHERE id='a'",
@@ -1108,7 +1111,8 @@ static const char *const uses[] = {
     "UPDATE docs SET metadata='{}' WHERE id='b'",
 };
 
-/* Another connection changes the schema between two statements: ours is made anew under every function, without an error. */
+/* Another connection changes the schema between two statements: ours is made anew under every function, without an
+ * error. */
 START_TEST(other_connections_ddl) {
   two_rows();
   open_second();
@@ -1147,7 +1151,8 @@ START_TEST(other_connection_replaces_the_table) {
 }
 END_TEST
 
-/* An export of a table with ten columns is imported by a connection that still knows a table with none under that name. */
+/* An export of a table with ten columns is imported by a connection that still knows a table with none under that
+ * name. */
 START_TEST(import_into_a_table_that_was_replaced) {
   sql_run(a, "CREATE VIRTUAL TABLE docs USING delta_vectors(id TEXT PRIMARY KEY, vector FLOAT[3])");
   open_second();
@@ -1164,7 +1169,8 @@ START_TEST(import_into_a_table_that_was_replaced) {
 }
 END_TEST
 
-/* Another file under the same schema name, with a table of the same name: other rows, other columns, and a clean close. */
+/* Another file under the same schema name, with a table of the same name: other rows, other columns, and a clean
+ * close. */
 START_TEST(detach_attach_other_file_same_name) {
   const char *one = sql_path("one.db"), *two = sql_path("two.db"), *three = sql_path("three.db");
   sqlite3 *db = sql_open(one);
@@ -1225,7 +1231,8 @@ START_TEST(one_file_attached_twice) {
 }
 END_TEST
 
-/* vector_search and the other functions on a table of an attached file read one snapshot, whatever others commit meanwhile. */
+/* vector_search and the other functions on a table of an attached file read one snapshot, whatever others commit
+ * meanwhile. */
 START_TEST(table_valued_function_on_attached_table) {
   if (!is_wal()) return; /* elsewhere the writer would get BUSY */
   const char *other = sql_path("other.db");
@@ -1305,7 +1312,7 @@ START_TEST(names_resolve_as_in_sql) {
 }
 END_TEST
 
-/* ---- where it may not write ------------------------------------------------------------------------------------------------------------------- */
+/* ---- where it may not write -------------------------------------------------------------------------------------- */
 
 static void assert_reads_work(sqlite3 *db) {
   sql_is(db, "ab", IDS);
@@ -1361,7 +1368,7 @@ START_TEST(query_only) {
 }
 END_TEST
 
-/* ---- temp, memory ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- temp, memory ------------------------------------------------------------------------------------------------ */
 
 static void all_of_life(sqlite3 *db, const char *schema) {
   sql_run(db, "CREATE VIRTUAL TABLE \"%w\".docs USING delta_vectors(dimensions=3, metric=l2)", schema);
@@ -1393,7 +1400,7 @@ START_TEST(memory_database) {
 }
 END_TEST
 
-/* ---- protection --------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- protection -------------------------------------------------------------------------------------------------- */
 
 /* With defensive mode on, everything works as without. */
 START_TEST(defensive_mode) {
@@ -1486,7 +1493,7 @@ START_TEST(derived_data_can_be_lost) {
 }
 END_TEST
 
-/* ---- commands inside transactions ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- commands inside transactions -------------------------------------------------------------------------------- */
 
 static const char *const rewriters[] = {
     "SELECT delta_compact('docs', '{\"keep\":\"none\"}')",
@@ -1509,7 +1516,8 @@ static void prepare_rewrite(void) {
   sql_rows(a, NEAREST);
 }
 
-/* Changes, a command that rewrites the file, more changes, ROLLBACK: all as before, and the next transaction is sound. */
+/* Changes, a command that rewrites the file, more changes, ROLLBACK: all as before, and the next transaction is
+ * sound. */
 START_TEST(rewrite_in_a_transaction_then_rollback) {
   prepare_rewrite();
   open_second();
@@ -1552,7 +1560,8 @@ START_TEST(rewrite_in_a_transaction_then_commit) {
 }
 END_TEST
 
-/* Behind a savepoint with changes before it: it works or is refused in words; after ROLLBACK TO all is as at the savepoint. */
+/* Behind a savepoint with changes before it: it works or is refused in words; after ROLLBACK TO all is as at the
+ * savepoint. */
 START_TEST(rewrite_behind_a_savepoint_then_rollback_to) {
   prepare_rewrite();
   for (int has_changes_before = 0; has_changes_before < 2; has_changes_before++) {
@@ -1583,7 +1592,8 @@ START_TEST(rewrite_behind_a_savepoint_then_rollback_to) {
 }
 END_TEST
 
-/* 'optimize' inside a transaction that is rolled back leaves no trace in later searches: the rows have their old places. */
+/* 'optimize' inside a transaction that is rolled back leaves no trace in later searches: the rows have their old
+ * places. */
 START_TEST(search_after_optimize_was_rolled_back) {
   sql_create_docs(a, 8);
   sql_insert_many(a, "docs", 1, 6000);
@@ -1623,10 +1633,10 @@ START_TEST(two_connections_optimize_in_turn) {
 }
 END_TEST
 
-/* ---- large transactions ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- large transactions ------------------------------------------------------------------------------------------ */
 
-/* A transaction of more than 32 MB is written to the file before it commits. Savepoints before and behind that point cut it
- * right, and changes of rows that have left memory go on from the file. */
+/* A transaction of more than 32 MB is written to the file before it commits. Savepoints before and behind that point
+ * cut it right, and changes of rows that have left memory go on from the file. */
 static void large_transaction(const char *end) {
   static const char *const sample = "SELECT count(*), sum(length(vector)), min(id), max(id) FROM docs";
   sql_create_docs(a, 2048);
@@ -1706,7 +1716,7 @@ START_TEST(large_statement_that_fails) {
 }
 END_TEST
 
-/* ---- several tables --------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- several tables ---------------------------------------------------------------------------------------------- */
 
 START_TEST(two_objects_in_one_transaction) {
   two_rows();
@@ -1787,7 +1797,7 @@ START_TEST(two_tables_in_one_statement) {
 }
 END_TEST
 
-/* ---- at random ---------------------------------------------------------------------------------------------------------- */
+/* ---- at random --------------------------------------------------------------------------------------------------- */
 
 /* Three names, tables of one dimension with rows a..f. */
 #define N_NAMES 3
@@ -1834,8 +1844,9 @@ static void assert_model(sqlite3 *db, const model *m, int step, const char *what
   }
 }
 
-/* Tables are created, dropped, renamed, written and compacted in a random order, inside transactions with savepoints that are
- * released and rolled back: at every step each of the three names is what it must be. DV_SEED=n, DV_STEPS=n, DV_TRACE=1. */
+/* Tables are created, dropped, renamed, written and compacted in a random order, inside transactions with savepoints
+ * that are released and rolled back: at every step each of the three names is what it must be. DV_SEED=n, DV_STEPS=n,
+ * DV_TRACE=1. */
 START_TEST(random_ddl_and_savepoints) {
   const char *seed = getenv("DV_SEED"), *steps = getenv("DV_STEPS");
   int n_steps = steps ? atoi(steps) : 400, n_savepoints = 0;
@@ -1979,7 +1990,7 @@ START_TEST(random_ddl_and_savepoints) {
 }
 END_TEST
 
-/* ---- small things that users see ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- small things that users see --------------------------------------------------------------------------------- */
 
 /* Internal statements do not disturb last_insert_rowid(), changes() and total_changes(). */
 START_TEST(counters_are_those_of_the_user) {
@@ -1997,7 +2008,8 @@ START_TEST(counters_are_those_of_the_user) {
 }
 END_TEST
 
-/* A large table: settled in the background by commits, read by a new connection that loads heads and codes from the file. */
+/* A large table: settled in the background by commits, read by a new connection that loads heads and codes from the
+ * file. */
 START_TEST(many_commits_settle) {
   sql_create_docs(a, 4);
   sql_run(a, "PRAGMA synchronous=OFF");
@@ -2036,7 +2048,8 @@ START_TEST(close_with_cached_statements_is_ok) {
 }
 END_TEST
 
-/* Close with an open reader is refused with SQLITE_BUSY, as for any table, and the reader goes on; sqlite3_close_v2() waits. */
+/* Close with an open reader is refused with SQLITE_BUSY, as for any table, and the reader goes on; sqlite3_close_v2()
+ * waits. */
 START_TEST(close_with_an_open_reader) {
   two_rows();
   sqlite3_stmt *stmt = sql_prepare(a, "SELECT id, vector FROM docs");
@@ -2068,7 +2081,7 @@ START_TEST(loading_twice) {
 }
 END_TEST
 
-/* ---- the suite ------------------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the suite --------------------------------------------------------------------------------------------------- */
 
 static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(void), bool is_first) {
   TCase *t = tcase_create(profile->name);

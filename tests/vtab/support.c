@@ -20,7 +20,7 @@ const sql_profile sql_tiny = {
     "tiny", "PRAGMA synchronous=OFF; PRAGMA page_size=512; PRAGMA cache_size=2; PRAGMA temp_store=MEMORY"};
 const sql_profile *sql_profile_now = &sql_default;
 
-/* ---- text ------------------------------------------------------------------------------------------------------------ */
+/* ---- text -------------------------------------------------------------------------------------------------------- */
 
 typedef struct growing {
   char *z;
@@ -40,7 +40,7 @@ static void add_bytes(growing *t, const char *z, size_t n) {
 
 static void add_z(growing *t, const char *z) { add_bytes(t, z, strlen(z)); }
 
-/* ---- files ----------------------------------------------------------------------------------------------------------- */
+/* ---- files ------------------------------------------------------------------------------------------------------- */
 
 static char directory[256];
 static char paths[16][384];
@@ -91,7 +91,7 @@ void sql_copy_file(const char *from, const char *to) {
   ck_assert_int_eq(fclose(out), 0);
 }
 
-/* ---- connections ------------------------------------------------------------------------------------------------------- */
+/* ---- connections ------------------------------------------------------------------------------------------------- */
 
 sqlite3 *sql_open_flags(const char *path, int flags) {
   sqlite3 *db;
@@ -126,7 +126,7 @@ void sql_close(sqlite3 *db) {
   ck_abort_msg("sqlite3_close() = %d%s", rc, t.z ? t.z : "");
 }
 
-/* ---- running ----------------------------------------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------------------------------------- */
 
 static char *format_sql(const char *format, va_list args) {
   char *sql = sqlite3_vmprintf(format, args);
@@ -237,7 +237,7 @@ sqlite3_stmt *sql_prepare(sqlite3 *db, const char *format, ...) {
   return stmt;
 }
 
-/* ---- state -------------------------------------------------------------------------------------------------------------- */
+/* ---- state ------------------------------------------------------------------------------------------------------- */
 
 static void state_part(growing *t, sqlite3 *db, const char *title, const char *format, ...) {
   va_list args;

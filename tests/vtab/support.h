@@ -26,7 +26,7 @@ typedef struct sql_profile {
 extern const sql_profile sql_default, sql_wal, sql_tiny; /* tiny: 512-byte pages, a cache of two */
 extern const sql_profile *sql_profile_now;
 
-/* ---- files: one empty directory a test ---------------------------------------------------------------------------- */
+/* ---- files: one empty directory a test --------------------------------------------------------------------------- */
 
 void sql_setup(void); /* makes the directory; initializes the extension */
 void sql_teardown(void); /* removes it; every byte of SQLite's memory must have been given back */
@@ -35,14 +35,14 @@ const char *sql_path(const char *name);
 void sql_copy_file(const char *from, const char *to);
 bool sql_file_exists(const char *path);
 
-/* ---- connections ---------------------------------------------------------------------------------------------------- */
+/* ---- connections ------------------------------------------------------------------------------------------------- */
 
 sqlite3 *sql_open(const char *path);
 sqlite3 *sql_open_flags(const char *path, int flags); /* without the profile's pragmas */
 /* Must succeed: SQLITE_BUSY here means that the extension holds a statement. */
 void sql_close(sqlite3 *db);
 
-/* ---- SQL with an expected outcome: printf formats of sqlite3_mprintf (%q, %Q, %w) ---------------------------------- */
+/* ---- SQL with an expected outcome: printf formats of sqlite3_mprintf (%q, %Q, %w) -------------------------------- */
 
 #define sql_run(...) sql_run_at(__LINE__, __VA_ARGS__)
 #define sql_fails(...) sql_fails_at(__LINE__, __VA_ARGS__)
@@ -61,7 +61,7 @@ int64_t sql_integer(sqlite3 *db, const char *format, ...);
 /* Prepared, for tests that step by themselves. */
 sqlite3_stmt *sql_prepare(sqlite3 *db, const char *format, ...);
 
-/* ---- state ----------------------------------------------------------------------------------------------------------- */
+/* ---- state ------------------------------------------------------------------------------------------------------- */
 
 /* Everything a table tells: rows, vectors, metadata, order of a search, the log. Of `schema`.`table`; to be freed with
  * free(). A scan, a search and a look-up by id must agree in it. */
