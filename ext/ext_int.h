@@ -470,6 +470,7 @@ typedef struct dvx_past dvx_past;
 struct dvx_table {
   dvx_conn *conn;
   dvx_table *next;
+  uint64_t number; /* of the connection's tables, in the order in which they were made */
   int n_refs;
   int n_objects; /* sqlite3_vtab objects among them */
   bool is_registered; /* can be found by name */
@@ -525,6 +526,7 @@ void dvx_conn_free_tables(dvx_conn *conn);
 /* No longer found by name: dropped, renamed or replaced; and found again. */
 void dvx_table_unregister(dvx_table *t);
 void dvx_table_register(dvx_table *t);
+void dvx_table_register_again(dvx_table *t); /* after a ROLLBACK; unless an older one has the name */
 
 #define DVX_MAX_VID 0x7fffffff
 #define DVX_MAX_SEQ ((int64_t)1 << 47)
@@ -790,6 +792,7 @@ struct dvx_conn {
   sqlite3 *db;
   int n_refs;
   dvx_table *tables; /* all that are alive */
+  uint64_t n_tables_made;
   dvx_table *found; /* what dvx_table_find gave last, kept alive until the next call of it */
   char *error; /* message of the failure in progress */
   const dv_kernels *kernels;

@@ -86,6 +86,14 @@ void dvx_table_register(dvx_table *t) {
   t->n_refs++;
 }
 
+/* A ROLLBACK gives the table the name back that a RENAME took from it. When the name went away and came back more than
+ * once in the transaction, several dvx_tables have had it, and are told of the ROLLBACK: the oldest is the one that was
+ * there. */
+void dvx_table_register_again(dvx_table *t) {
+  dvx_table *other = table_lookup(t->conn, t->schema, t->name);
+  if (other == NULL || other->number >= t->number) dvx_table_register(t);
+}
+
 static void table_finalize_if_idle(dvx_table *t) {
   if (t->n_objects || t->n_reads || t->overlay.is_open) return;
   t->n_refs++;
@@ -167,6 +175,7 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
   }
   memset(t, 0, sizeof *t);
   t->conn = conn;
+  t->number = ++conn->n_tables_made;
   t->config = config;
   t->n_refs = 1;
   t->n_objects = 1;

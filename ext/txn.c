@@ -652,7 +652,7 @@ void dvx_txn_rollback(dvx_table *t) {
   dvx_overlay *o = &t->overlay;
   if (!o->is_open) return;
   bool was_stored = o->n_written > 0 || o->n_released > 0 || o->is_settled_touched;
-  if (o->is_renamed) dvx_table_register(t);
+  if (o->is_renamed) dvx_table_register_again(t);
   if (o->rewrites || !t->is_loaded) {
     dvx_table_forget(t);
   } else {
@@ -713,7 +713,7 @@ int dvx_txn_rollback_to(dvx_table *t, int level) {
     o->n_levels = 0;
   }
   if (o->is_renamed && (level < 0 || (size_t)level < o->renamed_level)) {
-    dvx_table_register(t);
+    dvx_table_register_again(t);
     o->is_renamed = false;
   }
   bool was_stored = o->n_written > l.n_written || o->is_settled_touched;

@@ -1,19 +1,21 @@
 /*
- * fuzz_database.c: a database in which anything may stand in the shadow tables, and everything the extension does with it.
+ * fuzz_database.c: a database in which anything may stand in the shadow tables, and everything the extension does with
+ * it.
  *
  * The input is a list of edits of a good database, each
  *
  *   u8 what: bits 0-2 the column (parts[] below), bits 3-5 how, bits 6-7 which number of bytes follows: 1, 2, 4 or 16
  *   u8 which row; u16 offset; the bytes
  *
- *   how: 0 overwrite bytes at the offset; 1 the whole value is these bytes; 2 an integer of them; 3 NULL; 4 delete the row;
+ *   how: 0 overwrite bytes at the offset; 1 the whole value is these bytes; 2 an integer of them; 3 NULL; 4 delete the
+ *   row;
  *        5 cut the value at the offset; 6 add them as a row of its own; 7 overwrite, and another key
  *
- * Then the log's checksums are put right, or every edit of it would end at them. The library is built with small thresholds,
- * so that a few rows have codes and are settled.
+ * Then the log's checksums are put right, or every edit of it would end at them. The library is built with small
+ * thresholds, so that a few rows have codes and are settled.
  *
- * Holds: nothing crashes, reads out of bounds, or runs without bound (memory: 64 MiB; steps of SQLite: a progress handler; the
- * rest: libFuzzer's -timeout), and no statement answers SQLITE_MISUSE or SQLITE_INTERNAL.
+ * Holds: nothing crashes, reads out of bounds, or runs without bound (memory: 64 MiB; steps of SQLite: a progress
+ * handler; the rest: libFuzzer's -timeout), and no statement answers SQLITE_MISUSE or SQLITE_INTERNAL.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,7 +44,8 @@ static const struct {
 } parts[8] = {{"log", "seq", "pack"},     {"log", "seq", "pack"},     {"row", "vid", "id"},     {"row", "vid", "c1"},
               {"head", "block", "heads"}, {"code", "block", "codes"}, {"meta", "key", "value"}, {"row", "vid", "c2"}};
 
-/* ---- the good database ---------------------------------------------------------------------------------------------- */
+/* ---- the good database ----------------------------------------------------------------------------------------------
+ * */
 
 static uint8_t *base;
 static sqlite3_int64 n_base;
@@ -87,7 +90,8 @@ static void make_base(void) {
   REQUIRE(base && sqlite3_close(db) == SQLITE_OK);
 }
 
-/* ---- edits ------------------------------------------------------------------------------------------------------------ */
+/* ---- edits
+ * ------------------------------------------------------------------------------------------------------------ */
 
 /* Runs `format`, with the table, column and key of the part and row; ?1 is the value. */
 static void edit_run(sqlite3 *db, char *sql, sqlite3_value *key, const uint8_t *bytes, size_t n, bool is_integer) {
@@ -212,7 +216,8 @@ static void mend_checksums(sqlite3 *db) {
   sqlite3_finalize(put);
 }
 
-/* ---- everything the extension does --------------------------------------------------------------------------------------- */
+/* ---- everything the extension does
+ * --------------------------------------------------------------------------------------- */
 
 static const char *const statements[] = {
     "SELECT * FROM docs",

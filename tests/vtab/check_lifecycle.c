@@ -558,6 +558,24 @@ START_TEST(rename_away_and_back_in_one_transaction) {
 END_TEST
 
 /* A RENAME in a transaction with thousands of changes, which the commit wants to settle. */
+/* The name goes away, comes back, and goes away again: three objects have had the table under two names. */
+START_TEST(rename_away_and_back_and_away_then_rollback) {
+  for (int i = 0; i < 2; i++) {
+    two_rows();
+    sql_run(a, "BEGIN; UPDATE docs SET delta=delta_scale(2) WHERE id='a'; SAVEPOINT s");
+    sql_run(a, "ALTER TABLE docs RENAME TO other; SELECT * FROM other; ALTER TABLE other RENAME TO docs");
+    sql_run(a, "UPDATE docs SET delta=delta_offset(1) WHERE id='a'; ALTER TABLE docs RENAME TO third");
+    sql_is(a, "[3,1,1]", "SELECT vector_json(vector) FROM third WHERE id='a'");
+    sql_run(a, i ? "ROLLBACK TO s" : "ROLLBACK");
+    sql_is(a, i ? "[2,0,0]" : "[1,0,0]", "SELECT vector_json(vector) FROM docs WHERE id='a'");
+    if (i) sql_run(a, "UPDATE docs SET delta=delta_offset(3) WHERE id='a'; COMMIT");
+    sql_is(a, i ? "[5,3,3]" : "[1,0,0]", "SELECT vector_json(vector) FROM docs WHERE id='a'");
+    sql_agrees(a);
+    sql_run(a, "DROP TABLE docs");
+  }
+}
+END_TEST
+
 START_TEST(rename_after_many_changes) {
   two_rows();
   sql_run(a, "BEGIN");
@@ -2113,6 +2131,7 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, rename_inside_transaction_then_rollback);
   tcase_add_test(t, rename_inside_transaction_then_commit);
   tcase_add_test(t, rename_away_and_back_in_one_transaction);
+  tcase_add_test(t, rename_away_and_back_and_away_then_rollback);
   tcase_add_test(t, rename_after_many_changes);
   tcase_add_test(t, rename_that_fails);
   tcase_add_test(t, drop_table);
