@@ -57,11 +57,6 @@ static int apply_patch_json(apply_patch *p, uint32_t vid, bool exists, const cha
   return rc;
 }
 
-static int apply_ignore(void *ctx, const char *key, sqlite3_value *value) {
-  (void)ctx, (void)key, (void)value;
-  return SQLITE_OK;
-}
-
 /* Turns a JSON patch into fields; ch->fields points into p, which the caller frees with dv_buf_free(&p->hold). */
 static int apply_patch_run(apply_patch *p, dvx_change *ch, const char *json, int n_json) {
   dvx_table *t = p->t;
@@ -69,7 +64,7 @@ static int apply_patch_run(apply_patch *p, dvx_change *ch, const char *json, int
   bool exists = ch->vid && dvx_word_exists(dvx_row_word(t, ch->vid));
   int rc;
   if (c->is_short_form) {
-    rc = dvx_json_each(t->conn, t, "the metadata patch", json, n_json, apply_ignore, NULL);
+    rc = dvx_json_each(t->conn, t, "the metadata patch", json, n_json, NULL, NULL);
     if (rc == SQLITE_OK) rc = apply_patch_json(p, ch->vid, exists, json, n_json);
   } else {
     rc = dvx_json_each(t->conn, t, "the metadata patch", json, n_json, apply_patch_column, p);

@@ -46,24 +46,6 @@ static bool exchange_value_fits(const dvx_column *column, dv_value *v) {
   return false;
 }
 
-static int exchange_any_key(void *ctx, const char *key, sqlite3_value *value) {
-  (void)ctx;
-  (void)key;
-  (void)value;
-  return SQLITE_OK;
-}
-
-/* The short form's metadata: the text of a JSON object, since the feed gives it out as one. */
-static int exchange_check_json(dvx_table *t, const dv_frame *f, const dv_value *v) {
-  char *what = dvx_format("row %I: metadata", &f->id);
-  if (!what) return SQLITE_NOMEM;
-  int rc = v->n_bytes > INT32_MAX
-               ? SQLITE_TOOBIG
-               : dvx_json_each(t->conn, t, what, (const char *)v->bytes, (int)v->n_bytes, exchange_any_key, NULL);
-  sqlite3_free(what);
-  return rc;
-}
-
 static int exchange_fields(dvx_table *t, const dv_frame *f, bool is_checked, dv_value *values, bool *is_set) {
   const dvx_config *c = t->config;
   dv_reader r = dv_reader_of(f->fields, f->n_fields);
@@ -91,7 +73,7 @@ static int exchange_fields(dvx_table *t, const dv_frame *f, bool is_checked, dv_
       return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: %I is no value for column %s", &f->id, &v, c->columns[i].name);
     }
     if (!is_checked && c->columns[i].type == DVX_COLUMN_JSON && v.type != DV_NULL) {
-      int rc = exchange_check_json(t, f, &v);
+      int rc = dvx_write_check_metadata(t, &f->id, &v);
       if (rc != SQLITE_OK) return rc;
     }
     values[i] = v;

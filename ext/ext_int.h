@@ -96,7 +96,8 @@ void dvx_result_buf(sqlite3_context *ctx, dv_buf *b);
 void dvx_result_text(sqlite3_context *ctx, dvx_str *s);
 
 /* A minimal reader of flat JSON objects for options: calls SQLite's JSON functions through one nested statement:
- * each (key, value) of the object text. Unknown keys are the callback's business (return a result code). */
+ * each (key, value) of the object text. Unknown keys are the callback's business (return a result code). Without a
+ * callback it only checks that the text is a JSON object. */
 int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,
                   int (*visit)(void *ctx, const char *key, sqlite3_value *value), void *ctx);
 
@@ -771,6 +772,8 @@ int dvx_search_k(dvx_table *t, sqlite3_value *v, size_t *k);
 int dvx_write_update(dvx_table *t, int argc, sqlite3_value **argv, sqlite3_int64 *rowid);
 /* A user's value in a metadata column's type; the error names row and column. */
 int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value *id, dv_value *out);
+/* The short form's metadata must be the text of a JSON object, since the feed gives it out as one. v is a TEXT. */
+int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v);
 
 /* ================================================================================================================
  * functions.c ... each of these registers its SQL functions or modules on conn->db

@@ -706,7 +706,7 @@ int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const ch
     }
     if (sqlite3_column_type(stmt, 1) == SQLITE_NULL) break; /* {} */
     const char *key = (const char *)sqlite3_column_text(stmt, 1);
-    visited = key ? visit(ctx, key, sqlite3_column_value(stmt, 2)) : SQLITE_NOMEM;
+    visited = key == NULL ? SQLITE_NOMEM : visit ? visit(ctx, key, sqlite3_column_value(stmt, 2)) : SQLITE_OK;
     if (visited != SQLITE_OK) break;
     rc = SQLITE_OK;
   }

@@ -27,9 +27,13 @@ static const char *write_type_name(dvx_column_type type) {
   return "a JSON object";
 }
 
-static int write_no_option(void *ctx, const char *key, sqlite3_value *value) {
-  (void)ctx, (void)key, (void)value;
-  return SQLITE_OK;
+int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v) {
+  if (v->n_bytes > INT32_MAX) return SQLITE_TOOBIG;
+  char *what = dvx_format("row %I: metadata", id);
+  if (!what) return SQLITE_NOMEM;
+  int rc = dvx_json_each(t->conn, t, what, (const char *)v->bytes, (int)v->n_bytes, NULL, NULL);
+  sqlite3_free(what);
+  return rc;
 }
 
 int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value *id, dv_value *out) {
@@ -67,10 +71,7 @@ int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value 
   case DVX_COLUMN_BLOB: fits = out->type == DV_BLOB; break;
   case DVX_COLUMN_JSON:
     if (out->type == DV_TEXT) {
-      char *what = dvx_format("row %I: metadata", id);
-      if (!what) return SQLITE_NOMEM;
-      rc = dvx_json_each(t->conn, t, what, (const char *)out->bytes, (int)out->n_bytes, write_no_option, NULL);
-      sqlite3_free(what);
+      rc = dvx_write_check_metadata(t, id, out);
       if (rc != SQLITE_OK) return rc;
       fits = true;
     }
