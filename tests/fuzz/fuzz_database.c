@@ -17,8 +17,7 @@
  * Holds: nothing crashes, reads out of bounds, or runs without bound (memory: 64 MiB; steps of SQLite: a progress
  * handler; the rest: libFuzzer's -timeout), and no statement answers SQLITE_MISUSE or SQLITE_INTERNAL.
  */
-#include <stdio.h>
-#include <stdlib.h>
+#include "fuzz.h"
 
 #include <sqlite3.h>
 
@@ -26,16 +25,6 @@
 #include "dv_bytes.h"
 #include "dv_checksum.h"
 #include "dv_frame.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define REQUIRE(x)                                                                                                     \
-  do {                                                                                                                 \
-    if (!(x)) {                                                                                                        \
-      fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #x);                                                  \
-      abort();                                                                                                         \
-    }                                                                                                                  \
-  } while (0)
 
 enum { PACK_HEADER = 28, N_STEPS = 20000 };
 

@@ -6,20 +6,9 @@
  *
  * With -DDV_FUZZ_REPLAY a main that runs the files given.
  */
-#include <stdio.h>
-#include <stdlib.h>
+#include "fuzz.h"
 
 #include "dv_vector.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define REQUIRE(x)                                                                                                     \
-  do {                                                                                                                 \
-    if (!(x)) {                                                                                                        \
-      fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #x);                                                  \
-      abort();                                                                                                         \
-    }                                                                                                                  \
-  } while (0)
 
 static void *resize(void *ctx, void *p, size_t n_bytes) {
   (void)ctx;
