@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs the libraries that bench_core compares with, from PyPI, into the cache directory. Once is enough; the versions
-# are pinned in peers.txt. Afterwards bench_core finds them by itself.
+# Installs the libraries that bench_core and bench_search compare with, from PyPI, into the cache directory. Once is
+# enough; the versions are pinned in peers.txt. Afterwards the benchmarks find them by themselves. hnswlib is compiled:
+# without a C++ compiler, or Python's headers, it is left out.
 #
 #   tests/bench/peers.sh
 set -eu
@@ -16,7 +17,14 @@ fi
 rm -rf "$peers"
 mkdir -p "$peers"
 python3 -m venv "$peers/venv"
-"$peers/venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: -r "$here/peers.txt"
+pip() { "$peers/venv/bin/pip" --quiet --disable-pip-version-check "$@"; }
+grep -v '^hnswlib' "$here/peers.txt" >"$peers/wheels.txt"
+pip install --only-binary :all: -r "$peers/wheels.txt"
+
+# Not from pip's cache of what it built, which may be of another machine's making.
+hnswlib=$(sed -n 's/^\(hnswlib==[^ ]*\).*/\1/p' "$here/peers.txt")
+pip install --no-cache-dir --no-deps --no-build-isolation --no-binary hnswlib "$hnswlib" ||
+  echo "peers.sh: $hnswlib cannot be built here: it needs g++ and Python's headers" >&2
 
 # The names decide which entry point SQLite calls.
 site=$(echo "$peers"/venv/lib/python3*/site-packages)
