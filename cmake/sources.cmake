@@ -6,11 +6,11 @@
 set(DV_CORE_ORDER
   core/simd/scalar.c core/simd/avx2.c core/simd/avx512.c core/simd/neon.c core/simd/wasm128.c core/simd/dispatch.c
   core/dv_checksum.c core/dv_vector.c core/dv_metric.c core/dv_delta.c core/dv_frame.c
-  core/dv_quant.c core/dv_topk.c core/dv_flat.c)
+  core/dv_quant.c core/dv_sketch.c core/dv_topk.c core/dv_flat.c core/dv_hnsw.c)
 
 set(DV_EXT_ORDER
   ext/text.c ext/time.c ext/config.c ext/shadow.c ext/log.c ext/ids.c ext/table.c ext/row.c ext/txn.c
-  ext/settle.c ext/mirror.c ext/filter.c ext/search.c ext/write.c ext/vtab.c
+  ext/settle.c ext/mirror.c ext/graph.c ext/filter.c ext/search.c ext/write.c ext/vtab.c
   ext/history.c ext/exchange.c ext/apply.c ext/compact.c ext/integrity.c ext/status.c ext/functions.c ext/extension.c)
 
 # out = the named files, then the other files that the patterns find; all relative to the repository.

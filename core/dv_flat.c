@@ -69,6 +69,7 @@ static inline uint64_t flat_mask_word(const dv_flat *f, size_t i) {
 }
 
 static size_t flat_count_allowed(const dv_flat *f) {
+  if (f->list) return f->n_list;
   if (!f->mask) return f->n_rows;
   size_t n = 0;
   for (size_t i = 0; i < (f->n_rows + 63) / 64; i++) n += flat_count_ones(flat_mask_word(f, i));
@@ -266,6 +267,15 @@ static dv_status flat_consider_range(flat_search *s, size_t first, size_t n, con
 /* Chunks are short at first, to have a limit soon. */
 static inline size_t flat_next_chunk(size_t n_chunk) { return n_chunk < FLAT_CHUNK ? 2 * n_chunk : n_chunk; }
 
+static dv_status flat_consider_listed(flat_search *s) {
+  const dv_flat *f = s->f;
+  dv_status status = DV_OK;
+  for (size_t at = 0, n_chunk = 64; at < f->n_list && status == DV_OK;
+       at += n_chunk, n_chunk = flat_next_chunk(n_chunk))
+    status = flat_consider_list(s, f->list + at, f->n_list - at < n_chunk ? f->n_list - at : n_chunk, 0, NULL);
+  return status;
+}
+
 static dv_status flat_consider_all(flat_search *s) {
   size_t n_rows = s->f->n_rows, n_chunk = 64;
   dv_status status = DV_OK;
@@ -403,6 +413,11 @@ static dv_status flat_consider_by_bits(flat_search *s, flat_bits *b) {
 /* ---- entry points ------------------------------------------------------------------------------------------------ */
 
 static dv_status flat_brute(flat_search *s) {
+  for (size_t i = 0; s->f->list && i < s->f->n_list; i++) {
+    dv_status status = flat_rerank_row(s, s->f->list[i]);
+    if (status != DV_OK) return status;
+  }
+  if (s->f->list) return DV_OK;
   for (size_t i = 0; i < (s->f->n_rows + 63) / 64; i++)
     for (uint64_t word = flat_mask_word(s->f, i); word; word &= word - 1) {
       dv_status status = flat_rerank_row(s, (uint32_t)(64 * i + flat_lowest_one(word)));
@@ -424,7 +439,9 @@ static dv_status flat_run(flat_search *s, bool is_exact) {
   scratch->highs.n = 0;
   scratch->highs.k = k;
   dv_status status;
-  if (!is_exact && s->f->bits && n_allowed >= FLAT_BITS_MIN_ROWS && n_allowed >= s->f->n_rows / 8) {
+  if (s->f->list) {
+    status = flat_consider_listed(s);
+  } else if (!is_exact && s->f->bits && n_allowed >= FLAT_BITS_MIN_ROWS && n_allowed >= s->f->n_rows / 8) {
     flat_bits bits;
     status = flat_bits_init(&bits, s);
     if (status == DV_OK) status = flat_bits_sample(&bits, s);

@@ -28,6 +28,9 @@ typedef struct dv_flat {
   const float *center; /* ... which the bits were set with */
   const uint64_t
       *mask; /* bit r % 64 of word r / 64: row r may be in the result; NULL: all may. Of (n_rows + 63) / 64 words */
+  const uint32_t
+      *list; /* if not NULL: only these n_list rows, each once, may be in the result; mask is not looked at */
+  size_t n_list;
 
   /* The f32 vector of a row, valid until the next call; or NULL with a reason in *status, which ends the search. */
   const float *(*vector)(void *ctx, uint32_t row, dv_status *status);

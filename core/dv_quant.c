@@ -181,11 +181,6 @@ void dv_code_query_free(dv_code_query *q) {
 
 /* ---- what codes say of distances --------------------------------------------------------------------------------- */
 
-float dv_code_estimate(const dv_code_query *q, const dv_code_row *row, int32_t dot) {
-  float product = (float)dot * q->weight * row->scale;
-  return q->metric == DV_L2 ? row->norm_sq + (float)q->code_sq - 2.0f * product : -product;
-}
-
 /* Bounds from ab = a.b, bb = |b|^2 and s >= |q - b|, all but for a relative rounding of 2^-50. Comparisons are written
  * so that a NaN, which only values beyond f32 can cause here, gives the wide answer. */
 static void quant_bounds(const dv_code_query *q, const dv_code_row *row, double ab, double bb, double s, double *low,

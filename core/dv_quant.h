@@ -78,7 +78,12 @@ void dv_code_query_free(dv_code_query *q);
 /* From dot_i8 of row and query codes: an estimate that orders rows like the true distance (an increasing function of
  * it: for l2 the squared distance, for cosine and ip minus the dot product; for ip divided by a power of two near |q|,
  * so that it neither overflows nor underflows). Not for l1. */
-float dv_code_estimate(const dv_code_query *q, const dv_code_row *row, int32_t dot);
+DV_FP_STRICT_BEGIN
+static inline float dv_code_estimate(const dv_code_query *q, const dv_code_row *row, int32_t dot) {
+  float product = (float)dot * q->weight * row->scale;
+  return q->metric == DV_L2 ? row->norm_sq + (float)q->code_sq - 2.0f * product : -product;
+}
+DV_FP_STRICT_END
 
 /* ... and the interval [*low, *high] that contains the row's dv_distance, f32 rounding of the kernels included; exact
  * real arithmetic would not need the slack, but equality with the full f32 scan does. Values too large for these sums

@@ -228,6 +228,7 @@ static int compact_add_meta(compact_job *job) {
   if (rc == SQLITE_OK && job->purged > (uint64_t)(purged > 0 ? purged : 0)) {
     rc = dvx_meta_put(t, "purged", (int64_t)job->purged);
   }
+  if (rc == SQLITE_OK && job->n_removed > 0) rc = dvx_meta_put(t, "last_vid", (int64_t)job->last_vid);
   return rc;
 }
 

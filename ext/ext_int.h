@@ -16,8 +16,10 @@
 #include "../core/dv_delta.h"
 #include "../core/dv_flat.h"
 #include "../core/dv_frame.h"
+#include "../core/dv_hnsw.h"
 #include "../core/dv_metric.h"
 #include "../core/dv_quant.h"
+#include "../core/dv_sketch.h"
 #include "../core/dv_topk.h"
 #include "../core/dv_vector.h"
 #include "delta_vectors.h"
@@ -205,10 +207,14 @@ typedef enum dvx_sql {
   DVX_SQL_CODE_ALL,
   DVX_SQL_CODE_GET,
   DVX_SQL_CODE_PUT,
+  DVX_SQL_GRAPH_RANGE, /* ?1, ?2 first and last block: block, links, in block order */
+  DVX_SQL_GRAPH_GET,
+  DVX_SQL_GRAPH_PUT,
   DVX_SQL_META_GET, /* ?1 key: value */
   DVX_SQL_META_PUT, /* ?1 key, ?2 value */
-  DVX_SQL_DROP_DERIVED_HEAD, /* empties %_head; likewise %_code */
+  DVX_SQL_DROP_DERIVED_HEAD, /* empties %_head; likewise %_code, %_graph */
   DVX_SQL_DROP_DERIVED_CODE,
+  DVX_SQL_DROP_DERIVED_GRAPH,
   DVX_SQL_CALL, /* INSERT INTO the virtual table itself, with a pointer: see dvx_table_write */
   DVX_SQL_N
 } dvx_sql;
@@ -246,6 +252,8 @@ typedef struct dvx_geometry {
   size_t head_bytes; /* blob size of a block */
   size_t code_rows; /* rows a block of %_code, 4 + dimensions bytes each */
   size_t code_bytes;
+  size_t graph_rows; /* rows a block of %_graph, see graph.c */
+  size_t graph_bytes;
 } dvx_geometry;
 
 /* ================================================================================================================
@@ -438,23 +446,50 @@ typedef struct dvx_vectors {
 /* Search state over committed rows; see mirror.c. Row index = vid - 1. */
 typedef struct dvx_mirror {
   bool is_loaded;
+  bool is_stored; /* %_code has the codes of the rows that are not stale */
+  bool is_whole; /* every code is in memory */
   size_t n; /* rows covered */
   size_t capacity;
+  uint8_t *code_memory; /* what codes, aligned, lies in */
   int8_t *codes;
   dv_code_row *code_rows;
-  uint64_t *bits;
+  uint64_t *has_code; /* bitmap: the code is in memory */
+  uint64_t *bits; /* made at the second scan: the first answer must not wait for them */
   dv_bit_row *bit_rows;
   float *center; /* the bits are signs around it: the mean of the rows when there were center_rows of them */
   size_t center_rows;
-  bool has_bits; /* made at the second search: the first answer must not wait for them */
-  unsigned n_searches;
+  bool has_bits;
+  unsigned n_scans;
   uint64_t *live; /* bitmap: committed row exists */
   uint64_t *stale; /* bitmap: the row changed since its codes were made */
-  uint32_t *stale_list;
   size_t n_stale;
-  size_t stale_capacity;
   dv_flat_scratch scratch;
 } dvx_mirror;
+
+/* The graph over rows that are settled; see graph.c. Row index = vid - 1. */
+typedef struct dvx_graph {
+  bool is_loaded; /* what is stored has been looked at */
+  bool is_there; /* there is a graph, and it can be searched */
+  bool is_damaged; /* what is stored does not hold together ... */
+  const char *damage; /* ... because of this, a format for ... */
+  int64_t damage_at; /* ... this number */
+  bool is_whole; /* every list is in memory */
+  int64_t stamp; /* of what is stored, when it was looked at */
+  uint64_t checked_at; /* n_looks of the table then */
+  dv_hnsw hnsw;
+  dv_hnsw_scratch scratch;
+  uint64_t *has_list; /* bitmap: the row's links are in memory */
+  uint64_t *fresh; /* bitmap: rows that the graph does not answer for */
+  size_t n_fresh;
+  size_t n_unwalked; /* rows linked or unlinked since it was known that links lead to all */
+  size_t capacity;
+  float radius_sq; /* ip: see dv_hnsw_space */
+  uint8_t *block; /* the last one read, for the sketches in it */
+  int64_t block_number; /* -1: none */
+  uint32_t *list; /* scratch of a search */
+  size_t list_capacity;
+  int rc; /* why a callback failed */
+} dvx_graph;
 
 /* What %_meta 'settled' says: how far %_head and %_code are right. */
 typedef struct dvx_settled {
@@ -489,6 +524,7 @@ struct dvx_table {
   uint64_t floor_seq; /* seqs up to here were used before a rewrite of the log */
   uint32_t data_version; /* SQLITE_FCNTL_DATA_VERSION when position was last compared with the file */
   bool is_version_known; /* ... and that was outside of a write transaction, so the comparison can be trusted */
+  uint64_t n_looks; /* how often the file was compared with memory, or memory changed by others' commits */
   unsigned n_reads; /* nesting of begin_read */
   bool holds_stamp; /* the stamp statement is left open to pin the snapshot */
   dvx_settled settled; /* as stored, or as this transaction will store it */
@@ -501,6 +537,7 @@ struct dvx_table {
   dvx_vectors vectors;
   dvx_overlay overlay;
   dvx_mirror mirror;
+  dvx_graph graph;
   dvx_past *past;
   float *fold_vector; /* scratch: dimensions floats each */
   float *next_vector;
@@ -666,11 +703,40 @@ void dvx_txn_savepoint(dvx_table *t, int level, int *rc);
 void dvx_txn_release(dvx_table *t, int level);
 int dvx_txn_rollback_to(dvx_table *t, int level);
 
-/* mirror.c: brings codes up to the committed rows. Inside begin_read. */
+/* mirror.c: codes of the committed rows. All inside begin_read. */
+/* Brings the mirror (which rows there are, the codes of those that changed) and the graph up to the committed rows. */
 int dvx_mirror_ready(dvx_table *t);
+/* ... and then everything that a scan needs into memory. */
+int dvx_mirror_ready_to_scan(dvx_table *t);
+int dvx_mirror_need_code(dvx_table *t, size_t i); /* the code of row i into memory */
+int dvx_mirror_need_all(dvx_table *t);
+/* The code of a pending vector in the place of the committed one's. The mirror must be freed if the transaction ends
+ * without a commit. Room was made by dvx_mirror_reserve. */
+void dvx_mirror_set_pending(dvx_table *t, uint32_t vid, const float *v);
+void dvx_mirror_stale_since(dvx_table *t, uint64_t seq); /* rows with a later head count as changed */
 void dvx_mirror_row_changed(dvx_table *t, uint32_t vid); /* cannot fail: room is made by dvx_mirror_reserve */
 int dvx_mirror_reserve(dvx_table *t, size_t n_rows);
 void dvx_mirror_free(dvx_table *t);
+
+/* graph.c: owner of %_graph */
+/* Looks at what is stored, if it may have changed since. Afterwards t->graph.is_there tells whether it can be used. */
+int dvx_graph_ready(dvx_table *t);
+/* Can the graph answer for row i, whose code is current? If not, it is fresh. */
+int dvx_graph_judge(dvx_table *t, uint32_t i);
+/* Before a settling: what comes after the settled place is looked at while %_meta still says where that is. */
+int dvx_graph_prepare(dvx_table *t);
+/* Brings the graph, in memory and in the file, up to the n rows (rising vids, pending or not) and to at most max_links
+ * rows that wait; all that wait if it is SIZE_MAX. */
+int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_links);
+/* Empties %_graph, for it to be made anew. */
+int dvx_graph_drop(dvx_table *t);
+/* What the search looks at. */
+void dvx_graph_space(dvx_table *t, dv_hnsw_space *space, dv_hnsw_pager *pager);
+int dvx_graph_reserve(dvx_table *t, size_t n_rows);
+void dvx_graph_free(dvx_table *t);
+size_t dvx_graph_memory(const dvx_table *t);
+/* Adds to the report of the integrity check what is wrong with what is stored: line(ctx, text) for each. */
+int dvx_graph_check(dvx_table *t, int (*line)(void *ctx, const char *text), void *ctx);
 
 /* integrity.c: *report is NULL if all is well, else lines of text to be freed with sqlite3_free. */
 int dvx_integrity_check(dvx_table *t, bool is_quick, char **report);
@@ -762,6 +828,8 @@ typedef struct dvx_search_options {
  * begin_read. */
 int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o, dv_topk *out);
 void dvx_search_forget(dvx_table *t); /* drops cached past states */
+/* Does a search for ten rows, without a filter, ask the graph? The mirror must be ready. */
+bool dvx_search_uses_graph(const dvx_table *t);
 
 /* Options given as a JSON object: k, as_of, ef, exact, recall_target, max_distance. Unknown ones are an error. */
 int dvx_search_options_parse(dvx_table *t, const char *json, int n_json, dvx_search_options *o);

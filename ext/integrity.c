@@ -704,6 +704,12 @@ static int integrity_check_line_count(integrity_job *j) {
   return rc;
 }
 
+static int integrity_graph_line(void *ctx, const char *text) {
+  integrity_job *j = ctx;
+  if (integrity_begin(j)) dvx_str_addf(&j->report, "%s", text);
+  return integrity_end(j);
+}
+
 /* ---- all of it --------------------------------------------------------------------------------------------------- */
 
 static int integrity_run(integrity_job *j, bool is_quick, bool is_loaded) {
@@ -718,6 +724,8 @@ static int integrity_run(integrity_job *j, bool is_quick, bool is_loaded) {
   if (rc == SQLITE_OK) rc = integrity_check_blocks(j, DVX_SQL_CODE_ALL, "code", g->code_bytes, g->code_rows);
   if (rc == SQLITE_OK && !j->is_log_broken && j->n_lines == 0) rc = integrity_check_counts(j);
   if (rc == SQLITE_OK && !j->is_log_broken) rc = integrity_check_rows(j);
+  /* The graph is checked against codes, and those against rows: only if they are right. */
+  if (rc == SQLITE_OK && j->n_lines == 0) rc = dvx_graph_check(j->t, integrity_graph_line, j);
   return rc;
 }
 

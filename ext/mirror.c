@@ -1,57 +1,81 @@
 /*
- * mirror.c: codes of the committed rows in memory, for the flat scan.
+ * mirror.c: codes of the committed rows in memory, what every search runs on.
  *
- * Loaded from %_code at the first search, for rows that did not change since they were settled; every other row is
- * stale, and stale rows are coded from their current vector when the next search begins. So a commit only sets a bit a
- * row, and a search is never wrong because of a pending change. Uncommitted rows are not here at all: the search scans
- * them exactly.
+ * Codes lie in one region, row after row, that is reserved when the mirror is made and filled as it is used: a stored
+ * block is copied into its place when a row of it is first looked at, so that opening a table reads nothing of it. A
+ * scan asks for all of them.
  *
- * Row i of every array is vid i + 1. All arrays but the lists grow together; the padding of codes is zero.
+ * A row that changed since %_code was written is stale: it is coded from its current vector when the next search
+ * begins. So a commit only sets a bit a row, and a search is never wrong because of a pending change. Uncommitted rows
+ * are not here at all: the search scans them exactly. (But for the codes that settling puts here for the graph: see
+ * dvx_mirror_set_pending.)
+ *
+ * Row i of every array is vid i + 1. All arrays grow together; the padding of codes is zero.
  */
 #include "ext_int.h"
 
+#define MIRROR_ALIGNMENT 64u /* of the codes: a row of 384 then lies in six lines of the cache instead of seven */
+
+static inline bool mirror_bit(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }
+static inline void mirror_set(uint64_t *bits, size_t i) { bits[i >> 6] |= (uint64_t)1 << (i & 63); }
+static inline void mirror_clear(uint64_t *bits, size_t i) { bits[i >> 6] &= ~((uint64_t)1 << (i & 63)); }
+
 void dvx_mirror_free(dvx_table *t) {
   dvx_mirror *m = &t->mirror;
-  sqlite3_free(m->codes);
+  sqlite3_free(m->code_memory);
   sqlite3_free(m->code_rows);
+  sqlite3_free(m->has_code);
   sqlite3_free(m->bits);
   sqlite3_free(m->bit_rows);
   sqlite3_free(m->center);
   sqlite3_free(m->live);
   sqlite3_free(m->stale);
-  sqlite3_free(m->stale_list);
   if (m->scratch.alloc) dv_flat_scratch_free(&m->scratch);
   memset(m, 0, sizeof *m);
 }
 
-/* Grows the array that the pointer at `pointer` points to; what is new is zero if asked for. */
-static int mirror_grow(void *pointer, size_t n_old, size_t n_new, bool is_zeroed) {
+/* Grows the array that the pointer at `pointer` points to; what is new is zero. */
+static int mirror_grow(void *pointer, size_t n_old, size_t n_new) {
   uint8_t *p;
   memcpy(&p, pointer, sizeof p);
   p = sqlite3_realloc64(p, n_new);
   if (!p) return SQLITE_NOMEM;
-  if (is_zeroed) memset(p + n_old, 0, n_new - n_old);
+  memset(p + n_old, 0, n_new - n_old);
   memcpy(pointer, &p, sizeof p);
+  return SQLITE_OK;
+}
+
+/* The region of codes. What is new of it is not written to, so it takes no memory until it is; a row's padding is
+ * cleared when its codes are written. */
+static int mirror_grow_codes(dvx_mirror *m, size_t n_old, size_t n_new) {
+  size_t before = m->code_memory ? (size_t)((uint8_t *)m->codes - m->code_memory) : 0;
+  uint8_t *p = sqlite3_realloc64(m->code_memory, n_new + MIRROR_ALIGNMENT);
+  if (!p) return SQLITE_NOMEM;
+  size_t after = (0 - (size_t)(uintptr_t)p) & (MIRROR_ALIGNMENT - 1);
+  if (n_old > 0 && after != before) memmove(p + after, p + before, n_old);
+  m->code_memory = p;
+  m->codes = (int8_t *)(p + after);
   return SQLITE_OK;
 }
 
 int dvx_mirror_reserve(dvx_table *t, size_t n_rows) {
   dvx_mirror *m = &t->mirror;
-  if (!m->is_loaded || n_rows <= m->capacity) return SQLITE_OK;
+  if (!m->is_loaded) return SQLITE_OK;
+  int rc = dvx_graph_reserve(t, n_rows);
+  if (rc != SQLITE_OK || n_rows <= m->capacity) return rc;
   size_t stride = dv_code_stride(t->config->dimensions);
   size_t words = dv_bit_words(t->config->dimensions);
   size_t old = m->capacity;
   size_t n = old ? old + old / 2 : 0;
   if (n < n_rows) n = n_rows;
   n = (n + 63) & ~(size_t)63; /* whole words of the bitmaps, whole blocks of bits */
-  /* Codes are written whole before they are read; only padding must be zero. */
-  int rc = mirror_grow(&m->codes, old * stride, n * stride, stride != t->config->dimensions);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->code_rows, old * sizeof *m->code_rows, n * sizeof *m->code_rows, true);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->bits, old * words * 8, n * words * 8, true);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->bit_rows, old * sizeof *m->bit_rows, n * sizeof *m->bit_rows, true);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->live, old / 8, n / 8, true);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->stale, old / 8, n / 8, true);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->stale_list, old * 4, n * 4, true);
+  rc = mirror_grow_codes(m, old * stride, n * stride);
+  if (rc == SQLITE_OK) rc = mirror_grow(&m->code_rows, old * sizeof *m->code_rows, n * sizeof *m->code_rows);
+  if (rc == SQLITE_OK) rc = mirror_grow(&m->has_code, old / 8, n / 8);
+  if (rc == SQLITE_OK && m->bits) rc = mirror_grow(&m->bits, old * words * 8, n * words * 8);
+  if (rc == SQLITE_OK && m->bits) rc = mirror_grow(&m->bit_rows, old * sizeof *m->bit_rows, n * sizeof *m->bit_rows);
+  if (rc == SQLITE_OK) rc = mirror_grow(&m->live, old / 8, n / 8);
+  if (rc == SQLITE_OK) rc = mirror_grow(&m->stale, old / 8, n / 8);
   if (rc == SQLITE_OK) m->capacity = n;
   return rc;
 }
@@ -61,11 +85,12 @@ void dvx_mirror_row_changed(dvx_table *t, uint32_t vid) {
   size_t i = vid - 1;
   if (!m->is_loaded || i >= m->capacity) return;
   if (i >= m->n) m->n = i + 1;
-  uint64_t bit = (uint64_t)1 << (i & 63);
-  if (m->stale[i >> 6] & bit) return;
-  m->stale[i >> 6] |= bit;
-  m->stale_list[m->n_stale++] = (uint32_t)i;
+  if (mirror_bit(m->stale, i)) return;
+  mirror_set(m->stale, i);
+  m->n_stale++;
 }
+
+/* ---- codes ------------------------------------------------------------------------------------------------------- */
 
 static void mirror_set_bits(dvx_table *t, size_t i) {
   dvx_mirror *m = &t->mirror;
@@ -74,45 +99,115 @@ static void mirror_set_bits(dvx_table *t, size_t i) {
   m->bit_rows[i] = dv_bits_set_code(m->bits, i, t->config->metric, &m->code_rows[i], code, n, m->center);
 }
 
-/* The bits estimate best around the mean of the rows. It is taken anew whenever there are twice as many rows. */
-static void mirror_recenter(dvx_table *t) {
+/* Row i gets this code; NULL: zeros, for a row of which there is none. */
+static void mirror_put(dvx_table *t, size_t i, uint32_t meta, const uint8_t *bytes) {
   dvx_mirror *m = &t->mirror;
-  if (m->n == 0 || (m->has_bits && m->n < 2 * m->center_rows)) return;
-  m->has_bits = true;
-  m->center_rows = m->n;
-  dv_bits_center(m->codes, m->code_rows, m->n, t->config->dimensions, m->center);
-  for (size_t i = 0; i < m->n; i++) {
-    if (m->live[i >> 6] >> (i & 63) & 1) mirror_set_bits(t, i);
+  size_t n = t->config->dimensions, stride = dv_code_stride(n);
+  int8_t *code = m->codes + i * stride;
+  if (bytes) {
+    memcpy(code, bytes, n);
+  } else {
+    memset(code, 0, n);
+  }
+  memset(code + n, 0, stride - n);
+  m->code_rows[i] = dv_code_row_of(meta, code, n);
+  mirror_set(m->has_code, i);
+}
+
+static void mirror_encode(dvx_table *t, size_t i, const float *v) {
+  dvx_mirror *m = &t->mirror;
+  size_t n = t->config->dimensions, stride = dv_code_stride(n);
+  int8_t *code = m->codes + i * stride;
+  uint32_t meta = dv_code_encode(t->config->metric, v, n, code);
+  memset(code + n, 0, stride - n);
+  m->code_rows[i] = dv_code_row_of(meta, code, n);
+  mirror_set(m->has_code, i);
+  if (m->has_bits) mirror_set_bits(t, i);
+}
+
+/* Takes from a block of %_code what is not here yet and did not change since. */
+static void mirror_take_block(dvx_table *t, int64_t block, const uint8_t *bytes, size_t n_bytes) {
+  dvx_mirror *m = &t->mirror;
+  const dvx_geometry *g = &t->geometry;
+  size_t n = t->config->dimensions;
+  if (!bytes || n_bytes != g->code_bytes || block < 0 || (uint64_t)block > m->n / g->code_rows) return;
+  size_t end = t->rows.n < m->n ? t->rows.n : m->n;
+  for (size_t j = 0, i = (size_t)block * g->code_rows; j < g->code_rows && i < end; j++, i++) {
+    if (mirror_bit(m->has_code, i) || mirror_bit(m->stale, i)) continue;
+    const uint8_t *at = bytes + j * (4 + n);
+    mirror_put(t, i, dv_load_u32(at), at + 4);
   }
 }
 
-/* Copies what %_code has for rows whose head is not behind `settled`. */
-static int mirror_load_codes(dvx_table *t, uint64_t settled_seq) {
-  dvx_mirror *m = &t->mirror;
-  const dvx_geometry *g = &t->geometry;
-  size_t n = t->config->dimensions, stride = dv_code_stride(n);
-  sqlite3_stmt *stmt = NULL;
-  int rc = dvx_shadow_stmt(t, DVX_SQL_CODE_ALL, &stmt);
-  if (rc != SQLITE_OK) return rc;
-  while (sqlite3_step(stmt) == SQLITE_ROW) {
-    int64_t block = sqlite3_column_int64(stmt, 0);
-    const uint8_t *bytes = sqlite3_column_blob(stmt, 1);
-    if (!bytes || (size_t)sqlite3_column_bytes(stmt, 1) != g->code_bytes) continue;
-    if (block < 0 || (uint64_t)block > m->n / g->code_rows) continue;
-    for (size_t j = 0, i = (size_t)block * g->code_rows; j < g->code_rows && i < m->n; j++, i++) {
-      uint64_t word = t->rows.words[i + 1];
-      if (!dvx_word_exists(word) || dvx_word_seq(word) > settled_seq) continue;
-      const uint8_t *at = bytes + j * (4 + n);
-      int8_t *code = m->codes + i * stride;
-      memcpy(code, at + 4, n);
-      m->code_rows[i] = dv_code_row_of(dv_load_u32(at), code, n);
-      m->live[i >> 6] |= (uint64_t)1 << (i & 63);
-      m->stale[i >> 6] &= ~((uint64_t)1 << (i & 63));
-    }
+/* The code of a row that no block has: from its vector. */
+static int mirror_make(dvx_table *t, size_t i) {
+  const float *v = NULL;
+  uint32_t vid = (uint32_t)i + 1;
+  int rc = SQLITE_OK;
+  bool is_committed = i < t->rows.n && dvx_word_exists(t->rows.words[vid]);
+  if (is_committed) {
+    rc = dvx_row_committed_vector(t, vid, &v);
+  } else if (dvx_word_exists(dvx_row_word(t, vid))) {
+    rc = dvx_row_vector(t, vid, &v);
   }
-  rc = sqlite3_reset(stmt);
-  return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
+  if (rc != SQLITE_OK) return rc;
+  if (v) {
+    mirror_encode(t, i, v);
+  } else {
+    mirror_put(t, i, 0, NULL);
+  }
+  return SQLITE_OK;
 }
+
+int dvx_mirror_need_code(dvx_table *t, size_t i) {
+  dvx_mirror *m = &t->mirror;
+  if (mirror_bit(m->has_code, i)) return SQLITE_OK;
+  if (m->is_stored && !mirror_bit(m->stale, i)) {
+    sqlite3_stmt *stmt = NULL;
+    int64_t block = (int64_t)(i / t->geometry.code_rows);
+    int rc = dvx_shadow_stmt(t, DVX_SQL_CODE_GET, &stmt);
+    if (rc != SQLITE_OK) return rc;
+    sqlite3_bind_int64(stmt, 1, block);
+    if (sqlite3_step(stmt) == SQLITE_ROW) {
+      const uint8_t *bytes = sqlite3_column_blob(stmt, 0);
+      mirror_take_block(t, block, bytes, (size_t)sqlite3_column_bytes(stmt, 0));
+    }
+    rc = sqlite3_reset(stmt);
+    if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+  }
+  return mirror_bit(m->has_code, i) ? SQLITE_OK : mirror_make(t, i);
+}
+
+int dvx_mirror_need_all(dvx_table *t) {
+  dvx_mirror *m = &t->mirror;
+  if (m->is_whole) return SQLITE_OK;
+  if (m->is_stored) {
+    sqlite3_stmt *stmt = NULL;
+    int rc = dvx_shadow_stmt(t, DVX_SQL_CODE_ALL, &stmt);
+    if (rc != SQLITE_OK) return rc;
+    while (sqlite3_step(stmt) == SQLITE_ROW) {
+      const uint8_t *bytes = sqlite3_column_blob(stmt, 1);
+      mirror_take_block(t, sqlite3_column_int64(stmt, 0), bytes, (size_t)sqlite3_column_bytes(stmt, 1));
+    }
+    rc = sqlite3_reset(stmt);
+    if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+  }
+  for (size_t i = 0; i < m->n; i++) {
+    if (mirror_bit(m->has_code, i)) continue;
+    int rc = mirror_make(t, i);
+    if (rc != SQLITE_OK) return rc;
+  }
+  m->is_whole = true; /* and stays so: a row that comes is coded before anything looks at it */
+  return SQLITE_OK;
+}
+
+void dvx_mirror_set_pending(dvx_table *t, uint32_t vid, const float *v) {
+  dvx_mirror *m = &t->mirror;
+  if (vid > m->n) m->n = vid;
+  mirror_encode(t, vid - 1, v);
+}
+
+/* ---- being ready ------------------------------------------------------------------------------------------------- */
 
 static int mirror_load(dvx_table *t) {
   dvx_mirror *m = &t->mirror;
@@ -121,56 +216,100 @@ static int mirror_load(dvx_table *t) {
   if (rc != SQLITE_OK) return rc;
   m->is_loaded = true;
   dv_flat_scratch_init(&m->scratch, &dvx_alloc);
-  size_t center_bytes = t->config->dimensions * sizeof(float);
-  m->center = sqlite3_malloc64(center_bytes);
-  if (!m->center) {
-    dvx_mirror_free(t);
-    return SQLITE_NOMEM;
-  }
-  memset(m->center, 0, center_bytes);
   rc = dvx_mirror_reserve(t, t->rows.n ? t->rows.n : 1);
   if (rc == SQLITE_OK) {
-    m->n = t->rows.n;
-    for (size_t i = 0; i < m->n; i++) m->stale[i >> 6] |= (uint64_t)1 << (i & 63);
     /* What 'optimize' wrote in a transaction that is still open stands for pending vectors. */
-    bool has_codes = s.has_codes && !t->is_settle_wrong && !t->overlay.is_settled_touched;
-    rc = has_codes ? mirror_load_codes(t, s.position.seq) : dvx_vectors_load_if_cold(t);
+    m->is_stored = s.has_codes && !t->is_settle_wrong && !t->overlay.is_settled_touched;
+    m->n = t->rows.n;
     for (size_t i = 0; i < m->n; i++) {
-      if (m->stale[i >> 6] >> (i & 63) & 1) m->stale_list[m->n_stale++] = (uint32_t)i;
+      uint64_t word = t->rows.words[i + 1];
+      if (dvx_word_exists(word)) mirror_set(m->live, i);
+      if (word != 0 && (!m->is_stored || dvx_word_seq(word) > s.position.seq)) {
+        mirror_set(m->stale, i);
+        m->n_stale++;
+      }
     }
+    if (!m->is_stored) rc = dvx_vectors_load_if_cold(t);
   }
   if (rc != SQLITE_OK) dvx_mirror_free(t);
   return rc;
 }
 
+/* Codes a row anew that has changed. A deleted row keeps its code: the graph may still lead through it. */
+static int mirror_refresh(dvx_table *t, size_t i) {
+  dvx_mirror *m = &t->mirror;
+  if (dvx_word_exists(t->rows.words[i + 1])) {
+    const float *v = NULL;
+    int rc = dvx_row_committed_vector(t, (uint32_t)i + 1, &v);
+    if (rc != SQLITE_OK) return rc;
+    mirror_encode(t, i, v);
+    mirror_set(m->live, i);
+  } else {
+    mirror_clear(m->live, i);
+  }
+  int rc = dvx_graph_judge(t, (uint32_t)i);
+  if (rc != SQLITE_OK) return rc;
+  mirror_clear(m->stale, i);
+  m->n_stale--;
+  return SQLITE_OK;
+}
+
+void dvx_mirror_stale_since(dvx_table *t, uint64_t seq) {
+  dvx_mirror *m = &t->mirror;
+  for (uint32_t vid = 1; m->is_loaded && vid <= t->rows.n; vid++) {
+    /* A row without a head may have had one: compaction forgets rows that were deleted long ago. */
+    if (t->rows.words[vid] == 0 || dvx_word_seq(t->rows.words[vid]) > seq) dvx_mirror_row_changed(t, vid);
+  }
+}
+
 int dvx_mirror_ready(dvx_table *t) {
   dvx_mirror *m = &t->mirror;
-  size_t n = t->config->dimensions, stride = dv_code_stride(n);
   if (!m->is_loaded) {
     int rc = mirror_load(t);
     if (rc != SQLITE_OK) return rc;
   }
-  while (m->n_stale) {
-    size_t i = m->stale_list[m->n_stale - 1];
-    uint64_t bit = (uint64_t)1 << (i & 63);
-    if (dvx_word_exists(t->rows.words[i + 1])) {
-      const float *v = NULL;
-      int rc = dvx_row_committed_vector(t, (uint32_t)i + 1, &v);
-      if (rc != SQLITE_OK) return rc;
-      int8_t *code = m->codes + i * stride;
-      uint32_t meta = dv_code_encode(t->config->metric, v, n, code);
-      m->code_rows[i] = dv_code_row_of(meta, code, n);
-      if (m->has_bits) mirror_set_bits(t, i);
-      m->live[i >> 6] |= bit;
-    } else {
-      memset(m->codes + i * stride, 0, n);
-      m->live[i >> 6] &= ~bit;
+  int rc = dvx_graph_ready(t);
+  for (size_t w = 0; rc == SQLITE_OK && m->n_stale && w < (m->n + 63) / 64; w++) {
+    while (rc == SQLITE_OK && m->stale[w]) {
+      size_t i = 64 * w;
+      while (!mirror_bit(m->stale, i)) i++;
+      rc = mirror_refresh(t, i);
     }
-    m->stale[i >> 6] &= ~bit;
-    m->n_stale--;
   }
+  return rc;
+}
+
+/* The bits estimate best around the mean of the rows. It is taken anew whenever there are twice as many rows. */
+static int mirror_recenter(dvx_table *t) {
+  dvx_mirror *m = &t->mirror;
+  size_t n = t->config->dimensions;
+  if (m->n == 0 || (m->has_bits && m->n < 2 * m->center_rows)) return SQLITE_OK;
+  if (!m->bits) {
+    if (!m->center) m->center = sqlite3_malloc64(n * sizeof *m->center);
+    if (!m->bit_rows) m->bit_rows = sqlite3_malloc64(m->capacity * sizeof *m->bit_rows);
+    m->bits = sqlite3_malloc64(m->capacity * dv_bit_words(n) * 8);
+    if (!m->center || !m->bit_rows || !m->bits) {
+      sqlite3_free(m->bits);
+      m->bits = NULL;
+      return SQLITE_NOMEM;
+    }
+    memset(m->bits, 0, m->capacity * dv_bit_words(n) * 8);
+    memset(m->bit_rows, 0, m->capacity * sizeof *m->bit_rows);
+  }
+  m->has_bits = true;
+  m->center_rows = m->n;
+  dv_bits_center(m->codes, m->code_rows, m->n, n, m->center);
+  for (size_t i = 0; i < m->n; i++) {
+    if (mirror_bit(m->live, i)) mirror_set_bits(t, i);
+  }
+  return SQLITE_OK;
+}
+
+int dvx_mirror_ready_to_scan(dvx_table *t) {
+  dvx_mirror *m = &t->mirror;
+  int rc = dvx_mirror_need_all(t);
   /* The first answer after loading comes from the int8 codes alone; making bits of all rows costs more than it saves
    * it. */
-  if (m->n_searches++ > 0) mirror_recenter(t);
-  return SQLITE_OK;
+  if (rc == SQLITE_OK && m->n_scans++ > 0) rc = mirror_recenter(t);
+  return rc;
 }

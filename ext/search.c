@@ -239,39 +239,162 @@ static const float *search_vector(void *ctx, uint32_t row, dv_status *status) {
   return v;
 }
 
-static int search_settled(search_run *s) {
+static int search_status(dvx_table *t, dv_status status, int rc) {
+  if (status == DV_OK) return SQLITE_OK;
+  if (rc != SQLITE_OK) return rc;
+  return status == DV_NOMEM ? SQLITE_NOMEM : dvx_fail_status(t->conn, t, status, "the search");
+}
+
+/* Scans the codes of the rows of the mask; or, with a list, of those. */
+static int search_scan(search_run *s, const dv_code_query *cq, const uint64_t *mask, const uint32_t *list,
+                       size_t n_list) {
   dvx_table *t = s->t;
   dvx_mirror *m = &t->mirror;
   const dvx_search_options *o = s->o;
-  size_t n = t->config->dimensions;
-  const uint64_t *mask;
-  uint64_t *owned;
-  if (m->n == 0 || t->rows.n_live == 0) return SQLITE_OK;
-  int rc = search_mask(s, &mask, &owned);
-  if (rc != SQLITE_OK) return rc;
   search_vectors vectors = {t, SQLITE_OK};
   dv_flat f = {.n_rows = m->n,
-               .n = n,
+               .n = t->config->dimensions,
                .codes = m->codes,
                .code_rows = m->code_rows,
                .bits = m->has_bits ? m->bits : NULL,
                .bit_rows = m->bit_rows,
                .center = m->center,
                .mask = mask,
+               .list = list,
+               .n_list = n_list,
                .vector = search_vector,
                .ctx = &vectors};
-  dv_code_query cq;
-  dv_status status = dv_code_query_init(&cq, t->config->metric, s->query.v, n, &dvx_alloc);
-  if (status == DV_OK) {
-    status = o->has_max_distance
-                 ? dv_flat_range(&f, &s->query, &cq, o->max_distance, o->is_max_inclusive, s->out, &m->scratch)
-                 : dv_flat_search(&f, &s->query, &cq, s->out->k, o->is_exact, s->out, &m->scratch);
-    dv_code_query_free(&cq);
+  dv_status status = o->has_max_distance
+                         ? dv_flat_range(&f, &s->query, cq, o->max_distance, o->is_max_inclusive, s->out, &m->scratch)
+                         : dv_flat_search(&f, &s->query, cq, s->out->k, o->is_exact, s->out, &m->scratch);
+  return search_status(t, status, vectors.rc);
+}
+
+/* ---- the graph --------------------------------------------------------------------------------------------------- */
+
+/* What a search costs, in distances of codes read in their order: see docs/performance.md for where these come from. */
+static double search_cost_of_scan(const dvx_table *t, size_t n_passing, bool is_exact) {
+  bool has_bits = !is_exact && n_passing >= t->mirror.n / 8;
+  return DVX_SCAN_COST * (has_bits ? 0.25 * (double)t->mirror.n : 2.0 * (double)n_passing);
+}
+
+static double search_cost_of_graph(size_t ef, size_t n_fresh) {
+  return 5.0 * (200.0 + 12.0 * (double)ef) + 2.0 * (double)n_fresh;
+}
+
+static size_t search_count(const uint64_t *bits, size_t n_words) {
+  size_t n = 0;
+  for (size_t w = 0; w < n_words; w++) {
+    uint64_t x = bits[w];
+    x -= x >> 1 & 0x5555555555555555u;
+    x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
+    n += (size_t)(((x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u >> 56);
   }
+  return n;
+}
+
+/* Candidates for how many rows are looked for: so that as many pass the mask. 0: a scan is better. */
+static size_t search_ef(const dvx_table *t, const dvx_search_options *o, size_t n_passing) {
+  const dvx_graph *gr = &t->graph;
+  size_t n_live = (size_t)t->rows.n_live, k = o->k;
+  if (!gr->is_there || gr->hnsw.n_linked == 0 || o->is_exact || o->has_max_distance) return 0;
+  if (n_passing == 0 || k >= n_live) return 0;
+  size_t ef = (size_t)(o->ef > 0 ? o->ef : t->hnsw_ef_search);
+  if (ef < k) ef = k;
+  /* Rows that are linked still, but deleted, take places too. */
+  double n_linked = (double)gr->hnsw.n_linked, wanted = (double)ef * n_linked / (double)n_passing;
+  if (n_passing < n_live || n_linked > (double)n_live) ef = wanted < n_linked ? (size_t)wanted : gr->hnsw.n_linked;
+  if (ef < k) ef = k;
+  bool is_asked_for = t->config->index == DVX_INDEX_HNSW && n_passing == n_live && gr->n_fresh <= n_live / 8;
+  double scan = search_cost_of_scan(t, n_passing, false);
+  return is_asked_for || search_cost_of_graph(ef, gr->n_fresh) < scan ? ef : 0;
+}
+
+bool dvx_search_uses_graph(const dvx_table *t) {
+  dvx_search_options plain = {.k = 10};
+  return search_ef(t, &plain, (size_t)t->rows.n_live) > 0;
+}
+
+static inline bool search_bit(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }
+
+/* The rows to be measured: what the graph finds and all that are fresh, as far as the mask has them. */
+static int search_list(search_run *s, const uint64_t *mask, size_t *n) {
+  dvx_table *t = s->t;
+  dvx_graph *gr = &t->graph;
+  const dvx_mirror *m = &t->mirror;
+  const dv_hnsw_scratch *found = &gr->scratch;
+  if (found->n_pool + gr->n_fresh > gr->list_capacity) {
+    size_t capacity = found->n_pool + 2 * gr->n_fresh + 64;
+    uint32_t *p = sqlite3_realloc64(gr->list, capacity * sizeof *p);
+    if (!p) return SQLITE_NOMEM;
+    gr->list = p;
+    gr->list_capacity = capacity;
+  }
+  *n = 0;
+  for (size_t i = 0; i < found->n_pool; i++) {
+    uint32_t row = found->pool[i].row;
+    if (mask ? !search_bit(mask, row) : !search_bit(m->live, row)) continue;
+    if (search_bit(gr->fresh, row)) continue;
+    if (*n < s->out->k + 4) dvx_vectors_prefetch(t, row + 1);
+    gr->list[(*n)++] = row;
+  }
+  for (size_t w = 0; gr->n_fresh && w < (m->n + 63) / 64; w++) {
+    uint64_t bits = gr->fresh[w] & (mask ? mask[w] : m->live[w]);
+    for (uint32_t row = (uint32_t)(64 * w); bits; row++, bits >>= 1) {
+      if ((bits & 1) == 0) continue;
+      int rc = dvx_mirror_need_code(t, row);
+      if (rc != SQLITE_OK) return rc;
+      gr->list[(*n)++] = row;
+    }
+  }
+  return SQLITE_OK;
+}
+
+/* *is_done is false when the graph cannot tell, and a scan has to. */
+static int search_graph(search_run *s, const dv_code_query *cq, const uint64_t *mask, size_t n_passing, size_t ef,
+                        bool *is_done) {
+  dvx_table *t = s->t;
+  dvx_graph *gr = &t->graph;
+  dv_hnsw_space space;
+  dv_hnsw_pager pager;
+  size_t n = 0;
+  dvx_graph_space(t, &space, &pager);
+  dv_status status = dv_hnsw_search(&gr->hnsw, &space, cq, ef, &gr->scratch);
+  *is_done = false;
+  if (status != DV_OK && gr->is_damaged) return SQLITE_OK;
+  int rc = search_status(t, status, gr->rc);
+  if (rc == SQLITE_OK) rc = search_list(s, mask, &n);
+  if (rc != SQLITE_OK) return rc;
+  size_t n_wanted = s->out->k < n_passing ? s->out->k : n_passing;
+  if (n < n_wanted) return SQLITE_OK; /* those that pass lie where the graph did not look */
+  *is_done = true;
+  return search_scan(s, cq, NULL, gr->list, n);
+}
+
+static int search_settled(search_run *s) {
+  dvx_table *t = s->t;
+  const uint64_t *mask;
+  uint64_t *owned;
+  dv_code_query cq;
+  bool is_done = false;
+  if (t->mirror.n == 0 || t->rows.n_live == 0) return SQLITE_OK;
+  int rc = search_mask(s, &mask, &owned);
+  if (rc != SQLITE_OK) return rc;
+  dv_status status = dv_code_query_init(&cq, t->config->metric, s->query.v, t->config->dimensions, &dvx_alloc);
+  if (status != DV_OK) {
+    sqlite3_free(owned);
+    return SQLITE_NOMEM;
+  }
+  size_t n_passing = owned ? search_count(owned, (t->mirror.n + 63) / 64) : (size_t)t->rows.n_live;
+  size_t ef = search_ef(t, s->o, n_passing);
+  if (ef > 0) rc = search_graph(s, &cq, mask, n_passing, ef, &is_done);
+  if (rc == SQLITE_OK && !is_done) {
+    rc = dvx_mirror_ready_to_scan(t);
+    if (rc == SQLITE_OK) rc = search_scan(s, &cq, mask, NULL, 0);
+  }
+  dv_code_query_free(&cq);
   sqlite3_free(owned);
-  if (status == DV_OK) return SQLITE_OK;
-  if (vectors.rc != SQLITE_OK) return vectors.rc;
-  return status == DV_NOMEM ? SQLITE_NOMEM : dvx_fail_status(t->conn, t, status, "the search");
+  return rc;
 }
 
 int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o, dv_topk *out) {

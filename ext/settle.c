@@ -1,5 +1,5 @@
 /*
- * settle.c: bringing %_head and %_code up to the log, in bulk and in vid order.
+ * settle.c: bringing %_head, %_code and the graph up to the log, in bulk and in vid order.
  *
  * Derived data is written lazily: a delta by itself costs one page of the log; thousands of deltas later their rows'
  * heads and codes share page writes. `settled` in %_meta says up to which record both tables are right; the log from
@@ -171,6 +171,8 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
     if (rc != SQLITE_OK) return rc;
     t->is_settled_known = true;
   }
+  rc = dvx_graph_prepare(t);
+  if (rc != SQLITE_OK) return rc;
   dvx_settled s = t->settled;
   if (!t->is_settle_wrong) rc = settle_scan(t, &s, max_records, &list);
   if (rc == SQLITE_NOTFOUND || (rc == SQLITE_OK && t->is_settle_wrong)) {
@@ -205,18 +207,25 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
     if (rc != SQLITE_OK) dvx_table_poison(t, "writing derived data failed half-way");
   }
   sqlite3_free(block);
-  sqlite3_free(list.vids);
   if (rc == SQLITE_OK) t->settled = s;
+  if (rc == SQLITE_OK) {
+    t->overlay.is_settled_touched = true;
+    rc = dvx_graph_settle(t, list.vids, list.n, max_records == SIZE_MAX ? SIZE_MAX : DVX_LINKS_A_COMMIT);
+    if (rc != SQLITE_OK) dvx_table_poison(t, "writing the graph failed half-way");
+  }
+  sqlite3_free(list.vids);
   return rc;
 }
 
-/* At commit: only when more than `limit` records wait. */
+/* At commit: only when more than `limit` records wait, or fewer and many rows wait for the graph. */
 int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records) {
   if (!t->is_settled_known) {
     int rc = dvx_settled_read(t, &t->settled);
     if (rc != SQLITE_OK) return rc;
     t->is_settled_known = true;
   }
-  if (t->overlay.written.seq - t->settled.position.seq <= limit && !t->is_settle_wrong) return SQLITE_OK;
+  uint64_t n_waiting = t->overlay.written.seq - t->settled.position.seq;
+  bool is_graph_due = n_waiting > DVX_SETTLE_STEP && t->graph.is_there && t->graph.n_fresh > DVX_FRESH_ROWS;
+  if (n_waiting <= limit && !t->is_settle_wrong && !is_graph_due) return SQLITE_OK;
   return dvx_table_settle(t, max_records);
 }

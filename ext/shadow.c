@@ -113,6 +113,16 @@ static void shadow_sql(const dvx_table *t, dvx_sql which, dvx_str *s) {
                  " ON CONFLICT(block) DO UPDATE SET codes=excluded.codes",
                  db, n);
     break;
+  case DVX_SQL_GRAPH_RANGE:
+    dvx_str_addf(s, "SELECT block, links FROM \"%w\".\"%w_graph\" WHERE block BETWEEN ?1 AND ?2 ORDER BY block", db, n);
+    break;
+  case DVX_SQL_GRAPH_GET: dvx_str_addf(s, "SELECT links FROM \"%w\".\"%w_graph\" WHERE block=?1", db, n); break;
+  case DVX_SQL_GRAPH_PUT:
+    dvx_str_addf(s,
+                 "INSERT INTO \"%w\".\"%w_graph\"(block, links) VALUES(?1, ?2)"
+                 " ON CONFLICT(block) DO UPDATE SET links=excluded.links",
+                 db, n);
+    break;
   case DVX_SQL_META_GET: dvx_str_addf(s, "SELECT value FROM \"%w\".\"%w_meta\" WHERE key=?1", db, n); break;
   case DVX_SQL_META_PUT:
     dvx_str_addf(s,
@@ -122,6 +132,7 @@ static void shadow_sql(const dvx_table *t, dvx_sql which, dvx_str *s) {
     break;
   case DVX_SQL_DROP_DERIVED_HEAD: dvx_str_addf(s, "DELETE FROM \"%w\".\"%w_head\"", db, n); break;
   case DVX_SQL_DROP_DERIVED_CODE: dvx_str_addf(s, "DELETE FROM \"%w\".\"%w_code\"", db, n); break;
+  case DVX_SQL_DROP_DERIVED_GRAPH: dvx_str_addf(s, "DELETE FROM \"%w\".\"%w_graph\"", db, n); break;
   case DVX_SQL_CALL: dvx_str_addf(s, "INSERT INTO \"%w\".\"%w\"(\"%w\") VALUES(?1)", db, n, n); break;
   case DVX_SQL_N: break;
   }
@@ -249,31 +260,31 @@ static int shadow_page_size(dvx_table *t, size_t *out) {
   return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
 }
 
-/* Rows a block of %_code: the number of pages, up to eight, that wastes the least; a row larger than that gets as many
- * pages as it needs. */
-static void shadow_code_block(dvx_geometry *g, size_t dimensions) {
-  size_t row = 4 + dimensions;
+/* Rows of so many bytes a block: the number of pages, up to eight, that wastes the least; a row larger than that gets
+ * as many pages as it needs. */
+static void shadow_block(size_t page_bytes, size_t row_bytes, size_t *n_rows, size_t *n_bytes) {
   double best = 1e300;
   for (size_t pages = 1; pages <= 8 || best > 1e200; pages++) {
-    size_t bytes = dvx_shadow_blob_size(g->page_bytes, pages);
-    size_t rows = bytes / row;
+    size_t bytes = dvx_shadow_blob_size(page_bytes, pages);
+    size_t rows = bytes / row_bytes;
     if (rows == 0) continue;
-    /* A larger block costs more to read for one row: 0.2 % a page tips the balance towards small ones. */
-    double cost = (double)(pages * g->page_bytes) / (double)(rows * row) + 0.002 * (double)pages;
+    /* A larger block costs more to read and to write for one row: 0.2 % a page tips the balance towards small ones. */
+    double cost = (double)(pages * page_bytes) / (double)(rows * row_bytes) + 0.002 * (double)pages;
     if (cost < best) {
       best = cost;
-      g->code_rows = rows;
-      g->code_bytes = bytes;
+      *n_rows = rows;
+      *n_bytes = bytes;
     }
   }
 }
 
-static void shadow_geometry(dvx_geometry *g, size_t page_bytes, size_t dimensions) {
+static void shadow_geometry(dvx_geometry *g, size_t page_bytes, size_t dimensions, size_t hnsw_m) {
   g->page_bytes = page_bytes;
   g->pack_bytes = dvx_shadow_blob_size(page_bytes, page_bytes < 4096 ? 8192 / page_bytes : 2);
   g->head_bytes = dvx_shadow_blob_size(page_bytes, 1);
   g->head_rows = g->head_bytes / 8;
-  shadow_code_block(g, dimensions);
+  shadow_block(page_bytes, 4 + dimensions, &g->code_rows, &g->code_bytes);
+  shadow_block(page_bytes, 2 * hnsw_m * sizeof(uint32_t) + DV_SKETCH_BYTES, &g->graph_rows, &g->graph_bytes);
 }
 
 int dvx_shadow_create(dvx_table *t) {
@@ -282,7 +293,7 @@ int dvx_shadow_create(dvx_table *t) {
   size_t page_bytes = 4096;
   int rc = shadow_page_size(t, &page_bytes);
   if (rc != SQLITE_OK) return rc;
-  shadow_geometry(&g, page_bytes, c->dimensions);
+  shadow_geometry(&g, page_bytes, c->dimensions, (size_t)c->hnsw_m);
 
   const char *db = t->schema, *n = t->name;
   dvx_str s = {0};
@@ -313,6 +324,8 @@ int dvx_shadow_create(dvx_table *t) {
               {"head_bytes", (int64_t)g.head_bytes},
               {"code_rows", (int64_t)g.code_rows},
               {"code_bytes", (int64_t)g.code_bytes},
+              {"graph_rows", (int64_t)g.graph_rows},
+              {"graph_bytes", (int64_t)g.graph_bytes},
               {"last_seq", 0}};
   for (size_t i = 0; rc == SQLITE_OK && i < sizeof meta / sizeof meta[0]; i++) {
     rc = dvx_meta_put(t, meta[i].key, meta[i].value);

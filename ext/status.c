@@ -13,7 +13,7 @@
 /* ---- delta_status ------------------------------------------------------------------------------------------------ */
 
 typedef struct status_sizes {
-  int64_t log, row, head, code;
+  int64_t log, row, head, code, graph;
 } status_sizes;
 
 static int status_sum(dvx_table *t, dvx_str *sql, int64_t *out) {
@@ -39,6 +39,7 @@ static int status_measure(dvx_table *t, status_sizes *sizes) {
   int rc = status_blob_bytes(t, "log", "pack", &sizes->log);
   if (rc == SQLITE_OK) rc = status_blob_bytes(t, "head", "heads", &sizes->head);
   if (rc == SQLITE_OK) rc = status_blob_bytes(t, "code", "codes", &sizes->code);
+  if (rc == SQLITE_OK) rc = status_blob_bytes(t, "graph", "links", &sizes->graph);
   if (rc != SQLITE_OK) return rc;
   dvx_str_addf(&s, "SELECT total(length(CAST(id AS BLOB))");
   for (int i = 1; i <= t->config->n_columns; i++) dvx_str_addf(&s, "+ifnull(length(CAST(c%d AS BLOB)),0)", i);
@@ -46,8 +47,11 @@ static int status_measure(dvx_table *t, status_sizes *sizes) {
   return status_sum(t, &s, &sizes->row);
 }
 
-/* With which structure a search runs: whatever was asked for, every one is a flat scan in this release. */
-#define STATUS_INDEX "flat"
+/* With which structure a plain search for ten rows runs. */
+static const char *status_index(const dvx_table *t) {
+  if (t->graph.is_damaged) return "flat (the graph is damaged: run 'rebuild')";
+  return dvx_search_uses_graph(t) ? "hnsw" : "flat";
+}
 
 static int status_text(dvx_table *t, dvx_str *s) {
   const dvx_config *c = t->config;
@@ -58,6 +62,7 @@ static int status_text(dvx_table *t, dvx_str *s) {
   dvx_settled settled;
   memset(&z, 0, sizeof z);
   int rc = status_measure(t, &z);
+  if (rc == SQLITE_OK) rc = dvx_mirror_ready(t);
   if (rc == SQLITE_OK) rc = dvx_settled_read(t, &settled);
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "uuid", 0, &uuid);
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "absent", 0, &absent);
@@ -74,16 +79,17 @@ static int status_text(dvx_table *t, dvx_str *s) {
     if (chain > chain_max) chain_max = chain;
     if (dvx_word_seq(word) > settled.position.seq) n_fresh++;
   }
+  if (t->graph.is_there) n_fresh = t->graph.n_fresh; /* settled: the graph answers for it */
   /* Every seq was one delta, but for those that compaction has merged or removed. */
   uint64_t n_absent = absent > 0 ? (uint64_t)absent : 0;
   dvx_str_addf(s, "{\"rows\":%u,\"deltas\":%u,\"bytes\":%i", n_live, last > n_absent ? last - n_absent : 0,
-               z.log + z.row + z.head + z.code);
-  dvx_str_addf(s, ",\"log_bytes\":%i,\"row_bytes\":%i,\"head_bytes\":%i,\"code_bytes\":%i", z.log, z.row, z.head,
-               z.code);
+               z.log + z.row + z.head + z.code + z.graph);
+  dvx_str_addf(s, ",\"log_bytes\":%i,\"row_bytes\":%i,\"head_bytes\":%i,\"code_bytes\":%i,\"graph_bytes\":%i", z.log,
+               z.row, z.head, z.code, z.graph);
   uint64_t mean_hundredths = n_live ? chain_sum * 100 / n_live : 0;
   dvx_str_addf(s, ",\"chain\":{\"mean\":%g,\"max\":%u}", (double)mean_hundredths / 100.0, (uint64_t)chain_max);
   dvx_str_addf(s, ",\"fresh\":%u,\"settled\":%u,\"memory\":%u,\"index\":\"%s\",\"recall_estimate\":", n_fresh,
-               n_live - n_fresh, (uint64_t)dvx_table_memory(t), STATUS_INDEX);
+               n_live > n_fresh ? n_live - n_fresh : 0, (uint64_t)dvx_table_memory(t), status_index(t));
   if (t->recall >= 0) {
     dvx_str_addf(s, "%g", t->recall);
   } else {

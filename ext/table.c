@@ -21,6 +21,7 @@
 
 static void table_free_memory(dvx_table *t) {
   dvx_search_forget(t);
+  dvx_graph_free(t);
   dvx_mirror_free(t);
   dvx_log_free(t);
   dvx_ids_clear(&t->ids);
@@ -512,6 +513,9 @@ static int table_load_meta(dvx_table *t) {
   if (rc == SQLITE_OK) rc = table_load_size(t, "head_rows", 1, g->head_bytes / 8, &g->head_rows);
   if (rc == SQLITE_OK) rc = table_load_size(t, "code_bytes", row, 1 << 24, &g->code_bytes);
   if (rc == SQLITE_OK) rc = table_load_size(t, "code_rows", 1, g->code_bytes / row, &g->code_rows);
+  size_t node = 2 * (size_t)c->hnsw_m * sizeof(uint32_t) + DV_SKETCH_BYTES;
+  if (rc == SQLITE_OK) rc = table_load_size(t, "graph_bytes", node, 1 << 24, &g->graph_bytes);
+  if (rc == SQLITE_OK) rc = table_load_size(t, "graph_rows", 1, g->graph_bytes / node, &g->graph_rows);
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "hnsw_ef_search", c->hnsw_ef_search, &ef);
   if (rc == SQLITE_OK) t->hnsw_ef_search = ef >= 1 && ef <= 100000 ? (int)ef : c->hnsw_ef_search;
   return rc;
@@ -574,10 +578,13 @@ static int table_load(dvx_table *t) {
   }
   if (rc != SQLITE_OK) return rc;
   if (t->rows.limit == 0) rc = table_row_limit(t);
-  int64_t last = 0;
+  int64_t last = 0, last_vid = 0;
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "last_seq", 0, &last);
+  if (rc == SQLITE_OK) rc = dvx_meta_get(t, "last_vid", 0, &last_vid);
   if (rc != SQLITE_OK) return rc;
   t->floor_seq = last > 0 && last < DVX_MAX_SEQ ? (uint64_t)last : 0;
+  /* Row numbers that compaction took away are not used again: the graph, and who else keeps a number, may know them. */
+  if (last_vid > (int64_t)t->rows.limit && last_vid <= DVX_MAX_VID) t->rows.limit = (uint32_t)last_vid;
   if (t->rows.limit > (from.seq > t->floor_seq ? from.seq : t->floor_seq)) {
     /* Each row took a seq when it was made. Room for what a damaged line asks for would be gigabytes. */
     return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "%s_row has a row number %u; the log ends at record %u", t->name,
@@ -626,6 +633,7 @@ static int table_refresh(dvx_table *t) {
   if (t->is_loaded && t->is_version_known && state != SQLITE_TXN_NONE && table_data_version(t) == t->data_version) {
     return SQLITE_OK;
   }
+  t->n_looks++;
   sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_STAMP, &stmt);
   if (rc != SQLITE_OK) return rc;
@@ -696,11 +704,11 @@ void dvx_table_committed(dvx_table *t) {
 
 size_t dvx_table_memory(const dvx_table *t) {
   const dvx_mirror *m = &t->mirror;
-  size_t row = dv_code_stride(t->config->dimensions) + sizeof(dv_code_row) + 8 * dv_bit_words(t->config->dimensions) +
-               sizeof(dv_bit_row) + 4;
+  size_t bits = 8 * dv_bit_words(t->config->dimensions) + sizeof(dv_bit_row);
+  size_t row = dv_code_stride(t->config->dimensions) + sizeof(dv_code_row) + (m->bits ? bits : 0);
   size_t n = sizeof *t + t->vectors.n_bytes + t->rows.capacity * 16 + t->ids.n_slots * sizeof(dvx_id_entry) +
-             t->ids.n_by_vid * 4 + t->ids.texts.capacity + m->capacity * row + t->overlay.arena.capacity +
-             t->overlay.pending_capacity * sizeof(dvx_pending);
+             t->ids.n_by_vid * 4 + t->ids.texts.capacity + m->capacity * row + dvx_graph_memory(t) +
+             t->overlay.arena.capacity + t->overlay.pending_capacity * sizeof(dvx_pending);
   for (size_t i = 0; i < DVX_PACK_SLOTS; i++) n += t->log.slots[i].capacity;
   return n;
 }

@@ -25,6 +25,14 @@
 #define DVX_PAST_BYTES ((size_t)256 << 20)
 /* After this many look-ups that missed, all ids are loaded, if there are not too many. */
 #define DVX_ID_MISSES 32u
+/* index=auto: so many rows get a graph. Below, a scan is as fast and needs no upkeep. */
+#define DVX_GRAPH_FROM_ROWS 20000u
+/* Rows that a commit may link, when it settles. */
+#define DVX_LINKS_A_COMMIT 512u
+/* A commit settles earlier, from DVX_SETTLE_STEP records on, when this many rows wait for the graph. */
+#define DVX_FRESH_ROWS 256u
+/* What a scan is taken to cost, as a factor: see search.c. */
+#define DVX_SCAN_COST 1.0
 /* Fewer rows than this are coded one by one rather than by reading the whole log. */
 #define DVX_LOAD_ROWS 256u
 
@@ -39,6 +47,10 @@
 #define DVX_PAST_BYTES ((size_t)200)
 #define DVX_ID_MISSES 3u
 #define DVX_LOAD_ROWS 2u
+#define DVX_GRAPH_FROM_ROWS 8u
+#define DVX_LINKS_A_COMMIT 4u
+#define DVX_FRESH_ROWS 3u
+#define DVX_SCAN_COST 1e6 /* the graph is always asked */
 
 #endif
 #endif

@@ -456,6 +456,7 @@ static void txn_cut(dvx_table *t, size_t n) {
     o->live_change += (dvx_word_exists(before) ? 1 : 0) - (dvx_word_exists(p->word) ? 1 : 0);
     row->last = p->previous;
     if (row->vector_for > n) row->vector_for = 0;
+    if (p->vid <= t->rows.n) dvx_mirror_row_changed(t, p->vid); /* the graph left it alone while it was touched */
     if (p->is_new_row) {
       dvx_ids_remove(&t->ids, p->vid);
       o->last_vid = p->vid - 1;
@@ -648,6 +649,13 @@ void dvx_txn_commit(dvx_table *t) {
   txn_end(t);
 }
 
+/* Settling has put codes of pending vectors, and links, in the place of committed ones. */
+static void txn_forget_settled(dvx_table *t) {
+  if (!t->overlay.is_settled_touched) return;
+  dvx_mirror_free(t);
+  dvx_graph_free(t);
+}
+
 void dvx_txn_rollback(dvx_table *t) {
   dvx_overlay *o = &t->overlay;
   if (!o->is_open) return;
@@ -662,6 +670,7 @@ void dvx_txn_rollback(dvx_table *t) {
     dvx_log_forget(t);
     t->is_settled_known = false;
   }
+  txn_forget_settled(t);
   dvx_search_forget(t);
   txn_end(t);
 }
@@ -740,6 +749,7 @@ int dvx_txn_rollback_to(dvx_table *t, int level) {
     dvx_log_forget(t);
     t->is_settled_known = false;
   }
+  txn_forget_settled(t);
   o->is_poisoned = l.is_poisoned;
   dvx_search_forget(t);
   return SQLITE_OK;

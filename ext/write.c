@@ -386,7 +386,9 @@ static int command_rebuild(dvx_table *t) {
   int rc = dvx_table_flush(t);
   if (rc != SQLITE_OK) return rc;
   t->is_settle_wrong = true;
-  return dvx_table_settle(t, SIZE_MAX);
+  t->overlay.is_settled_touched = true;
+  rc = dvx_graph_drop(t);
+  return rc == SQLITE_OK ? dvx_table_settle(t, SIZE_MAX) : rc;
 }
 
 static int command_set_ef(dvx_table *t, const char *text) {

@@ -1,0 +1,882 @@
+/*
+ * dv_hnsw.c: the graph. See the header for what it promises.
+ */
+#include "dv_hnsw.h"
+
+#include <math.h>
+
+DV_FP_STRICT_BEGIN
+
+#define HNSW_FRESH ((uint32_t)1 << 31) /* in a pool: not expanded yet */
+enum { HNSW_MAX_BATCH = 256 };
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+
+void dv_hnsw_init(dv_hnsw *g, uint32_t m, uint64_t seed, const dv_alloc *alloc) {
+  memset(g, 0, sizeof *g);
+  g->alloc = alloc;
+  g->m = m;
+  g->seed = seed;
+  g->entry = DV_HNSW_NONE;
+}
+
+void dv_hnsw_free(dv_hnsw *g) {
+  dv_alloc_free(g->alloc, g->ground);
+  dv_alloc_free(g->alloc, g->upper_at);
+  dv_alloc_free(g->alloc, g->upper);
+  dv_alloc_free(g->alloc, g->upper_row);
+  dv_alloc_free(g->alloc, g->changed);
+  dv_alloc_free(g->alloc, g->upper_changed);
+  dv_hnsw_init(g, g->m, g->seed, g->alloc);
+}
+
+static dv_status hnsw_grow(const dv_alloc *a, void *pointer, size_t n_old, size_t n_new, int fill) {
+  uint8_t *p;
+  memcpy(&p, pointer, sizeof p);
+  p = dv_alloc_resize(a, p, n_new);
+  if (!p) return DV_NOMEM;
+  memset(p + n_old, fill, n_new - n_old);
+  memcpy(pointer, &p, sizeof p);
+  return DV_OK;
+}
+
+dv_status dv_hnsw_reserve(dv_hnsw *g, uint32_t n) {
+  if (n > DV_HNSW_MAX_ROWS) return DV_LIMIT;
+  if (n > g->capacity) {
+    size_t old = g->capacity, list = (size_t)2 * g->m * sizeof *g->ground;
+    size_t capacity = (old + old / 2 > n ? old + old / 2 : n) + 63;
+    capacity &= ~(size_t)63;
+    dv_status st = hnsw_grow(g->alloc, &g->ground, old * list, capacity * list, 0xff);
+    if (st == DV_OK) st = hnsw_grow(g->alloc, &g->upper_at, old * 4, capacity * 4, 0xff);
+    if (st == DV_OK) st = hnsw_grow(g->alloc, &g->changed, old / 8, capacity / 8, 0);
+    if (st != DV_OK) return st;
+    g->capacity = (uint32_t)capacity;
+  }
+  if (n > g->n) g->n = n;
+  return DV_OK;
+}
+
+dv_status dv_hnsw_reserve_upper(dv_hnsw *g, size_t n) {
+  if (n <= g->upper_capacity) return DV_OK;
+  size_t old = g->upper_capacity, list = g->m * sizeof *g->upper;
+  size_t capacity = ((old + old / 2 > n ? old + old / 2 : n) + 63) & ~(size_t)63;
+  dv_status st = hnsw_grow(g->alloc, &g->upper, old * list, capacity * list, 0xff);
+  if (st == DV_OK) st = hnsw_grow(g->alloc, &g->upper_row, old * 4, capacity * 4, 0xff);
+  if (st == DV_OK) st = hnsw_grow(g->alloc, &g->upper_changed, old / 8, capacity / 8, 0);
+  if (st == DV_OK) g->upper_capacity = (uint32_t)capacity;
+  return st;
+}
+
+void dv_hnsw_scratch_init(dv_hnsw_scratch *s, const dv_alloc *alloc) {
+  memset(s, 0, sizeof *s);
+  s->alloc = alloc;
+}
+
+void dv_hnsw_scratch_free(dv_hnsw_scratch *s) {
+  dv_alloc_free(s->alloc, s->visited);
+  dv_alloc_free(s->alloc, s->pool);
+  dv_hnsw_scratch_init(s, s->alloc);
+}
+
+static dv_status hnsw_scratch_reserve(dv_hnsw_scratch *s, const dv_hnsw *g, size_t ef) {
+  size_t n_words = ((size_t)g->n + 63) / 64;
+  if (n_words > s->n_visited_words) {
+    uint64_t *p = dv_alloc_array(s->alloc, s->visited, n_words + n_words / 2, sizeof *p);
+    if (!p) return DV_NOMEM;
+    s->visited = p;
+    s->n_visited_words = n_words + n_words / 2;
+  }
+  if (ef + 1 > s->pool_capacity) {
+    dv_hnsw_hit *p = dv_alloc_array(s->alloc, s->pool, ef + 1, sizeof *p);
+    if (!p) return DV_NOMEM;
+    s->pool = p;
+    s->pool_capacity = ef + 1;
+  }
+  return DV_OK;
+}
+
+/* ---- lists ------------------------------------------------------------------------------------------------------- */
+
+static inline uint32_t *hnsw_list(const dv_hnsw *g, uint32_t row, uint32_t level) {
+  return level == 0 ? g->ground + (size_t)row * 2 * g->m : g->upper + ((size_t)g->upper_at[row] + level - 1) * g->m;
+}
+
+static inline size_t hnsw_room(const dv_hnsw *g, uint32_t level) { return level == 0 ? (size_t)2 * g->m : g->m; }
+
+static inline size_t hnsw_count(const uint32_t *list, size_t room) {
+  size_t n = 0;
+  while (n < room && list[n] != DV_HNSW_NONE) n++;
+  return n;
+}
+
+static void hnsw_touch(dv_hnsw *g, uint32_t row, uint32_t level) {
+  if (level == 0) {
+    g->changed[row >> 6] |= (uint64_t)1 << (row & 63);
+  } else {
+    uint32_t i = g->upper_at[row] + level - 1;
+    g->upper_changed[i >> 6] |= (uint64_t)1 << (i & 63);
+  }
+}
+
+void dv_hnsw_forget_changes(dv_hnsw *g) {
+  if (g->changed) memset(g->changed, 0, g->capacity / 8);
+  if (g->upper_changed) memset(g->upper_changed, 0, g->upper_capacity / 8);
+}
+
+static void hnsw_list_add(dv_hnsw *g, uint32_t row, uint32_t level, uint32_t other) {
+  uint32_t *list = hnsw_list(g, row, level);
+  list[hnsw_count(list, hnsw_room(g, level))] = other;
+  hnsw_touch(g, row, level);
+}
+
+static void hnsw_list_remove(dv_hnsw *g, uint32_t row, uint32_t level, uint32_t other) {
+  uint32_t *list = hnsw_list(g, row, level);
+  size_t room = hnsw_room(g, level), i = 0;
+  while (i < room && list[i] != other && list[i] != DV_HNSW_NONE) i++;
+  if (i == room || list[i] != other) return;
+  for (; i + 1 < room && list[i + 1] != DV_HNSW_NONE; i++) list[i] = list[i + 1];
+  list[i] = DV_HNSW_NONE;
+  hnsw_touch(g, row, level);
+}
+
+static bool hnsw_list_has(const dv_hnsw *g, uint32_t row, uint32_t level, uint32_t other) {
+  const uint32_t *list = hnsw_list(g, row, level);
+  for (size_t i = 0; i < hnsw_room(g, level) && list[i] != DV_HNSW_NONE; i++)
+    if (list[i] == other) return true;
+  return false;
+}
+
+uint32_t dv_hnsw_level(const dv_hnsw *g, uint32_t row) {
+  uint64_t h = ((uint64_t)row + 1) * 0x9e3779b97f4a7c15u + g->seed;
+  h = (h ^ h >> 30) * 0xbf58476d1ce4e5b9u;
+  h = (h ^ h >> 27) * 0x94d049bb133111ebu;
+  h ^= h >> 31;
+  uint32_t level = 0;
+  for (uint64_t below = UINT64_MAX / g->m; h < below && level < DV_HNSW_MAX_LEVEL; below /= g->m) level++;
+  return level;
+}
+
+bool dv_hnsw_is_linked(const dv_hnsw *g, uint32_t row) {
+  return row < g->n && (g->ground[(size_t)row * 2 * g->m] != DV_HNSW_NONE || row == g->entry);
+}
+
+/* ---- distances --------------------------------------------------------------------------------------------------- */
+
+/* What a search looks for: a query, or the place of a row. */
+typedef struct hnsw_target {
+  const dv_hnsw_space *space;
+  const dv_code_query *query; /* NULL: a row */
+  const int8_t *code;
+  float scale;
+  float norm_sq;
+  float height; /* ip: the component that puts the row on the sphere */
+} hnsw_target;
+
+static inline float hnsw_height(const dv_hnsw_space *s, const dv_code_row *row) {
+  float left = s->radius_sq - row->norm_sq;
+  return left > 0.0f ? sqrtf(left) : 0.0f;
+}
+
+static hnsw_target hnsw_target_row(const dv_hnsw_space *s, uint32_t row) {
+  const dv_code_row *r = &s->rows[row];
+  hnsw_target t = {s,        NULL,       s->codes + row * dv_code_stride(s->n),
+                   r->scale, r->norm_sq, s->metric == DV_IP ? hnsw_height(s, r) : 0.0f};
+  return t;
+}
+
+static inline float hnsw_between(const hnsw_target *t, const dv_code_row *row, int32_t dot) {
+  float product = t->scale * row->scale * (float)dot;
+  if (t->space->metric == DV_L2) return (t->norm_sq + row->norm_sq) - 2.0f * product;
+  if (t->space->metric == DV_IP) return -(product + t->height * hnsw_height(t->space, row));
+  return -product;
+}
+
+enum { HNSW_MAX_LIST = 2 * DV_HNSW_MAX_M + 1 };
+
+/* n <= HNSW_MAX_LIST */
+static void hnsw_measure(const hnsw_target *t, const uint32_t *rows, size_t n, float *out) {
+  const dv_hnsw_space *s = t->space;
+  size_t stride = dv_code_stride(s->n);
+  int32_t dots[HNSW_MAX_LIST];
+  s->kernels->gather_i8(s->codes, stride, rows, n, t->code, stride, dots);
+  if (t->query) {
+    for (size_t i = 0; i < n; i++) out[i] = dv_code_estimate(t->query, &s->rows[rows[i]], dots[i]);
+  } else {
+    for (size_t i = 0; i < n; i++) out[i] = hnsw_between(t, &s->rows[rows[i]], dots[i]);
+  }
+}
+
+static inline bool hnsw_is_nearer(float d, uint32_t row, const dv_hnsw_hit *than) {
+  return d < than->distance || (d == than->distance && row < (than->row & ~HNSW_FRESH));
+}
+
+/* ---- the pool ---------------------------------------------------------------------------------------------------- */
+
+/* Puts a row into the sorted pool of at most ef; its place, or ef if there is none for it. */
+static inline size_t hnsw_pool_add(dv_hnsw_scratch *s, size_t ef, float d, uint32_t row) {
+  dv_hnsw_hit *pool = s->pool;
+  size_t n = s->n_pool;
+  if (n == ef && !hnsw_is_nearer(d, row, &pool[n - 1])) return ef;
+  size_t i = n == ef ? n - 1 : n;
+  if (n < ef) s->n_pool++;
+  for (; i > 0 && hnsw_is_nearer(d, row, &pool[i - 1]); i--) pool[i] = pool[i - 1];
+  pool[i].distance = d;
+  pool[i].row = row | HNSW_FRESH;
+  return i;
+}
+
+static inline bool hnsw_visit(dv_hnsw_scratch *s, uint32_t row) {
+  uint64_t bit = (uint64_t)1 << (row & 63), *word = &s->visited[row >> 6];
+  bool was = (*word & bit) != 0;
+  *word |= bit;
+  return !was;
+}
+
+#if defined(__GNUC__) || defined(__clang__)
+#define HNSW_PREFETCH(p) __builtin_prefetch(p)
+#else
+#define HNSW_PREFETCH(p) ((void)(p))
+#endif
+
+/* ---- what is in memory ------------------------------------------------------------------------------------------- */
+
+static inline bool hnsw_has(const uint64_t *bits, uint32_t row) { return bits[row >> 6] >> (row & 63) & 1; }
+
+static dv_status hnsw_need_codes(const dv_hnsw_space *space, const uint32_t *rows, size_t n) {
+  const dv_hnsw_pager *p = space->pager;
+  dv_status st = DV_OK;
+  for (size_t i = 0; p && i < n && st == DV_OK; i++)
+    if (DV_UNLIKELY(!hnsw_has(p->has_code, rows[i]))) st = p->need_code(p->ctx, rows[i]);
+  return st;
+}
+
+static inline dv_status hnsw_need_list(const dv_hnsw_space *space, uint32_t row) {
+  const dv_hnsw_pager *p = space->pager;
+  return p && DV_UNLIKELY(!hnsw_has(p->has_list, row)) ? p->need_list(p->ctx, row) : DV_OK;
+}
+
+/* ---- searching one level ----------------------------------------------------------------------------------------- */
+
+static inline void hnsw_prefetch_list(const dv_hnsw *g, uint32_t row, uint32_t level) {
+  const uint32_t *list = hnsw_list(g, row, level);
+  HNSW_PREFETCH(list);
+  HNSW_PREFETCH(list + 16);
+}
+
+/* From what the pool holds (all visited, all fresh) to the ef nearest that links lead to. */
+static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint32_t level, size_t ef,
+                                   dv_hnsw_scratch *s) {
+  const size_t room = hnsw_room(g, level), stride = dv_code_stride(t->space->n);
+  size_t at = 0;
+  while (at < s->n_pool) {
+    if ((s->pool[at].row & HNSW_FRESH) == 0) {
+      at++;
+      continue;
+    }
+    uint32_t row = s->pool[at].row &= ~HNSW_FRESH;
+    dv_status st = level == 0 ? hnsw_need_list(t->space, row) : DV_OK;
+    if (st != DV_OK) return st;
+    const uint32_t *list = hnsw_list(g, row, level);
+    uint32_t rows[2 * DV_HNSW_MAX_M];
+    float distances[2 * DV_HNSW_MAX_M];
+    size_t n = 0;
+    for (size_t j = 0; j < room && list[j] != DV_HNSW_NONE; j++) {
+      if (!hnsw_visit(s, list[j])) continue;
+      HNSW_PREFETCH(t->space->codes + list[j] * stride);
+      HNSW_PREFETCH(&t->space->rows[list[j]]);
+      rows[n++] = list[j];
+    }
+    s->n_hops++;
+    s->n_distances += n;
+    /* What is probably expanded next, unless one of these rows comes before it. */
+    if (at + 1 < s->n_pool) hnsw_prefetch_list(g, s->pool[at + 1].row & ~HNSW_FRESH, level);
+    st = hnsw_need_codes(t->space, rows, n);
+    if (st != DV_OK) return st;
+    hnsw_measure(t, rows, n, distances);
+    size_t lowest = at + 1;
+    for (size_t i = 0; i < n; i++) {
+      size_t place = hnsw_pool_add(s, ef, distances[i], rows[i]);
+      if (place >= lowest) continue;
+      lowest = place;
+      hnsw_prefetch_list(g, rows[i], level);
+    }
+    at = lowest;
+  }
+  return DV_OK;
+}
+
+/* The nearest on a level above the ground by going from neighbour to nearer neighbour. */
+static dv_status hnsw_descend(const dv_hnsw *g, const hnsw_target *t, uint32_t level, dv_hnsw_hit *at,
+                              dv_hnsw_scratch *s) {
+  for (;;) {
+    float distances[DV_HNSW_MAX_M];
+    const uint32_t *list = hnsw_list(g, at->row, level);
+    size_t n = hnsw_count(list, g->m);
+    dv_status st = hnsw_need_codes(t->space, list, n);
+    if (st != DV_OK) return st;
+    hnsw_measure(t, list, n, distances);
+    s->n_hops++;
+    s->n_distances += n;
+    dv_hnsw_hit best = *at;
+    for (size_t i = 0; i < n; i++)
+      if (hnsw_is_nearer(distances[i], list[i], &best)) best = (dv_hnsw_hit){distances[i], list[i]};
+    if (best.row == at->row) return DV_OK;
+    *at = best;
+  }
+}
+
+/* Begins a search: from the entry down to the level above `level`. */
+static dv_status hnsw_approach(const dv_hnsw *g, const hnsw_target *t, uint32_t level, dv_hnsw_hit *at,
+                               dv_hnsw_scratch *s) {
+  at->row = g->entry;
+  dv_status st = hnsw_need_codes(t->space, &at->row, 1);
+  if (st != DV_OK) return st;
+  hnsw_measure(t, &at->row, 1, &at->distance);
+  s->n_distances++;
+  for (uint32_t l = g->top; st == DV_OK && l > level; l--) st = hnsw_descend(g, t, l, at, s);
+  return st;
+}
+
+/* Nothing is visited but what is in the pool, and that is to be expanded again, on another level. */
+static void hnsw_pool_restart(const dv_hnsw *g, dv_hnsw_scratch *s) {
+  memset(s->visited, 0, ((size_t)g->n + 63) / 64 * sizeof *s->visited);
+  for (size_t i = 0; i < s->n_pool; i++) {
+    (void)hnsw_visit(s, s->pool[i].row & ~HNSW_FRESH);
+    s->pool[i].row |= HNSW_FRESH;
+  }
+}
+
+dv_status dv_hnsw_search(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t ef,
+                         dv_hnsw_scratch *s) {
+  s->n_pool = s->n_distances = s->n_hops = 0;
+  dv_status st = hnsw_scratch_reserve(s, g, ef);
+  if (st != DV_OK || g->entry == DV_HNSW_NONE || ef == 0) return st;
+  hnsw_target t = {space, q, q->code, 0.0f, 0.0f, 0.0f};
+  st = hnsw_approach(g, &t, 0, &s->pool[0], s);
+  if (st != DV_OK) return st;
+  s->n_pool = 1;
+  hnsw_pool_restart(g, s);
+  return hnsw_search_level(g, &t, 0, ef, s); /* every hit has been expanded: no top bit is left */
+}
+
+/* ---- choosing links ---------------------------------------------------------------------------------------------- */
+
+/* Of candidates in order of distance from a place, up to `want` such that none is nearer to one before it than to the
+ * place: each leads somewhere else. chosen gets their positions; by[i], if not NULL, for a candidate left out the
+ * position of the one that stands before it, or DV_HNSW_NONE if there was no room. */
+static size_t hnsw_choose(const dv_hnsw_space *space, const dv_hnsw_hit *candidates, size_t n, size_t want,
+                          uint32_t *chosen, uint32_t *by) {
+  const size_t stride = dv_code_stride(space->n);
+  size_t n_chosen = 0;
+  for (size_t i = 0; i < n; i++) {
+    if (by) by[i] = DV_HNSW_NONE;
+    if (n_chosen == want) {
+      if (!by) break;
+      continue;
+    }
+    hnsw_target t = hnsw_target_row(space, candidates[i].row);
+    bool is_hidden = false;
+    for (size_t j = 0; j < n_chosen && !is_hidden; j++) {
+      uint32_t other = candidates[chosen[j]].row;
+      int32_t dot = space->kernels->dot_i8(space->codes + other * stride, t.code, stride);
+      is_hidden = hnsw_between(&t, &space->rows[other], dot) < candidates[i].distance;
+      if (is_hidden && by) by[i] = chosen[j];
+    }
+    if (!is_hidden) chosen[n_chosen++] = (uint32_t)i;
+  }
+  return n_chosen;
+}
+
+/* ---- changing links ---------------------------------------------------------------------------------------------- */
+
+static void hnsw_sort(dv_hnsw_hit *h, size_t n) {
+  for (size_t i = 1; i < n; i++) {
+    dv_hnsw_hit moved = h[i];
+    size_t j = i;
+    for (; j > 0 && hnsw_is_nearer(moved.distance, moved.row, &h[j - 1]); j--) h[j] = h[j - 1];
+    h[j] = moved;
+  }
+}
+
+static inline size_t hnsw_degree(const dv_hnsw *g, uint32_t row, uint32_t level) {
+  return hnsw_count(hnsw_list(g, row, level), hnsw_room(g, level));
+}
+
+static inline bool hnsw_is_full(const dv_hnsw *g, uint32_t row, uint32_t level) {
+  return hnsw_list(g, row, level)[hnsw_room(g, level) - 1] != DV_HNSW_NONE;
+}
+
+static void hnsw_join(dv_hnsw *g, uint32_t a, uint32_t b, uint32_t level) {
+  hnsw_list_add(g, a, level, b);
+  hnsw_list_add(g, b, level, a);
+}
+
+static void hnsw_part(dv_hnsw *g, uint32_t a, uint32_t b, uint32_t level) {
+  hnsw_list_remove(g, a, level, b);
+  hnsw_list_remove(g, b, level, a);
+}
+
+/* The neighbours of a row, sorted by their distance from it. */
+static size_t hnsw_neighbours(const dv_hnsw *g, const dv_hnsw_space *space, uint32_t row, uint32_t level,
+                              dv_hnsw_hit *out) {
+  float distances[2 * DV_HNSW_MAX_M];
+  const uint32_t *list = hnsw_list(g, row, level);
+  size_t n = hnsw_count(list, hnsw_room(g, level));
+  hnsw_target t = hnsw_target_row(space, row);
+  hnsw_measure(&t, list, n, distances);
+  for (size_t i = 0; i < n; i++) out[i] = (dv_hnsw_hit){distances[i], list[i]};
+  hnsw_sort(out, n);
+  return n;
+}
+
+/* Links a row that has lost its last link with `to`, which has some. If that one has no room, the farthest of its
+ * neighbours that has other links makes place; if none has, the row goes to the nearest of them, which then has room. */
+static void hnsw_adopt(dv_hnsw *g, const dv_hnsw_space *space, uint32_t row, uint32_t to, uint32_t level) {
+  if (hnsw_is_full(g, to, level)) {
+    dv_hnsw_hit near[2 * DV_HNSW_MAX_M];
+    size_t n = hnsw_neighbours(g, space, to, level, near), i = n;
+    while (i > 0 && hnsw_degree(g, near[i - 1].row, level) < 2) i--;
+    if (i > 0) {
+      hnsw_part(g, to, near[i - 1].row, level);
+    } else {
+      to = near[0].row;
+    }
+  }
+  hnsw_join(g, row, to, level);
+}
+
+/* Makes `row` a neighbour of `a`, whose list is full: of all of them a keeps those that lead somewhere else. One that
+ * it parts with is left to the one that stands before it, if it would have no other. */
+static void hnsw_squeeze(dv_hnsw *g, const dv_hnsw_space *space, uint32_t a, uint32_t row, uint32_t level) {
+  const size_t n = hnsw_room(g, level) + 1;
+  uint32_t chosen[HNSW_MAX_LIST], by[HNSW_MAX_LIST];
+  bool is_kept[HNSW_MAX_LIST] = {false};
+  dv_hnsw_hit c[HNSW_MAX_LIST];
+  hnsw_target t = hnsw_target_row(space, a);
+  (void)hnsw_neighbours(g, space, a, level, c);
+  c[n - 1].row = row;
+  hnsw_measure(&t, &row, 1, &c[n - 1].distance);
+  hnsw_sort(c, n);
+  size_t n_chosen = hnsw_choose(space, c, n, n - 1, chosen, by);
+  for (size_t i = 0; i < n_chosen; i++) is_kept[chosen[i]] = true;
+  bool keeps_row = false;
+  for (size_t i = 0; i < n; i++) {
+    if (c[i].row == row) {
+      keeps_row = is_kept[i];
+    } else if (!is_kept[i]) {
+      hnsw_part(g, a, c[i].row, level);
+    }
+  }
+  if (keeps_row) hnsw_join(g, a, row, level);
+  for (size_t i = 0; i < n; i++) {
+    if (is_kept[i] || c[i].row == row || hnsw_degree(g, c[i].row, level) > 0) continue;
+    uint32_t to = by[i] == DV_HNSW_NONE ? c[0].row : c[by[i]].row;
+    if (hnsw_degree(g, to, level) == 0) to = a; /* it is `row` itself, not linked yet; a has room now */
+    hnsw_adopt(g, space, c[i].row, to, level);
+  }
+}
+
+/* Makes row a neighbour of a; row has room. Nothing happens if a would not keep it. */
+static void hnsw_connect(dv_hnsw *g, const dv_hnsw_space *space, uint32_t a, uint32_t row, uint32_t level) {
+  if (hnsw_list_has(g, row, level, a)) return;
+  if (hnsw_is_full(g, a, level)) {
+    hnsw_squeeze(g, space, a, row, level);
+  } else {
+    hnsw_join(g, a, row, level);
+  }
+}
+
+/* ---- linking ----------------------------------------------------------------------------------------------------- */
+
+/* What a row will be linked with. */
+typedef struct hnsw_plan {
+  dv_status status;
+  uint32_t row;
+  uint32_t level;
+  uint32_t n_chosen[DV_HNSW_MAX_LEVEL + 1];
+  uint32_t *chosen; /* m for each level up to the row's */
+} hnsw_plan;
+
+typedef struct hnsw_batch {
+  dv_hnsw *g;
+  const dv_hnsw_space *space;
+  size_t ef;
+  size_t n;
+  hnsw_plan *plans;
+  uint32_t *chosen; /* of all plans */
+  dv_hnsw_scratch *scratch; /* one a worker */
+  size_t n_workers;
+} hnsw_batch;
+
+/* Adds the rows of the batch before the i-th, those that are on this level, to the pool. */
+static void hnsw_pool_batch(const hnsw_batch *b, const hnsw_target *t, size_t i, uint32_t level, dv_hnsw_scratch *s) {
+  for (size_t first = 0; first < i;) {
+    uint32_t rows[64];
+    float distances[64];
+    size_t n = 0;
+    for (; first < i && n < 64; first++)
+      if (b->plans[first].level >= level) rows[n++] = b->plans[first].row;
+    hnsw_measure(t, rows, n, distances);
+    for (size_t j = 0; j < n; j++) (void)hnsw_pool_add(s, b->ef, distances[j], rows[j]);
+  }
+}
+
+/* The search of one row of a batch: reads the graph, writes its plan. */
+static dv_status hnsw_plan_levels(const hnsw_batch *b, size_t i, dv_hnsw_scratch *s) {
+  const dv_hnsw *g = b->g;
+  hnsw_plan *p = &b->plans[i];
+  hnsw_target t = hnsw_target_row(b->space, p->row);
+  dv_hnsw_hit start = {0.0f, g->entry};
+  dv_status st = g->entry == DV_HNSW_NONE ? DV_OK : hnsw_approach(g, &t, p->level, &start, s);
+  s->n_pool = 0;
+  for (uint32_t level = p->level + 1; st == DV_OK && level-- > 0;) {
+    if (g->entry != DV_HNSW_NONE && level <= g->top) {
+      if (s->n_pool == 0) s->pool[s->n_pool++] = start;
+      hnsw_pool_restart(g, s);
+      st = hnsw_search_level(g, &t, level, b->ef, s);
+      if (st != DV_OK) return st;
+    }
+    hnsw_pool_batch(b, &t, i, level, s);
+    for (size_t j = 0; j < s->n_pool; j++) s->pool[j].row &= ~HNSW_FRESH;
+    uint32_t chosen[DV_HNSW_MAX_M];
+    size_t n = hnsw_choose(b->space, s->pool, s->n_pool, g->m, chosen, NULL);
+    p->n_chosen[level] = (uint32_t)n;
+    for (size_t j = 0; j < n; j++) p->chosen[level * g->m + j] = s->pool[chosen[j]].row;
+    /* Rows of the batch are not in the graph: the next level's search must not begin at them. */
+    size_t n_kept = 0;
+    for (size_t j = 0; j < s->n_pool; j++)
+      if (dv_hnsw_is_linked(g, s->pool[j].row)) s->pool[n_kept++] = s->pool[j];
+    s->n_pool = n_kept;
+  }
+  return st;
+}
+
+static void hnsw_plan_row(void *arg, size_t i, size_t worker) {
+  hnsw_batch *b = arg;
+  b->plans[i].status = hnsw_plan_levels(b, i, &b->scratch[worker]);
+}
+
+/* Brings everything into memory that changing links of this row and of `more` of its neighbours looks at. */
+static dv_status hnsw_need_around(const dv_hnsw *g, const dv_hnsw_space *space, uint32_t row, uint32_t level,
+                                  unsigned more) {
+  if (!space->pager) return DV_OK;
+  dv_status st = hnsw_need_codes(space, &row, 1);
+  if (st == DV_OK && level == 0) st = hnsw_need_list(space, row);
+  if (st != DV_OK || more == 0) return st;
+  const uint32_t *list = hnsw_list(g, row, level);
+  for (size_t j = 0; st == DV_OK && j < hnsw_room(g, level) && list[j] != DV_HNSW_NONE; j++)
+    st = hnsw_need_around(g, space, list[j], level, more - 1);
+  return st;
+}
+
+/* Squeezing the list of a chosen row parts it from its neighbours, and gives what they lose to others of them, whose
+ * farthest neighbour may have to go. */
+static dv_status hnsw_need_plan(const dv_hnsw *g, const dv_hnsw_space *space, const hnsw_plan *p) {
+  dv_status st = hnsw_need_list(space, p->row);
+  for (uint32_t level = 0; level <= p->level; level++)
+    for (size_t j = 0; st == DV_OK && j < p->n_chosen[level]; j++) {
+      uint32_t a = p->chosen[level * g->m + j];
+      st = hnsw_need_around(g, space, a, level, 0);
+      if (st == DV_OK && hnsw_is_full(g, a, level)) st = hnsw_need_around(g, space, a, level, 2);
+    }
+  return st;
+}
+
+static void hnsw_apply_plan(dv_hnsw *g, const dv_hnsw_space *space, const hnsw_plan *p) {
+  if (p->level > 0 && g->upper_at[p->row] == DV_HNSW_NONE) {
+    g->upper_at[p->row] = g->n_upper;
+    for (uint32_t level = 1; level <= p->level; level++) {
+      g->upper_row[g->n_upper++] = p->row;
+      hnsw_touch(g, p->row, level);
+    }
+  }
+  for (uint32_t level = 0; level <= p->level; level++) {
+    const uint32_t *chosen = p->chosen + level * g->m;
+    for (size_t j = 0; j < p->n_chosen[level]; j++) hnsw_connect(g, space, chosen[j], p->row, level);
+    /* Nobody would keep it. */
+    if (p->n_chosen[level] > 0 && hnsw_degree(g, p->row, level) == 0) hnsw_adopt(g, space, p->row, chosen[0], level);
+  }
+  g->n_linked++;
+  if (g->entry == DV_HNSW_NONE || p->level > g->top) {
+    g->entry = p->row;
+    g->top = p->level;
+  }
+}
+
+/* Rows a batch: a small part of the graph, so that searching it as it was before finds nearly what is nearest. */
+static size_t hnsw_batch_size(const dv_hnsw *g) {
+  size_t n = g->n_linked / 32;
+  return n < 1 ? 1 : n < HNSW_MAX_BATCH ? n : HNSW_MAX_BATCH;
+}
+
+static dv_status hnsw_batch_init(hnsw_batch *b, const dv_hnsw_runner *runner) {
+  const dv_alloc *a = b->g->alloc;
+  b->n_workers = runner ? runner->n_workers : 1;
+  b->plans = dv_alloc_array(a, NULL, HNSW_MAX_BATCH, sizeof *b->plans);
+  b->chosen = dv_alloc_array(a, NULL, (size_t)HNSW_MAX_BATCH * (DV_HNSW_MAX_LEVEL + 1) * b->g->m, sizeof *b->chosen);
+  b->scratch = dv_alloc_array(a, NULL, b->n_workers, sizeof *b->scratch);
+  for (size_t i = 0; b->scratch && i < b->n_workers; i++) dv_hnsw_scratch_init(&b->scratch[i], a);
+  if (!b->plans || !b->chosen || !b->scratch) return DV_NOMEM;
+  dv_status st = DV_OK;
+  for (size_t i = 0; i < b->n_workers && st == DV_OK; i++) st = hnsw_scratch_reserve(&b->scratch[i], b->g, b->ef);
+  return st;
+}
+
+static void hnsw_batch_free(hnsw_batch *b) {
+  const dv_alloc *a = b->g->alloc;
+  for (size_t i = 0; b->scratch && i < b->n_workers; i++) dv_hnsw_scratch_free(&b->scratch[i]);
+  dv_alloc_free(a, b->scratch);
+  dv_alloc_free(a, b->chosen);
+  dv_alloc_free(a, b->plans);
+}
+
+/* The plans of the next rows, as far as they can be had, and room for their lists. */
+static dv_status hnsw_plan_batch(hnsw_batch *b, const uint32_t *rows, size_t n, const dv_hnsw_runner *runner) {
+  uint32_t *chosen = b->chosen;
+  size_t n_lists = b->g->n_upper;
+  dv_status st = hnsw_need_codes(b->space, rows, n);
+  if (st != DV_OK) return st;
+  b->n = n;
+  for (size_t i = 0; i < n; i++) {
+    hnsw_plan *p = &b->plans[i];
+    p->row = rows[i];
+    p->level = dv_hnsw_level(b->g, p->row);
+    p->chosen = chosen;
+    chosen += (size_t)(p->level + 1) * b->g->m;
+    n_lists += p->level;
+  }
+  st = dv_hnsw_reserve_upper(b->g, n_lists);
+  if (st != DV_OK) return st;
+  if (runner && n > 1) {
+    runner->run(runner->ctx, n, hnsw_plan_row, b);
+  } else {
+    for (size_t i = 0; i < n; i++) hnsw_plan_row(b, i, 0);
+  }
+  return DV_OK;
+}
+
+dv_status dv_hnsw_link(dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows, size_t ef,
+                       const dv_hnsw_runner *runner, size_t *n_done) {
+  hnsw_batch b = {.g = g, .space = space, .ef = ef};
+  dv_status st = hnsw_batch_init(&b, runner);
+  *n_done = 0;
+  while (st == DV_OK && *n_done < n_rows) {
+    size_t n = hnsw_batch_size(g), n_left = n_rows - *n_done;
+    st = hnsw_plan_batch(&b, rows + *n_done, n < n_left ? n : n_left, runner);
+    for (size_t i = 0; st == DV_OK && i < b.n; i++) {
+      st = b.plans[i].status;
+      if (st == DV_OK) st = hnsw_need_plan(g, space, &b.plans[i]);
+      if (st != DV_OK) break;
+      hnsw_apply_plan(g, space, &b.plans[i]);
+      (*n_done)++;
+    }
+  }
+  hnsw_batch_free(&b);
+  return st;
+}
+
+/* ---- taking rows out --------------------------------------------------------------------------------------------- */
+
+/* Links rows that had a neighbour in common, along a shortest tree (Prim): so they stay together, and nobody gets more
+ * links than it lost. */
+static void hnsw_mend(dv_hnsw *g, const dv_hnsw_space *space, const dv_hnsw_hit *near, size_t n, uint32_t level) {
+  dv_hnsw_hit best[2 * DV_HNSW_MAX_M]; /* of those outside of the tree: the nearest inside; distance < all: inside */
+  uint32_t rows[2 * DV_HNSW_MAX_M], left[2 * DV_HNSW_MAX_M];
+  float distances[2 * DV_HNSW_MAX_M];
+  size_t n_left = 0;
+  for (size_t i = 1; i < n; i++) {
+    left[n_left] = near[i].row;
+    best[n_left++] = (dv_hnsw_hit){INFINITY, near[0].row};
+  }
+  for (uint32_t inside = n ? near[0].row : 0; n_left > 0;) {
+    hnsw_target t = hnsw_target_row(space, inside);
+    memcpy(rows, left, n_left * sizeof *rows);
+    hnsw_measure(&t, rows, n_left, distances);
+    size_t next = 0;
+    for (size_t i = 0; i < n_left; i++) {
+      if (distances[i] < best[i].distance) best[i] = (dv_hnsw_hit){distances[i], inside};
+      if (best[i].distance < best[next].distance) next = i;
+    }
+    uint32_t row = left[next], to = best[next].row;
+    bool can_join = !hnsw_is_full(g, row, level) && !hnsw_is_full(g, to, level);
+    if (can_join && !hnsw_list_has(g, row, level, to)) hnsw_join(g, row, to, level);
+    inside = row;
+    n_left--;
+    left[next] = left[n_left];
+    best[next] = best[n_left];
+  }
+  for (size_t i = 0; i < n; i++) {
+    if (hnsw_degree(g, near[i].row, level) > 0) continue;
+    for (size_t j = 0; j < n; j++) {
+      if (j == i || hnsw_degree(g, near[j].row, level) == 0) continue;
+      hnsw_adopt(g, space, near[i].row, near[j].row, level);
+      break;
+    }
+  }
+}
+
+/* Has it links to others than this row? */
+static dv_status hnsw_has_others(const dv_hnsw *g, const dv_hnsw_space *space, uint32_t row, uint32_t than, bool *has) {
+  dv_status st = hnsw_need_list(space, row);
+  const uint32_t *list = hnsw_list(g, row, 0);
+  *has = list[0] != DV_HNSW_NONE && (list[0] != than || list[1] != DV_HNSW_NONE);
+  return st;
+}
+
+/* Where searches can begin without `row`: at the first of the highest that stay linked; DV_HNSW_NONE if there is none. */
+static dv_status hnsw_find_entry(const dv_hnsw *g, const dv_hnsw_space *space, uint32_t row, uint32_t *out) {
+  dv_status st = DV_OK;
+  uint32_t top = 0;
+  bool has_others = false;
+  *out = DV_HNSW_NONE;
+  for (uint32_t i = 0; st == DV_OK && i < g->n_upper; i++) {
+    uint32_t other = g->upper_row[i], level = dv_hnsw_level(g, other);
+    if (other == row || level < top || (level == top && other > *out)) continue;
+    st = hnsw_has_others(g, space, other, row, &has_others);
+    if (st != DV_OK || !has_others) continue;
+    *out = other;
+    top = level;
+  }
+  for (uint32_t other = 0; st == DV_OK && *out == DV_HNSW_NONE && other < g->n; other++) {
+    if (other == row) continue;
+    st = hnsw_has_others(g, space, other, row, &has_others);
+    if (st == DV_OK && has_others) *out = other;
+  }
+  return st;
+}
+
+dv_status dv_hnsw_unlink(dv_hnsw *g, const dv_hnsw_space *space, uint32_t row) {
+  uint32_t levels = dv_hnsw_level(g, row), entry = g->entry;
+  dv_hnsw_hit near[2 * DV_HNSW_MAX_M];
+  size_t n = 0;
+  dv_status st = DV_OK;
+  for (uint32_t level = 0; level <= levels && st == DV_OK; level++) st = hnsw_need_around(g, space, row, level, 2);
+  if (st == DV_OK && entry == row) st = hnsw_find_entry(g, space, row, &entry);
+  if (st == DV_OK && entry != DV_HNSW_NONE) st = hnsw_need_around(g, space, entry, 0, 2);
+  if (st != DV_OK) return st;
+
+  for (uint32_t level = levels + 1; level-- > 0;) {
+    n = hnsw_neighbours(g, space, row, level, near);
+    for (size_t i = 0; i < n; i++) hnsw_part(g, row, near[i].row, level);
+    hnsw_mend(g, space, near, n, level);
+  }
+  g->n_linked--;
+  if (entry == DV_HNSW_NONE && n > 0) entry = near[0].row; /* the only one left */
+  g->entry = entry;
+  g->top = entry == DV_HNSW_NONE ? 0 : dv_hnsw_level(g, entry);
+  /* A neighbour that had no other, and whose place nobody near could take: it is to be found through the entry. */
+  for (size_t i = 0; i < n; i++)
+    if (near[i].row != entry && hnsw_degree(g, near[i].row, 0) == 0) hnsw_adopt(g, space, near[i].row, entry, 0);
+  return DV_OK;
+}
+
+/* ---- checking ---------------------------------------------------------------------------------------------------- */
+
+static bool hnsw_check_list(const dv_hnsw *g, uint32_t row, uint32_t level, dv_hnsw_fault *fault, uint32_t *other) {
+  const uint32_t *list = hnsw_list(g, row, level);
+  const size_t room = hnsw_room(g, level), n = hnsw_count(list, room);
+  for (size_t i = 0; i < room; i++) {
+    *other = list[i];
+    *fault = DV_HNSW_GAP;
+    if (i >= n && list[i] != DV_HNSW_NONE) return false;
+    if (i >= n) continue;
+    *fault = DV_HNSW_RANGE;
+    if (list[i] >= g->n) return false;
+    *fault = DV_HNSW_SELF;
+    if (list[i] == row) return false;
+    *fault = DV_HNSW_TWICE;
+    for (size_t j = 0; j < i; j++)
+      if (list[j] == list[i]) return false;
+    *fault = DV_HNSW_LEVEL;
+    if (level > 0 && (g->upper_at[list[i]] == DV_HNSW_NONE || dv_hnsw_level(g, list[i]) < level)) return false;
+    *fault = DV_HNSW_ONE_WAY;
+    if (!hnsw_list_has(g, list[i], level, row)) return false;
+  }
+  *fault = DV_HNSW_SOUND;
+  return true;
+}
+
+/* Marks what a path from the entry leads to, on the ground. */
+static dv_status hnsw_flood(const dv_hnsw *g, uint64_t **out) {
+  size_t n_words = ((size_t)g->n + 63) / 64, n_stack = 0;
+  uint64_t *seen = dv_alloc_array(g->alloc, NULL, n_words, sizeof *seen);
+  uint32_t *stack = dv_alloc_array(g->alloc, NULL, g->n, sizeof *stack);
+  if (!seen || !stack) {
+    dv_alloc_free(g->alloc, seen);
+    dv_alloc_free(g->alloc, stack);
+    return DV_NOMEM;
+  }
+  memset(seen, 0, n_words * sizeof *seen);
+  if (g->entry != DV_HNSW_NONE) {
+    stack[n_stack++] = g->entry;
+    seen[g->entry >> 6] |= (uint64_t)1 << (g->entry & 63);
+  }
+  while (n_stack > 0) {
+    const uint32_t *list = hnsw_list(g, stack[--n_stack], 0);
+    for (size_t i = 0; i < hnsw_room(g, 0) && list[i] != DV_HNSW_NONE; i++) {
+      uint64_t bit = (uint64_t)1 << (list[i] & 63), *word = &seen[list[i] >> 6];
+      if (*word & bit) continue;
+      *word |= bit;
+      stack[n_stack++] = list[i];
+    }
+  }
+  dv_alloc_free(g->alloc, stack);
+  *out = seen;
+  return DV_OK;
+}
+
+dv_status dv_hnsw_unreachable(const dv_hnsw *g, uint32_t *out, size_t *n) {
+  uint64_t *seen;
+  dv_status st = hnsw_flood(g, &seen);
+  *n = 0;
+  if (st != DV_OK) return st;
+  for (uint32_t row = 0; row < g->n; row++)
+    if (dv_hnsw_is_linked(g, row) && !hnsw_has(seen, row)) out[(*n)++] = row;
+  dv_alloc_free(g->alloc, seen);
+  return DV_OK;
+}
+
+dv_status dv_hnsw_check(const dv_hnsw *g, dv_hnsw_fault *fault, uint32_t *row, uint32_t *other) {
+  uint32_t n_linked = 0;
+  for (uint32_t i = 0; i < g->n_upper;) {
+    *row = g->upper_row[i];
+    *fault = DV_HNSW_LEVEL;
+    *other = i;
+    if (*row >= g->n || g->upper_at[*row] != i) return DV_OK;
+    uint32_t levels = dv_hnsw_level(g, *row);
+    if (levels == 0 || levels > g->n_upper - i) return DV_OK;
+    for (uint32_t l = 0; l < levels; l++, i++)
+      if (g->upper_row[i] != *row) return DV_OK;
+  }
+  for (*row = 0; *row < g->n; ++*row) {
+    bool is_linked = dv_hnsw_is_linked(g, *row), has_lists = g->upper_at[*row] != DV_HNSW_NONE;
+    uint32_t levels = dv_hnsw_level(g, *row);
+    n_linked += is_linked;
+    *fault = DV_HNSW_LEVEL;
+    *other = levels;
+    if (has_lists ? levels == 0 || g->upper_at[*row] >= g->n_upper : is_linked && levels > 0) return DV_OK;
+    for (uint32_t level = 0; level <= (has_lists ? levels : 0); level++)
+      if (!hnsw_check_list(g, *row, level, fault, other)) return DV_OK;
+  }
+  *row = g->entry;
+  *other = g->top;
+  *fault = DV_HNSW_ENTRY;
+  if (g->entry == DV_HNSW_NONE ? n_linked > 0 : g->entry >= g->n || dv_hnsw_level(g, g->entry) != g->top) return DV_OK;
+  *fault = DV_HNSW_COUNT;
+  *other = n_linked;
+  if (n_linked != g->n_linked) return DV_OK;
+
+  uint64_t *seen;
+  dv_status st = hnsw_flood(g, &seen);
+  if (st != DV_OK) return st;
+  *fault = DV_HNSW_SOUND;
+  for (uint32_t r = 0; r < g->n && *fault == DV_HNSW_SOUND; r++) {
+    if (!dv_hnsw_is_linked(g, r) || hnsw_has(seen, r)) continue;
+    *fault = DV_HNSW_UNREACHABLE;
+    *row = r;
+  }
+  dv_alloc_free(g->alloc, seen);
+  return DV_OK;
+}
+
+DV_FP_STRICT_END
