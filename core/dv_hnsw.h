@@ -78,6 +78,10 @@ typedef struct dv_hnsw_scratch {
   dv_hnsw_hit *pool; /* the ef nearest so far, sorted; the top bit of row: not yet expanded */
   size_t n_pool;
   size_t pool_capacity;
+  uint32_t *rows; /* what is measured at a time, ... */
+  float *distances;
+  int32_t *dots;
+  size_t row_capacity;
   /* What the last search did. */
   size_t n_distances;
   size_t n_hops;

@@ -186,6 +186,7 @@ bool dvx_keep_parse(const char *text, size_t n, dvx_keep *out);
  */
 
 typedef enum dvx_sql {
+  DVX_SQL_PIN, /* opens a read transaction */
   DVX_SQL_STAMP, /* generation, key of the tail pack, tail pack: what decides whether memory is current */
   DVX_SQL_LOG_AT, /* seq, pack of the pack with the largest key <= ?1 */
   DVX_SQL_LOG_NEXT, /* seq, pack of the pack with the smallest key > ?1 */
@@ -503,6 +504,28 @@ typedef struct dvx_settled {
 /* Vectors of the past, kept for the next search of the same time; see search.c. */
 typedef struct dvx_past dvx_past;
 
+typedef struct dvx_search_options {
+  size_t k; /* rows wanted */
+  bool has_max_distance;
+  bool is_max_inclusive;
+  double max_distance;
+  bool has_as_of;
+  int64_t as_of;
+  bool is_exact;
+  int ef; /* 0: the table's */
+  double recall_target; /* 0: the table's */
+  const uint64_t *allowed; /* bitmap by vid - 1 of n_allowed rows that may be returned; NULL: all */
+  size_t n_allowed;
+} dvx_search_options;
+
+/* The last options given as JSON, and what they say. */
+typedef struct dvx_known_options {
+  char *json; /* NULL: none */
+  size_t n_json;
+  size_t before_k; /* k without them */
+  dvx_search_options options;
+} dvx_known_options;
+
 struct dvx_table {
   dvx_conn *conn;
   dvx_table *next;
@@ -526,7 +549,7 @@ struct dvx_table {
   bool is_version_known; /* ... and that was outside of a write transaction, so the comparison can be trusted */
   uint64_t n_looks; /* how often the file was compared with memory, or memory changed by others' commits */
   unsigned n_reads; /* nesting of begin_read */
-  bool holds_stamp; /* the stamp statement is left open to pin the snapshot */
+  bool is_pinned; /* DVX_SQL_PIN is left open, to hold the snapshot */
   dvx_settled settled; /* as stored, or as this transaction will store it */
   bool is_settled_known;
   bool is_settle_wrong; /* %_head did not fit the log: settle anew from the beginning */
@@ -544,6 +567,7 @@ struct dvx_table {
   float *apply_vector;
   dv_buf fold_bytes; /* scratch: deltas of a chain */
   dv_buf field_bytes; /* scratch: metadata values */
+  dvx_known_options known_options;
   double recall; /* last measured; NaN before */
 };
 
@@ -630,6 +654,7 @@ int dvx_row_find(dvx_table *t, const dv_value *id, uint32_t *vid);
 /* Brings what is in memory of the row near the CPU, while something else is done. */
 void dvx_row_prefetch(const dvx_table *t, const dv_value *id);
 void dvx_vectors_prefetch(const dvx_table *t, uint32_t vid);
+void dvx_row_prefetch_hit(const dvx_table *t, uint32_t vid); /* a committed row that may be in an answer */
 /* The row's id; borrowed until the next dvx_row_ call. */
 int dvx_row_id(dvx_table *t, uint32_t vid, dv_value *id);
 /* Current vector, config->dimensions floats, borrowed until the next dvx_row_vector or write; the row must exist. */
@@ -811,19 +836,6 @@ int dvx_filter_rows(dvx_table *t, const dvx_condition *conditions, int n_conditi
  * (an array from sqlite3_malloc that grows). Committed rows only; those with pending deltas are the caller's. */
 int dvx_search_changed(dvx_table *t, int64_t time, uint32_t **vids, size_t *n);
 
-typedef struct dvx_search_options {
-  size_t k; /* rows wanted */
-  bool has_max_distance;
-  bool is_max_inclusive;
-  double max_distance;
-  bool has_as_of;
-  int64_t as_of;
-  bool is_exact;
-  int ef; /* 0: the table's */
-  double recall_target; /* 0: the table's */
-  const uint64_t *allowed; /* bitmap by vid - 1 of n_allowed rows that may be returned; NULL: all */
-  size_t n_allowed;
-} dvx_search_options;
 /* Appends the nearest rows to *out, sorted (dv_topk_sort is done). query has config->dimensions floats. Inside
  * begin_read. */
 int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o, dv_topk *out);
@@ -831,7 +843,8 @@ void dvx_search_forget(dvx_table *t); /* drops cached past states */
 /* Does a search for ten rows, without a filter, ask the graph? The mirror must be ready. */
 bool dvx_search_uses_graph(const dvx_table *t);
 
-/* Options given as a JSON object: k, as_of, ef, exact, recall_target, max_distance. Unknown ones are an error. */
+/* Options given as a JSON object: k, as_of, ef, exact, recall_target, max_distance. Unknown ones are an error. *o has
+ * nothing but k set. */
 int dvx_search_options_parse(dvx_table *t, const char *json, int n_json, dvx_search_options *o);
 /* k given as a value: a non-negative integer. */
 int dvx_search_k(dvx_table *t, sqlite3_value *v, size_t *k);

@@ -864,13 +864,13 @@ static void history_release(void *t) { dvx_table_end_read(t); }
 static int history_begin(sqlite3_context *ctx, sqlite3_value *name, dvx_table **out) {
   dvx_conn *conn = dvx_context_conn(ctx);
   dvx_table *t = sqlite3_get_auxdata(ctx, 0);
-  if (t && t->holds_stamp) { /* else what it leaned on has ended: then memory has to be looked at anew */
+  if (t && t->is_pinned) { /* else what it leaned on has ended: then memory has to be looked at anew */
     *out = t;
     return dvx_table_begin_read(t);
   }
   if (t) sqlite3_set_auxdata(ctx, 0, NULL, NULL);
   int rc = dvx_table_find_argument_to_read(conn, "vector_at", name, &t);
-  if (rc == SQLITE_OK && t->holds_stamp && t->n_reads == 1) {
+  if (rc == SQLITE_OK && t->is_pinned && t->n_reads == 1) {
     rc = dvx_table_begin_read(t);
     sqlite3_set_auxdata(ctx, 0, t, history_release); /* without memory for it, it is released here and now */
   }

@@ -265,7 +265,14 @@ static void row_cache_valid(dvx_table *t, uint32_t vid, bool is_valid) {
 void dvx_vectors_prefetch(const dvx_table *t, uint32_t vid) {
   const float *v = row_cached(t, vid);
   size_t n = t->config->dimensions < 1024 ? t->config->dimensions : 1024;
-  for (size_t i = 0; v && i < n; i += 16) __builtin_prefetch(v + i);
+  /* Into the second-level cache: more lines can be on their way to it at a time. */
+  for (size_t i = 0; v && i < n; i += 16) __builtin_prefetch(v + i, 0, 2);
+}
+
+void dvx_row_prefetch_hit(const dvx_table *t, uint32_t vid) {
+  __builtin_prefetch(&t->rows.words[vid]);
+  if (vid < t->ids.n_by_vid) __builtin_prefetch(&t->ids.by_vid[vid]);
+  dvx_vectors_prefetch(t, vid);
 }
 
 void dvx_row_prefetch(const dvx_table *t, const dv_value *id) {

@@ -335,7 +335,7 @@ static int search_list(search_run *s, const uint64_t *mask, size_t *n) {
     uint32_t row = found->pool[i].row;
     if (mask ? !search_bit(mask, row) : !search_bit(m->live, row)) continue;
     if (search_bit(gr->fresh, row)) continue;
-    if (*n < s->out->k + 4) dvx_vectors_prefetch(t, row + 1);
+    if (*n < s->out->k + 4) dvx_row_prefetch_hit(t, row + 1);
     gr->list[(*n)++] = row;
   }
   for (size_t w = 0; gr->n_fresh && w < (m->n + 63) / 64; w++) {
@@ -488,9 +488,41 @@ static int search_option(void *ctx, const char *key, sqlite3_value *v) {
                   strlen(key));
 }
 
+static bool search_options_are_plain(const dvx_search_options *o) {
+  return !o->has_max_distance && !o->has_as_of && !o->is_exact && o->ef == 0 && o->recall_target == 0 && !o->allowed;
+}
+
+/* A program gives the same options again and again, and reading JSON takes a nested statement. */
+static bool search_options_known(const dvx_table *t, const char *json, size_t n_json, const dvx_search_options *o) {
+  const dvx_known_options *known = &t->known_options;
+  return search_options_are_plain(o) && known->json && known->n_json == n_json &&
+         memcmp(known->json, json, n_json) == 0 && known->before_k == o->k;
+}
+
+/* What they say is remembered; not a time, which can be relative to now. */
+static void search_options_keep(dvx_table *t, const char *json, size_t n_json, size_t before_k,
+                                const dvx_search_options *o) {
+  dvx_known_options *known = &t->known_options;
+  sqlite3_free(known->json);
+  known->json = o->has_as_of ? NULL : sqlite3_malloc64(n_json + 1);
+  if (!known->json) return;
+  memcpy(known->json, json, n_json);
+  known->n_json = n_json;
+  known->before_k = before_k;
+  known->options = *o;
+}
+
 int dvx_search_options_parse(dvx_table *t, const char *json, int n_json, dvx_search_options *o) {
   search_option_parser p = {t, o};
-  return dvx_json_each(t->conn, t, "the search options", json, n_json, search_option, &p);
+  size_t k = o->k;
+  bool is_plain = search_options_are_plain(o);
+  if (search_options_known(t, json, (size_t)n_json, o)) {
+    *o = t->known_options.options;
+    return SQLITE_OK;
+  }
+  int rc = dvx_json_each(t->conn, t, "the search options", json, n_json, search_option, &p);
+  if (rc == SQLITE_OK && is_plain) search_options_keep(t, json, (size_t)n_json, k, o);
+  return rc;
 }
 
 /* ---- vector_search(table, query, k, options) --------------------------------------------------------------------- */

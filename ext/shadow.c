@@ -58,6 +58,7 @@ size_t dvx_shadow_blob_size(size_t page_size, size_t n_pages) {
 static void shadow_sql(const dvx_table *t, dvx_sql which, dvx_str *s) {
   const char *db = t->schema, *n = t->name;
   switch (which) {
+  case DVX_SQL_PIN: dvx_str_addf(s, "SELECT 1 FROM \"%w\".\"%w_meta\" LIMIT 1", db, n); break;
   case DVX_SQL_STAMP:
     dvx_str_addf(s,
                  "SELECT value, (SELECT max(seq) FROM \"%w\".\"%w_log\"),"

@@ -7,8 +7,8 @@
  *
  * What is in memory is a function of the log up to `position`. When a read begins:
  *
- *   1. If SQLITE_FCNTL_DATA_VERSION has not moved since the last comparison, and a read transaction is open (so that
- *      the number is that of our snapshot), nothing has changed. 50 ns.
+ *   1. A read transaction is opened, if there is none. If SQLITE_FCNTL_DATA_VERSION, which then is that of our
+ *      snapshot, has not moved since the last comparison, nothing has changed.
  *   2. Otherwise the stamp is read: generation, and where the log ends. Equal: nothing has changed for this table.
  *   3. The log has grown: the new records are applied (what other connections committed).
  *   4. Anything else (another generation, another history, an older snapshot): everything is forgotten and loaded anew.
@@ -39,6 +39,7 @@ static void table_free(dvx_table *t) {
   dvx_shadow_finalize(t);
   dvx_txn_free(t);
   table_free_memory(t);
+  sqlite3_free(t->known_options.json);
   sqlite3_free(t->fold_vector);
   sqlite3_free(t->next_vector);
   sqlite3_free(t->apply_vector);
@@ -626,18 +627,28 @@ static bool table_stamp_equals(const dvx_table *t, sqlite3_stmt *stmt) {
   return end == n || pack[end] == 0;
 }
 
+/* Opens a read transaction, and holds it until end_read. */
+static int table_pin_snapshot(dvx_table *t) {
+  sqlite3_stmt *stmt = NULL;
+  int rc = dvx_shadow_stmt(t, DVX_SQL_PIN, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  sqlite3_reset(stmt); /* a ROLLBACK may have ended what it held */
+  rc = sqlite3_step(stmt);
+  t->is_pinned = rc == SQLITE_ROW || rc == SQLITE_DONE;
+  if (t->is_pinned) return SQLITE_OK;
+  return dvx_fail_sqlite(t->conn, t, sqlite3_reset(stmt));
+}
+
 /* Makes memory equal to the file as this connection sees it. */
 static int table_refresh(dvx_table *t) {
   if (t->overlay.is_open && t->is_loaded) return SQLITE_OK; /* the write lock is ours: nobody else changes anything */
-  int state = sqlite3_txn_state(t->conn->db, t->schema);
-  if (t->is_loaded && t->is_version_known && state != SQLITE_TXN_NONE && table_data_version(t) == t->data_version) {
-    return SQLITE_OK;
-  }
+  int rc = sqlite3_txn_state(t->conn->db, t->schema) == SQLITE_TXN_NONE ? table_pin_snapshot(t) : SQLITE_OK;
+  if (rc != SQLITE_OK) return rc;
+  if (t->is_loaded && t->is_version_known && table_data_version(t) == t->data_version) return SQLITE_OK;
   t->n_looks++;
   sqlite3_stmt *stmt = NULL;
-  int rc = dvx_shadow_stmt(t, DVX_SQL_STAMP, &stmt);
+  rc = dvx_shadow_stmt(t, DVX_SQL_STAMP, &stmt);
   if (rc != SQLITE_OK) return rc;
-  sqlite3_reset(stmt); /* it may be open: memory was forgotten while a read held it */
   rc = sqlite3_step(stmt);
   if (rc != SQLITE_ROW) {
     int reset = sqlite3_reset(stmt);
@@ -646,11 +657,7 @@ static int table_refresh(dvx_table *t) {
   }
   bool is_equal = t->is_loaded && table_stamp_equals(t, stmt);
   int64_t generation = sqlite3_column_int64(stmt, 0);
-  if (state == SQLITE_TXN_NONE || t->holds_stamp) {
-    t->holds_stamp = true; /* stays open until end_read, and with it the snapshot */
-  } else {
-    sqlite3_reset(stmt);
-  }
+  sqlite3_reset(stmt);
   rc = SQLITE_OK;
   if (!is_equal) {
     bool is_grown = false;
@@ -686,9 +693,9 @@ int dvx_table_begin_read(dvx_table *t) {
 }
 
 void dvx_table_end_read(dvx_table *t) {
-  if (--t->n_reads == 0 && t->holds_stamp) {
-    t->holds_stamp = false;
-    if (t->stmts[DVX_SQL_STAMP]) sqlite3_reset(t->stmts[DVX_SQL_STAMP]);
+  if (--t->n_reads == 0 && t->is_pinned) {
+    t->is_pinned = false;
+    if (t->stmts[DVX_SQL_PIN]) sqlite3_reset(t->stmts[DVX_SQL_PIN]);
   }
   if (t->n_objects == 0) table_finalize_if_idle(t);
   dvx_table_release(t);
