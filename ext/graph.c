@@ -386,6 +386,8 @@ static int graph_judge_row(dvx_table *t, uint32_t row, bool is_alive) {
   int rc = graph_need_list(t, row);
   if (rc != SQLITE_OK || !gr->is_there) return rc;
   bool is_linked = dv_hnsw_is_linked(&gr->hnsw, row), is_fresh = is_alive != is_linked;
+  /* It may be fresh because no links lead to it: then it is until it is linked anew. */
+  if (is_linked && graph_bit(gr->fresh, row)) return SQLITE_OK;
   if (is_alive && is_linked) {
     const uint8_t *then = NULL;
     uint8_t now[DV_SKETCH_BYTES];

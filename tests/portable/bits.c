@@ -1,6 +1,6 @@
 /*
  * bits.c: prints checksums of what must be the same on every platform: deltas as they are stored, what they fold to,
- * codes, distances, numbers read and printed; and compares every table of kernels that is here with the scalar one.
+ * codes, distances, numbers read and printed, graphs and what is found in them; and compares every table of kernels that is here with the scalar one.
  *
  * Everything is made by a seeded generator of integers. bits.out is what all platforms print: the tests run it on this
  * machine, `./dev cross` on others: AArch64 with NEON, a big-endian one, and WebAssembly with and without SIMD. A
@@ -11,6 +11,7 @@
 
 #include "dv_checksum.h"
 #include "dv_frame.h"
+#include "dv_hnsw.h"
 #include "dv_metric.h"
 #include "dv_quant.h"
 #include "dv_vector.h"
@@ -322,6 +323,74 @@ static void numbers(void) {
   report("numbers");
 }
 
+/* ---- graphs ------------------------------------------------------------------------------------------------------ */
+
+static void add_ids(const uint32_t *ids, size_t n) {
+  for (size_t i = 0; i < n; i++) add_u64(ids[i]);
+}
+
+static void add_graph(const dv_hnsw *g) {
+  add_u64((uint64_t)g->entry << 32 | g->top);
+  add_u64((uint64_t)g->n_linked << 32 | g->n_upper);
+  add_ids(g->ground, (size_t)g->n * 2 * g->m);
+  add_ids(g->upper_at, g->n);
+  add_ids(g->upper_row, g->n_upper);
+  add_ids(g->upper, (size_t)g->n_upper * g->m);
+}
+
+/* Rows in clusters, some of them twice, with few links, so that lists overflow; in the graph, out of it, and moved. */
+static void graph(dv_metric metric, const char *what) {
+  enum { N_ROWS = 400, N = 48, STRIDE = 64, M = 5, EF = 30 };
+  static float v[N_ROWS * N], q[N];
+  static int8_t code[N_ROWS * STRIDE];
+  static dv_code_row rows[N_ROWS];
+  uint32_t order[N_ROWS];
+  dv_hnsw_space space = {
+      .kernels = dv_kernels_get(), .metric = metric, .n = N, .codes = code, .rows = rows, .radius_sq = 40.0f};
+  dv_hnsw g;
+  dv_hnsw_scratch scratch;
+  size_t n_done;
+  seed = 7;
+  for (size_t i = 0; i < (size_t)N_ROWS * N; i++)
+    v[i] = i < (size_t)20 * N ? 2.0f * random_float(0) : v[i % ((size_t)20 * N)] + 0.5f * random_float(0);
+  for (uint32_t r = 0; r < N_ROWS; r++) {
+    if (r > 20 && r % 9 == 0) memcpy(v + (size_t)r * N, v + (size_t)(r - 20) * N, N * sizeof *v);
+    rows[r] = dv_code_row_of(dv_code_encode(metric, v + (size_t)r * N, N, code + (size_t)r * STRIDE),
+                             code + (size_t)r * STRIDE, N);
+    order[r] = (uint32_t)((uint64_t)r * 147 % N_ROWS);
+  }
+  dv_hnsw_init(&g, M, 8, &heap);
+  dv_hnsw_scratch_init(&scratch, &heap);
+  if (dv_hnsw_reserve(&g, N_ROWS) != DV_OK) abort();
+  if (dv_hnsw_link(&g, &space, order, N_ROWS, EF, NULL, &n_done) != DV_OK) abort();
+  add_graph(&g);
+  for (size_t i = 0; i < N_ROWS / 2; i++) {
+    uint32_t r = i % 20 == 0 && dv_hnsw_is_linked(&g, g.entry) ? g.entry : order[i];
+    if (dv_hnsw_is_linked(&g, r) && dv_hnsw_unlink(&g, &space, r) != DV_OK) abort();
+    rows[r] = dv_code_row_of(dv_code_encode(metric, v + (size_t)(r + 5) % N_ROWS * N, N, code + (size_t)r * STRIDE),
+                             code + (size_t)r * STRIDE, N);
+  }
+  add_graph(&g);
+  for (size_t i = 0; i < N_ROWS / 4; i++)
+    if (!dv_hnsw_is_linked(&g, order[i]) && dv_hnsw_link(&g, &space, &order[i], 1, EF, NULL, &n_done) != DV_OK) abort();
+  add_graph(&g);
+  for (size_t round = 0; round < 100; round++) {
+    dv_code_query query;
+    for (size_t i = 0; i < N; i++) q[i] = v[round % N_ROWS * N + i] + random_float(0);
+    if (dv_code_query_init(&query, metric, q, N, &heap) != DV_OK) abort();
+    if (dv_hnsw_search(&g, &space, &query, 1 + round % EF, &scratch) != DV_OK) abort();
+    add_u64(scratch.n_distances);
+    for (size_t i = 0; i < scratch.n_pool; i++) {
+      add_u64(scratch.pool[i].row);
+      add_float(scratch.pool[i].distance);
+    }
+    dv_code_query_free(&query);
+  }
+  dv_hnsw_scratch_free(&scratch);
+  dv_hnsw_free(&g);
+  report(what);
+}
+
 int main(void) {
   check_kernels();
   printf("kernels    %d differences from scalar\n", n_wrong);
@@ -330,5 +399,8 @@ int main(void) {
   codes();
   distances();
   numbers();
+  graph(DV_L2, "graph l2");
+  graph(DV_COSINE, "graph cos");
+  graph(DV_IP, "graph ip");
   return n_wrong ? 1 : 0;
 }
