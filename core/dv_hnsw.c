@@ -33,23 +33,24 @@ void dv_hnsw_free(dv_hnsw *g) {
   dv_hnsw_init(g, g->m, g->seed, g->alloc);
 }
 
-static dv_status hnsw_grow(const dv_alloc *a, void *pointer, size_t n_old, size_t n_new, int fill) {
+static dv_status hnsw_grow(const dv_alloc *a, void *pointer, size_t n_filled, size_t n_new, int fill) {
   uint8_t *p;
   memcpy(&p, pointer, sizeof p);
   p = dv_alloc_resize(a, p, n_new);
   if (!p) return DV_NOMEM;
-  memset(p + n_old, fill, n_new - n_old);
+  memset(p + n_filled, fill, n_new - n_filled);
   memcpy(pointer, &p, sizeof p);
   return DV_OK;
 }
 
-dv_status dv_hnsw_reserve(dv_hnsw *g, uint32_t n) {
+dv_status dv_hnsw_reserve_unread(dv_hnsw *g, uint32_t n, uint32_t n_unread) {
   if (n > DV_HNSW_MAX_ROWS) return DV_LIMIT;
   if (n > g->capacity) {
     size_t old = g->capacity, list = (size_t)2 * g->m * sizeof *g->ground;
     size_t capacity = (old + old / 2 > n ? old + old / 2 : n) + 63;
     capacity &= ~(size_t)63;
-    dv_status st = hnsw_grow(g->alloc, &g->ground, old * list, capacity * list, 0xff);
+    size_t filled = n_unread > old ? n_unread : old;
+    dv_status st = hnsw_grow(g->alloc, &g->ground, filled * list, capacity * list, 0xff);
     if (st == DV_OK) st = hnsw_grow(g->alloc, &g->upper_at, old * 4, capacity * 4, 0xff);
     if (st == DV_OK) st = hnsw_grow(g->alloc, &g->changed, old / 8, capacity / 8, 0);
     if (st != DV_OK) return st;
@@ -58,6 +59,8 @@ dv_status dv_hnsw_reserve(dv_hnsw *g, uint32_t n) {
   if (n > g->n) g->n = n;
   return DV_OK;
 }
+
+dv_status dv_hnsw_reserve(dv_hnsw *g, uint32_t n) { return dv_hnsw_reserve_unread(g, n, 0); }
 
 dv_status dv_hnsw_reserve_upper(dv_hnsw *g, size_t n) {
   if (n <= g->upper_capacity) return DV_OK;

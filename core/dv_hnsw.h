@@ -91,6 +91,9 @@ void dv_hnsw_init(dv_hnsw *g, uint32_t m, uint64_t seed, const dv_alloc *alloc);
 void dv_hnsw_free(dv_hnsw *g);
 /* Room for rows 0 .. n-1; what is there stays. */
 dv_status dv_hnsw_reserve(dv_hnsw *g, uint32_t n);
+/* The same, but the lists on the ground of new rows below n_unread are not emptied: the caller will write them, all of
+ * them before anything looks at one. (Emptying those of a large graph takes as long as many a search.) */
+dv_status dv_hnsw_reserve_unread(dv_hnsw *g, uint32_t n, uint32_t n_unread);
 /* Room for n lists above the ground, for who reads them from somewhere. */
 dv_status dv_hnsw_reserve_upper(dv_hnsw *g, size_t n);
 

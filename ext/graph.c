@@ -92,13 +92,16 @@ int dvx_graph_reserve(dvx_table *t, size_t n_rows) {
   return dv_hnsw_reserve(&gr->hnsw, (uint32_t)n_rows) == DV_OK ? SQLITE_OK : SQLITE_NOMEM;
 }
 
-static int graph_begin(dvx_table *t) {
+/* The lists of the first n_stored rows will be read. */
+static int graph_begin(dvx_table *t, uint32_t n_stored) {
   dvx_graph *gr = &t->graph;
+  uint32_t n_rows = (uint32_t)(t->mirror.n > n_stored ? t->mirror.n : n_stored);
   dv_hnsw_init(&gr->hnsw, (uint32_t)t->config->hnsw_m, GRAPH_SEED, &dvx_alloc);
   dv_hnsw_scratch_init(&gr->scratch, &dvx_alloc);
   gr->block_number = -1;
   gr->is_there = true;
-  return dvx_graph_reserve(t, t->mirror.n ? t->mirror.n : 1);
+  if (n_stored > 0 && dv_hnsw_reserve_unread(&gr->hnsw, n_rows, n_stored) != DV_OK) return SQLITE_NOMEM;
+  return dvx_graph_reserve(t, n_rows ? n_rows : 1);
 }
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
@@ -270,7 +273,7 @@ static int graph_load(dvx_table *t) {
     graph_damaged(t, "it does not begin as a graph of this table does", 0);
     return SQLITE_OK;
   }
-  rc = graph_begin(t);
+  rc = graph_begin(t, n);
   if (rc == SQLITE_OK) rc = dvx_mirror_reserve(t, n); /* rows of this transaction among them */
   if (rc != SQLITE_OK) return rc;
   if (t->mirror.n < n) {
@@ -672,7 +675,7 @@ int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_li
   }
   if (rc != SQLITE_OK) return rc;
   bool is_new = !gr->is_there;
-  if (is_new) rc = graph_begin(t);
+  if (is_new) rc = graph_begin(t, 0);
   if (rc == SQLITE_OK) rc = dvx_mirror_reserve(t, dvx_table_last_vid(t));
   for (size_t i = 0; is_new && rc == SQLITE_OK && i < t->mirror.n; i++)
     graph_set_fresh(gr, i, graph_bit(t->mirror.live, i));

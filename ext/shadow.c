@@ -269,8 +269,9 @@ static void shadow_block(size_t page_bytes, size_t row_bytes, size_t *n_rows, si
     size_t bytes = dvx_shadow_blob_size(page_bytes, pages);
     size_t rows = bytes / row_bytes;
     if (rows == 0) continue;
-    /* A larger block costs more to read and to write for one row: 0.2 % a page tips the balance towards small ones. */
-    double cost = (double)(pages * page_bytes) / (double)(rows * row_bytes) + 0.002 * (double)pages;
+    /* Blocks are read and written for the sake of a row or two: a page more is worth it only if it saves more than 6 %
+     * of the space. */
+    double cost = (double)(pages * page_bytes) / (double)(rows * row_bytes) + 0.06 * (double)pages;
     if (cost < best) {
       best = cost;
       *n_rows = rows;
