@@ -298,6 +298,8 @@ static size_t search_ef(const dvx_table *t, const dvx_search_options *o, size_t 
   const dvx_graph *gr = &t->graph;
   size_t n_live = (size_t)t->rows.n_live, k = o->k;
   if (!gr->is_there || gr->hnsw.n_linked == 0 || o->is_exact || o->has_max_distance) return 0;
+  /* How wide a search must be for a recall is not known yet; a scan surely has it. */
+  if (o->recall_target > 0 || t->config->recall_target > 0) return 0;
   if (n_passing == 0 || k >= n_live) return 0;
   size_t ef = (size_t)(o->ef > 0 ? o->ef : t->hnsw_ef_search);
   if (ef < k) ef = k;

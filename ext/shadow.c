@@ -5,7 +5,7 @@
  *   CREATE TABLE %_row  (vid INTEGER PRIMARY KEY, id UNIQUE, c1, c2, …); -- ids, metadata and auxiliary columns
  *   CREATE TABLE %_head (block INTEGER PRIMARY KEY, heads BLOB);      -- derived
  *   CREATE TABLE %_code (block INTEGER PRIMARY KEY, codes BLOB);      -- derived
- *   CREATE TABLE %_graph(block INTEGER PRIMARY KEY, links BLOB);      -- derived; empty while search is flat
+ *   CREATE TABLE %_graph(block INTEGER PRIMARY KEY, links BLOB);      -- derived, see graph.c
  *   CREATE TABLE %_meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
  *
  * %_row is written in the same xSync as the log records that change it, so it is always current. A deleted row keeps
@@ -23,7 +23,7 @@
  *
  * %_meta keys: format (1), uuid (random, the table's for ever), generation (random, anew when the log is rewritten: it
  * tells every connection that what it knows is void), dimensions, metric, pack_bytes, head_rows, head_bytes, code_rows,
- * code_bytes, page_bytes, last_seq (a floor for the next seq after a rewrite), settled (64 bytes, see
+ * code_bytes, graph_rows, graph_bytes, page_bytes, last_seq (a floor for the next seq after a rewrite), settled (64 bytes, see
  * dvx_settled_write), and what commands and imports keep there.
  *
  * Names: one suffix without a second underscore, else SQLite does not see the shadow table and defensive mode does not

@@ -23,7 +23,7 @@ CREATE TABLE docs_row(vid INTEGER PRIMARY KEY, id TEXT UNIQUE, c1 TEXT);
 CREATE TABLE docs_head(block INTEGER PRIMARY KEY, heads BLOB);
 CREATE TABLE docs_code(block INTEGER PRIMARY KEY, codes BLOB);
 
--- For a graph; empty in this release.
+-- Derived: blocks of links of the graph, see docs/file-format.md.
 CREATE TABLE docs_graph(block INTEGER PRIMARY KEY, links BLOB);
 
 -- Format version, sizes, identity, and how far the derived tables are.

@@ -12,7 +12,7 @@ DELETE FROM docs WHERE id IN ('r1', 'r2');
 UPDATE docs SET delta = delta_scale(2) WHERE id = 'r3';
 UPDATE docs SET delta = delta_scale(2) WHERE id = 'r3';
 SELECT json_extract(delta_status('docs'), '$.rows', '$.deltas', '$.chain.max', '$.fresh', '$.settled', '$.last_seq', '$.pending');
-SELECT json_extract(delta_status('docs'), '$.bytes') = json_extract(delta_status('docs'), '$.log_bytes') + json_extract(delta_status('docs'), '$.row_bytes') + json_extract(delta_status('docs'), '$.head_bytes') + json_extract(delta_status('docs'), '$.code_bytes');
+SELECT json_extract(delta_status('docs'), '$.bytes') = json_extract(delta_status('docs'), '$.log_bytes') + json_extract(delta_status('docs'), '$.row_bytes') + json_extract(delta_status('docs'), '$.head_bytes') + json_extract(delta_status('docs'), '$.code_bytes') + json_extract(delta_status('docs'), '$.graph_bytes');
 SELECT length(json_extract(delta_status('docs'), '$.uuid'));
 BEGIN;
 INSERT INTO docs(id, vector) VALUES('p', '[1,1,1,1]');
