@@ -312,9 +312,10 @@ static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint3
     }
     uint32_t *rows = s->rows;
     size_t n = 0;
-    for (size_t i = at, n_expanded = 0; i < s->n_pool && n_expanded < HNSW_BEAM; i++) {
-      if ((s->pool[i].row & HNSW_FRESH) == 0) continue;
-      uint32_t row = s->pool[i].row &= ~HNSW_FRESH;
+    size_t next = at;
+    for (size_t n_expanded = 0; next < s->n_pool && n_expanded < HNSW_BEAM; next++) {
+      if ((s->pool[next].row & HNSW_FRESH) == 0) continue;
+      uint32_t row = s->pool[next].row &= ~HNSW_FRESH;
       dv_status st = level == 0 ? hnsw_need_list(t->space, row) : DV_OK;
       if (st != DV_OK) return st;
       const uint32_t *list = hnsw_list(g, row, level);
@@ -327,17 +328,20 @@ static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint3
       n_expanded++;
     }
     s->n_distances += n;
-    /* What is probably expanded next, unless one of these rows comes before it. */
-    if (at + 1 < s->n_pool) hnsw_prefetch_list(g, s->pool[at + 1].row & ~HNSW_FRESH, level);
+    /* What is probably expanded next, unless some of these rows come before it. */
+    for (size_t n_ahead = 0; next < s->n_pool && n_ahead < HNSW_BEAM; next++) {
+      if ((s->pool[next].row & HNSW_FRESH) == 0) continue;
+      hnsw_prefetch_list(g, s->pool[next].row & ~HNSW_FRESH, level);
+      n_ahead++;
+    }
     dv_status st = hnsw_need_codes(t->space, rows, n);
     if (st != DV_OK) return st;
     hnsw_measure_into(t, rows, n, s->dots, s->distances);
     size_t lowest = at + 1;
     for (size_t i = 0; i < n; i++) {
       size_t place = hnsw_pool_add(s, ef, s->distances[i], rows[i]);
-      if (place >= lowest) continue;
-      lowest = place;
-      hnsw_prefetch_list(g, rows[i], level);
+      if (place < at + (size_t)2 * HNSW_BEAM) hnsw_prefetch_list(g, rows[i], level);
+      if (place < lowest) lowest = place;
     }
     at = lowest;
   }
