@@ -187,26 +187,17 @@ typedef struct hnsw_target {
   const int8_t *code;
   float scale;
   float norm_sq;
-  float height; /* ip: the component that puts the row on the sphere */
 } hnsw_target;
-
-static inline float hnsw_height(const dv_hnsw_space *s, const dv_code_row *row) {
-  float left = s->radius_sq - row->norm_sq;
-  return left > 0.0f ? sqrtf(left) : 0.0f;
-}
 
 static hnsw_target hnsw_target_row(const dv_hnsw_space *s, uint32_t row) {
   const dv_code_row *r = &s->rows[row];
-  hnsw_target t = {s,        NULL,       s->codes + row * dv_code_stride(s->n),
-                   r->scale, r->norm_sq, s->metric == DV_IP ? hnsw_height(s, r) : 0.0f};
+  hnsw_target t = {s, NULL, s->codes + row * dv_code_stride(s->n), r->scale, r->norm_sq};
   return t;
 }
 
 static inline float hnsw_between(const hnsw_target *t, const dv_code_row *row, int32_t dot) {
   float product = t->scale * row->scale * (float)dot;
-  if (t->space->metric == DV_L2) return (t->norm_sq + row->norm_sq) - 2.0f * product;
-  if (t->space->metric == DV_IP) return -(product + t->height * hnsw_height(t->space, row));
-  return -product;
+  return t->space->metric == DV_L2 ? (t->norm_sq + row->norm_sq) - 2.0f * product : -product;
 }
 
 enum { HNSW_MAX_LIST = 2 * DV_HNSW_MAX_M + 1 };
@@ -395,7 +386,7 @@ dv_status dv_hnsw_search(const dv_hnsw *g, const dv_hnsw_space *space, const dv_
   s->n_pool = s->n_distances = s->n_hops = 0;
   dv_status st = hnsw_scratch_reserve(s, g, ef);
   if (st != DV_OK || g->entry == DV_HNSW_NONE || ef == 0) return st;
-  hnsw_target t = {space, q, q->code, 0.0f, 0.0f, 0.0f};
+  hnsw_target t = {space, q, q->code, 0.0f, 0.0f};
   st = hnsw_approach(g, &t, 0, &s->pool[0], s);
   if (st != DV_OK) return st;
   s->n_pool = 1;
@@ -427,6 +418,20 @@ static size_t hnsw_choose(const dv_hnsw_space *space, const dv_hnsw_hit *candida
       if (is_hidden && by) by[i] = chosen[j];
     }
     if (!is_hidden) chosen[n_chosen++] = (uint32_t)i;
+  }
+  return n_chosen;
+}
+
+/* Adds the nearest of those that were left out until there are `want`. An inner product is no distance: a long row is
+ * nearer to most rows than they are to each other, and hides them all. */
+static size_t hnsw_fill_up(size_t n, size_t n_chosen, size_t want, uint32_t *chosen) {
+  const size_t n_first = n_chosen; /* they rise */
+  for (size_t i = 0, at = 0; i < n && n_chosen < want; i++) {
+    if (at < n_first && chosen[at] == i) {
+      at++;
+    } else {
+      chosen[n_chosen++] = (uint32_t)i;
+    }
   }
   return n_chosen;
 }
@@ -585,6 +590,7 @@ static dv_status hnsw_plan_levels(const hnsw_batch *b, size_t i, dv_hnsw_scratch
     for (size_t j = 0; j < s->n_pool; j++) s->pool[j].row &= ~HNSW_FRESH;
     uint32_t chosen[DV_HNSW_MAX_M];
     size_t n = hnsw_choose(b->space, s->pool, s->n_pool, g->m, chosen, NULL);
+    if (b->space->metric == DV_IP) n = hnsw_fill_up(s->n_pool, n, g->m, chosen);
     p->n_chosen[level] = (uint32_t)n;
     for (size_t j = 0; j < n; j++) p->chosen[level * g->m + j] = s->pool[chosen[j]].row;
     /* Rows of the batch are not in the graph: the next level's search must not begin at them. */
@@ -813,6 +819,73 @@ dv_status dv_hnsw_unlink(dv_hnsw *g, const dv_hnsw_space *space, uint32_t row) {
   for (size_t i = 0; i < n; i++)
     if (near[i].row != entry && hnsw_degree(g, near[i].row, 0) == 0) hnsw_adopt(g, space, near[i].row, entry, 0);
   return DV_OK;
+}
+
+/* ---- measuring --------------------------------------------------------------------------------------------------- */
+
+/* The k nearest linked rows to a linked row, by looking at all, into the pool. */
+static void hnsw_look_at_all(const dv_hnsw *g, const hnsw_target *t, uint32_t row, size_t k, dv_hnsw_scratch *s) {
+  uint32_t rows[256];
+  float distances[256];
+  s->n_pool = 0;
+  for (uint32_t r = 0; r < g->n;) {
+    size_t n = 0;
+    for (; r < g->n && n < sizeof rows / sizeof rows[0]; r++)
+      if (r != row && dv_hnsw_is_linked(g, r)) rows[n++] = r;
+    hnsw_measure(t, rows, n, distances);
+    for (size_t i = 0; i < n; i++) (void)hnsw_pool_add(s, k, distances[i], rows[i]);
+  }
+}
+
+/* How many rows that are not farther than `farthest` a search for a row finds that may not come by the row itself: as if
+ * it were not in the graph. */
+static dv_status hnsw_count_found(const dv_hnsw *g, const hnsw_target *t, uint32_t row, size_t ef, float farthest,
+                                  dv_hnsw_scratch *s, size_t *n_found) {
+  dv_status st = hnsw_approach(g, t, 0, &s->pool[0], s);
+  if (st != DV_OK) return st;
+  if (s->pool[0].row == row) { /* a search cannot begin there; nor go through it, below */
+    const uint32_t *list = hnsw_list(g, row, 0);
+    if (list[0] == DV_HNSW_NONE) return DV_OK;
+    s->pool[0].row = list[hnsw_count(list, hnsw_room(g, 0)) - 1];
+    hnsw_measure(t, &s->pool[0].row, 1, &s->pool[0].distance);
+  }
+  s->n_pool = 1;
+  hnsw_pool_restart(g, s);
+  (void)hnsw_visit(s, row);
+  st = hnsw_search_level(g, t, 0, ef, s);
+  for (size_t i = 0; i < s->n_pool; i++) *n_found += s->pool[i].distance <= farthest;
+  return st;
+}
+
+dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows, size_t k,
+                         const uint32_t *efs, size_t n_efs, double *recall) {
+  dv_hnsw_scratch s;
+  float *farthest = dv_alloc_array(g->alloc, NULL, n_rows, sizeof *farthest);
+  dv_hnsw_scratch_init(&s, g->alloc);
+  dv_status st =
+      farthest ? hnsw_scratch_reserve(&s, g, (n_efs && efs[n_efs - 1] > k ? efs[n_efs - 1] : k) + 1) : DV_NOMEM;
+  size_t n_expected = 0;
+  for (size_t i = 0; st == DV_OK && i < n_rows; i++) {
+    hnsw_target t = hnsw_target_row(space, rows[i]);
+    hnsw_look_at_all(g, &t, rows[i], k, &s);
+    n_expected += s.n_pool;
+    farthest[i] = s.n_pool ? s.pool[s.n_pool - 1].distance : -INFINITY;
+  }
+  for (size_t e = 0; st == DV_OK && e < n_efs; e++) {
+    size_t n_found = 0;
+    bool is_known = e > 0 && recall[e - 1] > 0.9995;
+    for (size_t i = 0; st == DV_OK && !is_known && i < n_rows; i++) {
+      hnsw_target t = hnsw_target_row(space, rows[i]);
+      size_t n = 0;
+      st = hnsw_count_found(g, &t, rows[i], efs[e], farthest[i], &s, &n);
+      n_found += n < k ? n : k; /* more at the same distance */
+    }
+    recall[e] = is_known ? recall[e - 1] : n_expected ? (double)n_found / (double)n_expected : 1.0;
+    if (recall[e] > 1.0) recall[e] = 1.0;
+  }
+  dv_alloc_free(g->alloc, farthest);
+  dv_hnsw_scratch_free(&s);
+  return st;
 }
 
 /* ---- checking ---------------------------------------------------------------------------------------------------- */

@@ -38,10 +38,7 @@ typedef struct dv_hnsw_space {
   size_t n; /* dimensions */
   const int8_t *codes; /* row r at codes + r * dv_code_stride(n) */
   const dv_code_row *rows;
-  /* ip: links are chosen by the distance on a sphere of this squared radius, on which each row gets one more component
-   * (Neyshabur & Srebro 2015): there the nearest is the one with the largest product. Longer rows count as being on
-   * it. */
-  float radius_sq;
+  float radius_sq; /* not used */
   const dv_hnsw_pager *pager; /* NULL: everything is in memory */
 } dv_hnsw_space;
 
@@ -133,6 +130,14 @@ dv_status dv_hnsw_link(dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *r
 dv_status dv_hnsw_unlink(dv_hnsw *g, const dv_hnsw_space *space, uint32_t row);
 
 void dv_hnsw_forget_changes(dv_hnsw *g);
+
+/*
+ * How much searches find: for each of n_rows linked rows (not many) its k nearest among all linked rows, itself not
+ * counted, by looking at every one; and the share of them that searches with each of the efs, which rise, find that do not come by the row itself.
+ * recall[i] belongs to efs[i]; once it is all but 1, larger efs get the same. Everything must be in memory.
+ */
+dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows, size_t k,
+                         const uint32_t *efs, size_t n_efs, double *recall);
 
 /* What is wrong with a graph that came from elsewhere. */
 typedef enum dv_hnsw_fault {

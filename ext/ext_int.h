@@ -467,6 +467,8 @@ typedef struct dvx_mirror {
   dv_flat_scratch scratch;
 } dvx_mirror;
 
+#define DVX_CURVE_POINTS 10u
+
 /* The graph over rows that are settled; see graph.c. Row index = vid - 1. */
 typedef struct dvx_graph {
   bool is_loaded; /* what is stored has been looked at */
@@ -482,9 +484,10 @@ typedef struct dvx_graph {
   uint64_t *has_list; /* bitmap: the row's links are in memory */
   uint64_t *fresh; /* bitmap: rows that the graph does not answer for */
   size_t n_fresh;
+  uint16_t curve[DVX_CURVE_POINTS]; /* recall by ef, in ten-thousandths, when it was measured; 0: it was not */
+  uint16_t curve_stored[DVX_CURVE_POINTS]; /* ... by the last 'optimize' or 'rebuild' */
   size_t n_unwalked; /* rows linked or unlinked since it was known that links lead to all */
   size_t capacity;
-  float radius_sq; /* ip: see dv_hnsw_space */
   uint8_t *block; /* the last one read, for the sketches in it */
   int64_t block_number; /* -1: none */
   uint32_t *list; /* scratch of a search */
@@ -753,6 +756,10 @@ int dvx_graph_prepare(dvx_table *t);
 /* Brings the graph, in memory and in the file, up to the n rows (rising vids, pending or not) and to at most max_links
  * rows that wait; all that wait if it is SIZE_MAX. */
 int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_links);
+/* The ef with which searches for k rows have this recall; 0: none is known. The first time it may have to be measured. */
+int dvx_graph_ef_for(dvx_table *t, double recall, size_t k, size_t *ef);
+/* About the recall of searches for ten rows with this ef; negative: not known. */
+double dvx_graph_recall_at(const dvx_table *t, size_t ef);
 /* Empties %_graph, for it to be made anew. */
 int dvx_graph_drop(dvx_table *t);
 /* What the search looks at. */

@@ -253,7 +253,7 @@ static int graph_write_state(dvx_table *t) {
   dv_store_u32(b + 24, g->entry);
   dv_store_u32(b + 28, g->top);
   dv_store_u32(b + 32, g->n_upper);
-  dv_store_u32(b + 36, dv_float_bits(gr->radius_sq));
+  for (size_t i = 0; i < DVX_CURVE_POINTS; i++) dv_store_u16(b + 44 + 2 * i, gr->curve_stored[i]);
   dv_store_u32(b + 40, gr->n_unwalked < UINT32_MAX ? (uint32_t)gr->n_unwalked : UINT32_MAX);
   return dvx_meta_put_blob(t, "graph", b, sizeof b);
 }
@@ -267,9 +267,8 @@ static int graph_load(dvx_table *t) {
   int rc = dvx_meta_get_blob(t, "graph", b, sizeof b, &is_stored);
   if (rc != SQLITE_OK || !is_stored) return rc;
   uint32_t n = dv_load_u32(b + 16), n_upper = dv_load_u32(b + 32), last = dvx_table_last_vid(t);
-  gr->radius_sq = dv_bits_float(dv_load_u32(b + 36));
   if (dv_load_u32(b) != GRAPH_VERSION || dv_load_u32(b + 4) != (uint32_t)t->config->hnsw_m ||
-      dv_load_u64(b + 8) != GRAPH_SEED || n > last || !dv_is_finite(gr->radius_sq)) {
+      dv_load_u64(b + 8) != GRAPH_SEED || n > last) {
     graph_damaged(t, "it does not begin as a graph of this table does", 0);
     return SQLITE_OK;
   }
@@ -281,6 +280,8 @@ static int graph_load(dvx_table *t) {
     t->mirror.is_whole = false;
   }
   gr->n_unwalked = dv_load_u32(b + 40);
+  for (size_t i = 0; i < DVX_CURVE_POINTS; i++) gr->curve_stored[i] = dv_load_u16(b + 44 + 2 * i);
+  memcpy(gr->curve, gr->curve_stored, sizeof gr->curve);
   g->n_linked = dv_load_u32(b + 20);
   g->entry = dv_load_u32(b + 24);
   g->top = dv_load_u32(b + 28);
@@ -347,7 +348,6 @@ void dvx_graph_space(dvx_table *t, dv_hnsw_space *space, dv_hnsw_pager *pager) {
                            .n = t->config->dimensions,
                            .codes = m->codes,
                            .rows = m->code_rows,
-                           .radius_sq = t->graph.radius_sq,
                            .pager = m->is_whole && t->graph.is_whole ? NULL : pager};
   t->graph.rc = SQLITE_OK;
 }
@@ -426,18 +426,6 @@ static int graph_is_wanted(dvx_table *t, bool *is_wanted) {
   return rc;
 }
 
-/* ip: the sphere that all rows of today fit into. */
-static int graph_measure_radius(dvx_table *t) {
-  const dvx_mirror *m = &t->mirror;
-  int rc = dvx_mirror_need_all(t);
-  float max = 0.0f;
-  for (size_t i = 0; rc == SQLITE_OK && i < m->n; i++) {
-    if (dv_is_finite(m->code_rows[i].norm_sq) && m->code_rows[i].norm_sq > max) max = m->code_rows[i].norm_sq;
-  }
-  t->graph.radius_sq = max;
-  return rc;
-}
-
 static int graph_status(dvx_table *t, dv_status status) {
   if (status == DV_OK) return SQLITE_OK;
   if (t->graph.rc != SQLITE_OK) return t->graph.rc;
@@ -478,6 +466,75 @@ static int graph_find_lost(dvx_table *t, uint32_t *rows, size_t *n_lost) {
   if (dv_hnsw_unreachable(&gr->hnsw, rows, n_lost) != DV_OK) return SQLITE_NOMEM;
   for (size_t i = 0; i < *n_lost; i++) graph_set_fresh(gr, rows[i], true);
   gr->n_unwalked = 0;
+  return SQLITE_OK;
+}
+
+/* ---- how much searches find -------------------------------------------------------------------------------------- */
+
+static const uint32_t graph_curve_ef[DVX_CURVE_POINTS] = {16, 32, 64, 96, 128, 192, 256, 384, 512, 768};
+
+#define GRAPH_CURVE_ROWS 128u
+#define GRAPH_CURVE_K 10u
+#define GRAPH_CURVE_FROM_ROWS 1000u /* fewer rows are scanned as fast */
+
+/* Measures recall by ef with linked rows as queries, spread over the table: the same ones each time. */
+static int graph_measure_curve(dvx_table *t) {
+  dvx_graph *gr = &t->graph;
+  dv_hnsw_space space;
+  dv_hnsw_pager pager;
+  uint32_t rows[GRAPH_CURVE_ROWS];
+  double recall[DVX_CURVE_POINTS];
+  size_t n = 0;
+  if (gr->hnsw.n_linked < GRAPH_CURVE_FROM_ROWS) return SQLITE_OK;
+  int rc = graph_need_all(t);
+  if (rc != SQLITE_OK || !gr->is_there) return rc;
+  for (uint32_t i = 0; i < GRAPH_CURVE_ROWS; i++) {
+    uint32_t row = (uint32_t)((uint64_t)gr->hnsw.n * i / GRAPH_CURVE_ROWS);
+    while (row < gr->hnsw.n && !dv_hnsw_is_linked(&gr->hnsw, row)) row++;
+    if (row < gr->hnsw.n) rows[n++] = row;
+  }
+  dvx_graph_space(t, &space, &pager);
+  dv_status status =
+      dv_hnsw_recall(&gr->hnsw, &space, rows, n, GRAPH_CURVE_K, graph_curve_ef, DVX_CURVE_POINTS, recall);
+  if (status != DV_OK) return graph_status(t, status);
+  for (size_t i = 0; i < DVX_CURVE_POINTS; i++) {
+    uint16_t r = (uint16_t)(recall[i] * 10000.0);
+    gr->curve[i] = r ? r : 1;
+  }
+  return SQLITE_OK;
+}
+
+double dvx_graph_recall_at(const dvx_table *t, size_t ef) {
+  const dvx_graph *gr = &t->graph;
+  if (!gr->is_there || gr->curve[0] == 0) return -1;
+  size_t i = 0;
+  while (i < DVX_CURVE_POINTS && graph_curve_ef[i] < ef) i++;
+  if (i == DVX_CURVE_POINTS) return gr->curve[i - 1] / 10000.0;
+  if (i == 0 || graph_curve_ef[i] == ef) return gr->curve[i] / 10000.0;
+  double part = (double)(ef - graph_curve_ef[i - 1]) / (double)(graph_curve_ef[i] - graph_curve_ef[i - 1]);
+  return (gr->curve[i - 1] + part * (double)(gr->curve[i] - gr->curve[i - 1])) / 10000.0;
+}
+
+int dvx_graph_ef_for(dvx_table *t, double recall, size_t k, size_t *ef) {
+  dvx_graph *gr = &t->graph;
+  *ef = 0;
+  int rc = gr->is_there && gr->curve[0] == 0 ? graph_measure_curve(t) : SQLITE_OK;
+  if (rc != SQLITE_OK || !gr->is_there || gr->curve[0] == 0) return rc;
+  /* A sample says it within some tenths of a point: a part of what may be missed is kept in hand. */
+  double needed = recall + (1.0 - recall) * 0.4;
+  for (size_t i = 0; i < DVX_CURVE_POINTS && *ef == 0; i++) {
+    if (gr->curve[i] / 10000.0 < needed) continue;
+    *ef = graph_curve_ef[i];
+    for (size_t low = i ? graph_curve_ef[i - 1] : 1; *ef - low > 1;) { /* between two points: on the line */
+      size_t middle = (*ef + low) / 2;
+      if (dvx_graph_recall_at(t, middle) >= needed) {
+        *ef = middle;
+      } else {
+        low = middle;
+      }
+    }
+  }
+  if (k > GRAPH_CURVE_K) *ef = *ef * (k / GRAPH_CURVE_K + 1);
   return SQLITE_OK;
 }
 
@@ -688,14 +745,19 @@ int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_li
   memset(placed, 0, 2 * n_words * sizeof *placed);
   /* A new graph knows nothing of rows that were settled earlier in this transaction. */
   rc = graph_note_rows(t, vids, n, is_new || max_links == SIZE_MAX, noted);
-  if (rc == SQLITE_OK && t->config->metric == DV_IP && gr->hnsw.n_linked == 0) rc = graph_measure_radius(t);
   if (rc == SQLITE_OK) rc = graph_link_fresh(t, max_links, rows, noted, placed);
+  bool is_same = gr->n_unwalked == 0 && gr->curve_stored[0] != 0; /* nothing was linked since it was last measured */
   bool is_due = max_links == SIZE_MAX || gr->n_unwalked * GRAPH_WALK_PART >= n_rows || n_rows <= GRAPH_WALK_ROWS;
   for (int pass = 0; rc == SQLITE_OK && gr->is_there && is_due && pass < 3; pass++) {
     size_t n_lost;
     rc = graph_find_lost(t, rows, &n_lost);
     is_due = n_lost > 0 && max_links == SIZE_MAX; /* else they wait */
     if (rc == SQLITE_OK && is_due && gr->is_there) rc = graph_link_fresh(t, max_links, rows, noted, placed);
+  }
+  if (rc == SQLITE_OK && gr->is_there && max_links == SIZE_MAX && gr->hnsw.n_linked > 0 && !is_same) {
+    memset(gr->curve, 0, sizeof gr->curve);
+    rc = graph_measure_curve(t);
+    memcpy(gr->curve_stored, gr->curve, sizeof gr->curve);
   }
   if (rc == SQLITE_OK && gr->is_there) rc = graph_save(t, placed);
   sqlite3_free(rows);

@@ -293,15 +293,19 @@ static size_t search_count(const uint64_t *bits, size_t n_words) {
   return n;
 }
 
+/* The recall that is asked for. An ef that is given with the search comes before the table's target. */
+static double search_target(const dvx_table *t, const dvx_search_options *o) {
+  if (o->recall_target > 0) return o->recall_target;
+  return o->ef > 0 ? 0 : t->config->recall_target;
+}
+
 /* Candidates for how many rows are looked for: so that as many pass the mask. 0: a scan is better. */
-static size_t search_ef(const dvx_table *t, const dvx_search_options *o, size_t n_passing) {
+static size_t search_ef(const dvx_table *t, const dvx_search_options *o, size_t ef_for_target, size_t n_passing) {
   const dvx_graph *gr = &t->graph;
   size_t n_live = (size_t)t->rows.n_live, k = o->k;
   if (!gr->is_there || gr->hnsw.n_linked == 0 || o->is_exact || o->has_max_distance) return 0;
-  /* How wide a search must be for a recall is not known yet; a scan surely has it. */
-  if (o->recall_target > 0 || t->config->recall_target > 0) return 0;
   if (n_passing == 0 || k >= n_live) return 0;
-  size_t ef = (size_t)(o->ef > 0 ? o->ef : t->hnsw_ef_search);
+  size_t ef = ef_for_target ? ef_for_target : (size_t)(o->ef > 0 ? o->ef : t->hnsw_ef_search);
   if (ef < k) ef = k;
   /* Rows that are linked still, but deleted, take places too. */
   double n_linked = (double)gr->hnsw.n_linked, wanted = (double)ef * n_linked / (double)n_passing;
@@ -314,7 +318,7 @@ static size_t search_ef(const dvx_table *t, const dvx_search_options *o, size_t 
 
 bool dvx_search_uses_graph(const dvx_table *t) {
   dvx_search_options plain = {.k = 10};
-  return search_ef(t, &plain, (size_t)t->rows.n_live) > 0;
+  return search_ef(t, &plain, 0, (size_t)t->rows.n_live) > 0;
 }
 
 static inline bool search_bit(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }
@@ -391,8 +395,12 @@ static int search_settled(search_run *s) {
     return SQLITE_NOMEM;
   }
   size_t n_passing = owned ? search_count(owned, (t->mirror.n + 63) / 64) : (size_t)t->rows.n_live;
-  size_t ef = search_ef(t, s->o, n_passing);
-  if (ef > 0) rc = search_graph(s, &cq, mask, n_passing, ef, &is_done);
+  size_t ef_for_target = 0, ef = 0;
+  double target = search_target(t, s->o);
+  if (target > 0 && !s->o->is_exact) rc = dvx_graph_ef_for(t, target, s->o->k, &ef_for_target);
+  /* A target that no search is known to reach: a scan does. */
+  if (target <= 0 || ef_for_target > 0) ef = search_ef(t, s->o, ef_for_target, n_passing);
+  if (rc == SQLITE_OK && ef > 0) rc = search_graph(s, &cq, mask, n_passing, ef, &is_done);
   if (rc == SQLITE_OK && !is_done) {
     rc = dvx_mirror_ready_to_scan(t);
     if (rc == SQLITE_OK) rc = search_scan(s, &cq, mask, NULL, 0);

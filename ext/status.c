@@ -90,8 +90,9 @@ static int status_text(dvx_table *t, dvx_str *s) {
   dvx_str_addf(s, ",\"chain\":{\"mean\":%g,\"max\":%u}", (double)mean_hundredths / 100.0, (uint64_t)chain_max);
   dvx_str_addf(s, ",\"fresh\":%u,\"settled\":%u,\"memory\":%u,\"index\":\"%s\",\"recall_estimate\":", n_fresh,
                n_live > n_fresh ? n_live - n_fresh : 0, (uint64_t)dvx_table_memory(t), status_index(t));
-  if (t->recall >= 0) {
-    dvx_str_addf(s, "%g", t->recall);
+  double recall = t->recall >= 0 ? t->recall : dvx_graph_recall_at(t, (size_t)t->hnsw_ef_search);
+  if (recall >= 0) {
+    dvx_str_addf(s, "%g", recall);
   } else {
     dvx_str_addf(s, "null");
   }
