@@ -488,8 +488,9 @@ typedef struct dvx_graph {
   uint16_t curve_stored[DVX_CURVE_POINTS]; /* ... by the last 'optimize' or 'rebuild' */
   size_t n_unwalked; /* rows linked or unlinked since it was known that links lead to all */
   size_t capacity;
-  uint8_t *block; /* the last one read, for the sketches in it */
-  int64_t block_number; /* -1: none */
+  uint8_t *sketches; /* of n_sketches rows, made when one is asked for */
+  uint64_t *has_sketch; /* bitmap: it is in memory */
+  size_t n_sketches;
   uint32_t *list; /* scratch of a search */
   size_t list_capacity;
   int rc; /* why a callback failed */

@@ -33,8 +33,8 @@
 #define GRAPH_WALK_ROWS 4096u /* ... and always when there are no more rows than this */
 #define GRAPH_CHUNK 512u /* rows linked between two looks at sqlite3_interrupt() */
 
-/* A row that has moved by more than this part of its length is linked anew. Measured: at 0.25 a long random walk costs
- * less than half a point of recall, at 0.3 a point (docs/performance.md). */
+/* A row that has moved by more than this part of its length is linked anew. Below 0.25 recall does not get better any
+ * more, and there is more to link; at 0.3 it falls by a point. */
 #define GRAPH_DRIFT 0.25f
 
 static inline bool graph_bit(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }
@@ -55,7 +55,8 @@ void dvx_graph_free(dvx_table *t) {
   if (gr->scratch.alloc) dv_hnsw_scratch_free(&gr->scratch);
   sqlite3_free(gr->has_list);
   sqlite3_free(gr->fresh);
-  sqlite3_free(gr->block);
+  sqlite3_free(gr->sketches);
+  sqlite3_free(gr->has_sketch);
   sqlite3_free(gr->list);
   memset(gr, 0, sizeof *gr);
 }
@@ -65,7 +66,7 @@ size_t dvx_graph_memory(const dvx_table *t) {
   const dv_hnsw *g = &gr->hnsw;
   size_t row = (size_t)8 * g->m + sizeof *g->upper_at;
   return g->capacity * row + g->capacity / 8 + g->upper_capacity * graph_upper_bytes(gr) + gr->capacity / 4 +
-         gr->list_capacity * sizeof *gr->list + gr->scratch.n_visited_words * 8 +
+         gr->n_sketches * DV_SKETCH_BYTES + gr->list_capacity * sizeof *gr->list + gr->scratch.n_visited_words * 8 +
          gr->scratch.pool_capacity * sizeof *gr->scratch.pool;
 }
 
@@ -98,7 +99,6 @@ static int graph_begin(dvx_table *t, uint32_t n_stored) {
   uint32_t n_rows = (uint32_t)(t->mirror.n > n_stored ? t->mirror.n : n_stored);
   dv_hnsw_init(&gr->hnsw, (uint32_t)t->config->hnsw_m, GRAPH_SEED, &dvx_alloc);
   dv_hnsw_scratch_init(&gr->scratch, &dvx_alloc);
-  gr->block_number = -1;
   gr->is_there = true;
   if (n_stored > 0 && dv_hnsw_reserve_unread(&gr->hnsw, n_rows, n_stored) != DV_OK) return SQLITE_NOMEM;
   return dvx_graph_reserve(t, n_rows ? n_rows : 1);
@@ -354,33 +354,39 @@ void dvx_graph_space(dvx_table *t, dv_hnsw_space *space, dv_hnsw_pager *pager) {
 
 /* ---- which rows are fresh ---------------------------------------------------------------------------------------- */
 
-/* The sketch that was stored with the row's links. */
+/* The sketch that was stored with the row's links. Those of a block are kept once one of them was asked for. */
 static int graph_stored_sketch(dvx_table *t, size_t row, const uint8_t **out) {
   dvx_graph *gr = &t->graph;
-  const size_t n_bytes = t->geometry.graph_bytes;
-  int64_t block = (int64_t)(row / t->geometry.graph_rows);
-  static const uint8_t none[DV_SKETCH_BYTES];
-  if (gr->block_number != block) {
-    sqlite3_stmt *stmt = NULL;
-    if (!gr->block) gr->block = sqlite3_malloc64(n_bytes);
-    if (!gr->block) return SQLITE_NOMEM;
-    int rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_GET, &stmt);
+  const dvx_geometry *geo = &t->geometry;
+  if (gr->n_sketches < gr->capacity) {
+    uint8_t *p = sqlite3_realloc64(gr->sketches, gr->capacity * DV_SKETCH_BYTES);
+    if (!p) return SQLITE_NOMEM;
+    gr->sketches = p;
+    int rc = graph_grow_bits(&gr->has_sketch, gr->n_sketches, gr->capacity, 0);
     if (rc != SQLITE_OK) return rc;
-    gr->block_number = -1;
-    sqlite3_bind_int64(stmt, 1, block);
-    if (sqlite3_step(stmt) == SQLITE_ROW && (size_t)sqlite3_column_bytes(stmt, 0) == n_bytes) {
-      const uint8_t *bytes = sqlite3_column_blob(stmt, 0);
-      if (bytes) {
-        memcpy(gr->block, bytes, n_bytes);
-        gr->block_number = block;
-      }
-    }
-    rc = sqlite3_reset(stmt);
-    if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+    gr->n_sketches = gr->capacity;
   }
-  size_t at = row % t->geometry.graph_rows * graph_entry_bytes(gr) + (size_t)8 * gr->hnsw.m;
-  *out = gr->block_number == block ? gr->block + at : none;
-  return SQLITE_OK;
+  *out = gr->sketches + row * DV_SKETCH_BYTES;
+  if (graph_bit(gr->has_sketch, row)) return SQLITE_OK;
+  sqlite3_stmt *stmt = NULL;
+  int rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_GET, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  size_t first = row / geo->graph_rows * geo->graph_rows;
+  sqlite3_bind_int64(stmt, 1, (int64_t)(first / geo->graph_rows));
+  const uint8_t *bytes = sqlite3_step(stmt) == SQLITE_ROW ? sqlite3_column_blob(stmt, 0) : NULL;
+  bool is_sound = bytes && (size_t)sqlite3_column_bytes(stmt, 0) == geo->graph_bytes;
+  for (size_t j = 0; j < geo->graph_rows && first + j < gr->n_sketches; j++) {
+    uint8_t *at = gr->sketches + (first + j) * DV_SKETCH_BYTES;
+    if (graph_bit(gr->has_sketch, first + j)) continue;
+    if (is_sound) {
+      memcpy(at, bytes + j * graph_entry_bytes(gr) + (size_t)8 * gr->hnsw.m, DV_SKETCH_BYTES);
+    } else {
+      memset(at, 0, DV_SKETCH_BYTES);
+    }
+    graph_set(gr->has_sketch, first + j);
+  }
+  rc = sqlite3_reset(stmt);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
 }
 
 static int graph_judge_row(dvx_table *t, uint32_t row, bool is_alive) {
@@ -574,7 +580,7 @@ static bool graph_block_changed(const dvx_table *t, size_t first, const uint64_t
 }
 
 static int graph_save_ground(dvx_table *t, const uint64_t *placed, uint8_t *bytes) {
-  const dvx_graph *gr = &t->graph;
+  dvx_graph *gr = &t->graph;
   const dv_hnsw *g = &gr->hnsw;
   const dvx_geometry *geo = &t->geometry;
   const size_t n = t->config->dimensions, stride = dv_code_stride(n), room = (size_t)2 * g->m;
@@ -592,8 +598,11 @@ static int graph_save_ground(dvx_table *t, const uint64_t *placed, uint8_t *byte
       if (row >= g->n) memset(at, 0xff, 4 * room);
       if (row >= g->n || !graph_bit(gr->has_list, row)) continue;
       for (size_t l = 0; l < room; l++) dv_store_u32(at + 4 * l, g->ground[row * room + l]);
-      if (graph_bit(placed, row))
-        dv_sketch_make(&t->mirror.code_rows[row], t->mirror.codes + row * stride, n, at + 4 * room);
+      if (!graph_bit(placed, row)) continue;
+      dv_sketch_make(&t->mirror.code_rows[row], t->mirror.codes + row * stride, n, at + 4 * room);
+      if (row >= gr->n_sketches) continue;
+      memcpy(gr->sketches + row * DV_SKETCH_BYTES, at + 4 * room, DV_SKETCH_BYTES);
+      graph_set(gr->has_sketch, row);
     }
     rc = graph_put(t, block, bytes);
   }
@@ -647,7 +656,6 @@ static int graph_save(dvx_table *t, const uint64_t *placed) {
   while (stamp == 0) sqlite3_randomness(sizeof stamp, &stamp);
   if (rc == SQLITE_OK) rc = dvx_meta_put(t, "graph_stamp", stamp);
   sqlite3_free(bytes);
-  gr->block_number = -1;
   if (rc != SQLITE_OK) return rc;
   gr->stamp = stamp;
   dv_hnsw_forget_changes(&gr->hnsw);
