@@ -244,6 +244,48 @@ START_TEST(exact_equals_the_full_scan) {
 }
 END_TEST
 
+START_TEST(a_list_equals_the_same_rows_in_a_mask) {
+  dv_flat_scratch scratch;
+  dv_flat_scratch_init(&scratch, &alloc);
+  for (unsigned round = 0; round < 1000; round++) {
+    dv_metric m = metrics[round % 4];
+    size_t n_rows = round % 20 == 0 ? random_below(3000) : random_below(200), n = 1 + random_below(70), n_list = 0;
+    table t = table_new(m, n_rows, n, random_below(N_SHAPES), true, false);
+    t.flat.ctx = &t;
+    coded c = coded_new(&t, m);
+    uint32_t *list = zeros(n_rows, sizeof *list);
+    for (uint32_t row = (uint32_t)n_rows; row-- > 0;) /* in no order */
+      if ((t.mask[row / 64] >> row % 64) & 1) {
+        uint32_t at = random_below((uint32_t)n_list + 1);
+        list[n_list] = list[at];
+        list[at] = row;
+        n_list++;
+      }
+    size_t k = random_k(n_rows);
+    dv_topk listed, brute;
+    dv_topk_init(&listed, k, &alloc);
+    dv_topk_init(&brute, k, &alloc);
+    ck_assert(dv_flat_brute(&t.flat, &c.q, &brute) == DV_OK);
+    dv_flat f = t.flat;
+    f.mask = NULL; /* fetch() looks at the table's, and at nothing else */
+    f.list = list;
+    f.n_list = n_list;
+    ck_assert(dv_flat_search(&f, &c.q, m == DV_L1 ? NULL : &c.cq, k, round % 2 == 0, &listed, &scratch) == DV_OK);
+    dv_topk_sort(&listed);
+    dv_topk_sort(&brute);
+    ck_assert_msg(is_same_list(&listed, &brute), "round %u: %s, %zu of %zu x %zu, k %zu", round, dv_metric_name(m),
+                  n_list, n_rows, n, k);
+    dv_topk_free(&listed);
+    dv_topk_free(&brute);
+    dv_code_query_free(&c.cq);
+    free(list);
+    table_free(&t);
+  }
+  dv_flat_scratch_free(&scratch);
+  ck_assert_uint_eq(n_blocks, 0);
+}
+END_TEST
+
 START_TEST(range_equals_the_full_scan) {
   dv_flat_scratch scratch;
   dv_flat_scratch_init(&scratch, &alloc);
@@ -481,6 +523,7 @@ int main(void) {
   TCase *tc = tcase_create("search");
   tcase_set_timeout(tc, 0);
   tcase_add_test(tc, exact_equals_the_full_scan);
+  tcase_add_test(tc, a_list_equals_the_same_rows_in_a_mask);
   tcase_add_test(tc, range_equals_the_full_scan);
   tcase_add_test(tc, tiers_keep_their_recall_for_data_of_many_kinds);
   tcase_add_test(tc, bits_save_most_of_the_work_on_clustered_data);
