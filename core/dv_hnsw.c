@@ -202,14 +202,17 @@ static inline float hnsw_between(const hnsw_target *t, const dv_code_row *row, i
 
 enum { HNSW_MAX_LIST = 2 * DV_HNSW_MAX_M + 1 };
 
+/* Values so large that a distance is not a number make it the largest. */
+static inline float hnsw_number(float d) { return d == d ? d : INFINITY; }
+
 static void hnsw_measure_into(const hnsw_target *t, const uint32_t *rows, size_t n, int32_t *dots, float *out) {
   const dv_hnsw_space *s = t->space;
   size_t stride = dv_code_stride(s->n);
   s->kernels->gather_i8(s->codes, stride, rows, n, t->code, stride, dots);
   if (t->query) {
-    for (size_t i = 0; i < n; i++) out[i] = dv_code_estimate(t->query, &s->rows[rows[i]], dots[i]);
+    for (size_t i = 0; i < n; i++) out[i] = hnsw_number(dv_code_estimate(t->query, &s->rows[rows[i]], dots[i]));
   } else {
-    for (size_t i = 0; i < n; i++) out[i] = hnsw_between(t, &s->rows[rows[i]], dots[i]);
+    for (size_t i = 0; i < n; i++) out[i] = hnsw_number(hnsw_between(t, &s->rows[rows[i]], dots[i]));
   }
 }
 
@@ -409,10 +412,10 @@ static size_t hnsw_choose(const dv_hnsw_space *space, const dv_hnsw_hit *candida
       if (!by) break;
       continue;
     }
-    hnsw_target t = hnsw_target_row(space, candidates[i].row);
+    hnsw_target t = hnsw_target_row(space, candidates[i].row & ~HNSW_FRESH);
     bool is_hidden = false;
     for (size_t j = 0; j < n_chosen && !is_hidden; j++) {
-      uint32_t other = candidates[chosen[j]].row;
+      uint32_t other = candidates[chosen[j]].row & ~HNSW_FRESH;
       int32_t dot = space->kernels->dot_i8(space->codes + other * stride, t.code, stride);
       is_hidden = hnsw_between(&t, &space->rows[other], dot) < candidates[i].distance;
       if (is_hidden && by) by[i] = chosen[j];
@@ -478,28 +481,57 @@ static size_t hnsw_neighbours(const dv_hnsw *g, const dv_hnsw_space *space, uint
   return n;
 }
 
-/* Links a row that has lost its last link with `to`, which has some. If that one has no room, the farthest of its
- * neighbours that has other links makes place; if none has, the row goes to the nearest of them, which then has room. */
+/* Links a row that has room for two links with `to`, another one that is not its neighbour. If that one has no room, the
+ * row goes between it and the farthest of its neighbours: what was connected stays so. */
 static void hnsw_adopt(dv_hnsw *g, const dv_hnsw_space *space, uint32_t row, uint32_t to, uint32_t level) {
   if (hnsw_is_full(g, to, level)) {
     dv_hnsw_hit near[2 * DV_HNSW_MAX_M];
-    size_t n = hnsw_neighbours(g, space, to, level, near), i = n;
-    while (i > 0 && hnsw_degree(g, near[i - 1].row, level) < 2) i--;
-    if (i > 0) {
-      hnsw_part(g, to, near[i - 1].row, level);
-    } else {
-      to = near[0].row;
-    }
+    size_t i = hnsw_neighbours(g, space, to, level, near);
+    while (i > 0 && hnsw_list_has(g, row, level, near[i - 1].row)) i--;
+    if (i == 0) return; /* they have all neighbours in common: it is connected */
+    hnsw_part(g, to, near[i - 1].row, level);
+    hnsw_join(g, row, near[i - 1].row, level);
   }
   hnsw_join(g, row, to, level);
 }
 
-/* Makes `row` a neighbour of `a`, whose list is full: of all of them a keeps those that lead somewhere else. One that
- * it parts with is left to the one that stands before it, if it would have no other. */
+/* Links two rows, the second of them full: each gives up the farthest neighbour that it can, and those are linked in turn.
+ * What was connected stays so, unless both links that go were the only ways. */
+static void hnsw_exchange(dv_hnsw *g, const dv_hnsw_space *space, uint32_t a, uint32_t b, uint32_t level) {
+  dv_hnsw_hit near_a[2 * DV_HNSW_MAX_M], near_b[2 * DV_HNSW_MAX_M];
+  size_t i = hnsw_neighbours(g, space, a, level, near_a), n_b = hnsw_neighbours(g, space, b, level, near_b);
+  for (; i > 0; i--) {
+    uint32_t x = near_a[i - 1].row;
+    for (size_t j = n_b; j > 0; j--) {
+      uint32_t y = near_b[j - 1].row;
+      bool are_leaves = hnsw_degree(g, x, level) < 2 && hnsw_degree(g, y, level) < 2;
+      if (are_leaves || x == y || x == b || y == a || hnsw_list_has(g, x, level, y)) continue;
+      hnsw_part(g, a, x, level);
+      hnsw_part(g, b, y, level);
+      hnsw_join(g, a, b, level);
+      hnsw_join(g, x, y, level);
+      return;
+    }
+  }
+}
+
+/* Can a row part with `other`, because `over` leads there? It does already, or has room for a link that does. */
+static bool hnsw_lead_over(dv_hnsw *g, uint32_t over, uint32_t other, uint32_t level) {
+  if (hnsw_list_has(g, other, level, over)) return true;
+  if (hnsw_is_full(g, over, level)) return false;
+  hnsw_list_add(g, over, level, other); /* `other` gets its half in the place of the link it loses */
+  return true;
+}
+
+/*
+ * Makes `row` a neighbour of `a`, whose list is full. Of all of them a keeps those that lead somewhere else; it parts
+ * with one that stands behind another if that one leads to it, so that no path is lost. Where none can go, a keeps what
+ * it has.
+ */
 static void hnsw_squeeze(dv_hnsw *g, const dv_hnsw_space *space, uint32_t a, uint32_t row, uint32_t level) {
   const size_t n = hnsw_room(g, level) + 1;
   uint32_t chosen[HNSW_MAX_LIST], by[HNSW_MAX_LIST];
-  bool is_kept[HNSW_MAX_LIST] = {false};
+  bool is_chosen[HNSW_MAX_LIST] = {false};
   dv_hnsw_hit c[HNSW_MAX_LIST];
   hnsw_target t = hnsw_target_row(space, a);
   (void)hnsw_neighbours(g, space, a, level, c);
@@ -507,22 +539,21 @@ static void hnsw_squeeze(dv_hnsw *g, const dv_hnsw_space *space, uint32_t a, uin
   hnsw_measure(&t, &row, 1, &c[n - 1].distance);
   hnsw_sort(c, n);
   size_t n_chosen = hnsw_choose(space, c, n, n - 1, chosen, by);
-  for (size_t i = 0; i < n_chosen; i++) is_kept[chosen[i]] = true;
-  bool keeps_row = false;
-  for (size_t i = 0; i < n; i++) {
-    if (c[i].row == row) {
-      keeps_row = is_kept[i];
-    } else if (!is_kept[i]) {
-      hnsw_part(g, a, c[i].row, level);
-    }
+  for (size_t i = 0; i < n_chosen; i++) is_chosen[chosen[i]] = true;
+  for (size_t i = 0; i < n; i++)
+    if (c[i].row == row && !is_chosen[i]) return;
+  bool has_room = false;
+  for (size_t i = n; i-- > 0;) {
+    if (is_chosen[i] || by[i] == DV_HNSW_NONE) continue;
+    uint32_t other = c[i].row, over = c[by[i]].row;
+    if (over == row) continue; /* not linked yet */
+    bool was_linked = hnsw_list_has(g, other, level, over);
+    if (!hnsw_lead_over(g, over, other, level)) continue;
+    hnsw_part(g, a, other, level);
+    if (!was_linked) hnsw_list_add(g, other, level, over);
+    has_room = true;
   }
-  if (keeps_row) hnsw_join(g, a, row, level);
-  for (size_t i = 0; i < n; i++) {
-    if (is_kept[i] || c[i].row == row || hnsw_degree(g, c[i].row, level) > 0) continue;
-    uint32_t to = by[i] == DV_HNSW_NONE ? c[0].row : c[by[i]].row;
-    if (hnsw_degree(g, to, level) == 0) to = a; /* it is `row` itself, not linked yet; a has room now */
-    hnsw_adopt(g, space, c[i].row, to, level);
-  }
+  if (has_room) hnsw_join(g, a, row, level);
 }
 
 /* Makes row a neighbour of a, unless a would not keep it, or row has no room: rows that lost their links to its other
@@ -587,16 +618,16 @@ static dv_status hnsw_plan_levels(const hnsw_batch *b, size_t i, dv_hnsw_scratch
       if (st != DV_OK) return st;
     }
     hnsw_pool_batch(b, &t, i, level, s);
-    for (size_t j = 0; j < s->n_pool; j++) s->pool[j].row &= ~HNSW_FRESH;
     uint32_t chosen[DV_HNSW_MAX_M];
     size_t n = hnsw_choose(b->space, s->pool, s->n_pool, g->m, chosen, NULL);
     if (b->space->metric == DV_IP) n = hnsw_fill_up(s->n_pool, n, g->m, chosen);
     p->n_chosen[level] = (uint32_t)n;
-    for (size_t j = 0; j < n; j++) p->chosen[level * g->m + j] = s->pool[chosen[j]].row;
-    /* Rows of the batch are not in the graph: the next level's search must not begin at them. */
+    for (size_t j = 0; j < n; j++) p->chosen[level * g->m + j] = s->pool[chosen[j]].row & ~HNSW_FRESH;
+    /* Rows of the batch, which alone are marked now, are not in the graph: the next level's search must not begin at
+     * them. */
     size_t n_kept = 0;
     for (size_t j = 0; j < s->n_pool; j++)
-      if (dv_hnsw_is_linked(g, s->pool[j].row)) s->pool[n_kept++] = s->pool[j];
+      if ((s->pool[j].row & HNSW_FRESH) == 0) s->pool[n_kept++] = s->pool[j];
     s->n_pool = n_kept;
   }
   return st;
@@ -620,15 +651,14 @@ static dv_status hnsw_need_around(const dv_hnsw *g, const dv_hnsw_space *space, 
   return st;
 }
 
-/* Squeezing the list of a chosen row parts it from its neighbours, and gives what they lose to others of them, whose
- * farthest neighbour may have to go. */
+/* Squeezing the list of a chosen row changes those of its neighbours, and may fill that of another chosen row, which is
+ * squeezed then. */
 static dv_status hnsw_need_plan(const dv_hnsw *g, const dv_hnsw_space *space, const hnsw_plan *p) {
   dv_status st = hnsw_need_list(space, p->row);
   for (uint32_t level = 0; level <= p->level; level++)
     for (size_t j = 0; st == DV_OK && j < p->n_chosen[level]; j++) {
       uint32_t a = p->chosen[level * g->m + j];
-      st = hnsw_need_around(g, space, a, level, 0);
-      if (st == DV_OK && hnsw_is_full(g, a, level)) st = hnsw_need_around(g, space, a, level, 2);
+      st = hnsw_need_around(g, space, a, level, 2);
     }
   return st;
 }
@@ -728,40 +758,29 @@ dv_status dv_hnsw_link(dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *r
 
 /* ---- taking rows out --------------------------------------------------------------------------------------------- */
 
-/* Links rows that had a neighbour in common, along a shortest tree (Prim): so they stay together, and nobody gets more
- * links than it lost. */
+/* Links rows that had a neighbour in common, nearest to it first, each with the nearest of those before it that has room
+ * (or is linked with it already): so they stay together, and nobody gets more links than it lost, or few more. */
 static void hnsw_mend(dv_hnsw *g, const dv_hnsw_space *space, const dv_hnsw_hit *near, size_t n, uint32_t level) {
-  dv_hnsw_hit best[2 * DV_HNSW_MAX_M]; /* of those outside of the tree: the nearest inside; distance < all: inside */
-  uint32_t rows[2 * DV_HNSW_MAX_M], left[2 * DV_HNSW_MAX_M];
+  uint32_t rows[2 * DV_HNSW_MAX_M];
   float distances[2 * DV_HNSW_MAX_M];
-  size_t n_left = 0;
   for (size_t i = 1; i < n; i++) {
-    left[n_left] = near[i].row;
-    best[n_left++] = (dv_hnsw_hit){INFINITY, near[0].row};
-  }
-  for (uint32_t inside = n ? near[0].row : 0; n_left > 0;) {
-    hnsw_target t = hnsw_target_row(space, inside);
-    memcpy(rows, left, n_left * sizeof *rows);
-    hnsw_measure(&t, rows, n_left, distances);
-    size_t next = 0;
-    for (size_t i = 0; i < n_left; i++) {
-      if (distances[i] < best[i].distance) best[i] = (dv_hnsw_hit){distances[i], inside};
-      if (best[i].distance < best[next].distance) next = i;
-    }
-    uint32_t row = left[next], to = best[next].row;
-    bool can_join = !hnsw_is_full(g, row, level) && !hnsw_is_full(g, to, level);
-    if (can_join && !hnsw_list_has(g, row, level, to)) hnsw_join(g, row, to, level);
-    inside = row;
-    n_left--;
-    left[next] = left[n_left];
-    best[next] = best[n_left];
-  }
-  for (size_t i = 0; i < n; i++) {
-    if (hnsw_degree(g, near[i].row, level) > 0) continue;
-    for (size_t j = 0; j < n; j++) {
-      if (j == i || hnsw_degree(g, near[j].row, level) == 0) continue;
-      hnsw_adopt(g, space, near[i].row, near[j].row, level);
-      break;
+    uint32_t row = near[i].row;
+    size_t n_open = 0;
+    for (size_t j = 0; j < i; j++)
+      if (!hnsw_is_full(g, near[j].row, level) || hnsw_list_has(g, row, level, near[j].row))
+        rows[n_open++] = near[j].row;
+    hnsw_target t = hnsw_target_row(space, row);
+    hnsw_measure(&t, rows, n_open, distances);
+    dv_hnsw_hit best = {INFINITY, DV_HNSW_NONE};
+    for (size_t j = 0; j < n_open; j++)
+      if (best.row == DV_HNSW_NONE || hnsw_is_nearer(distances[j], rows[j], &best))
+        best = (dv_hnsw_hit){distances[j], rows[j]};
+    if (best.row == DV_HNSW_NONE && hnsw_degree(g, row, level) + 2 <= hnsw_room(g, level)) {
+      hnsw_adopt(g, space, row, near[0].row, level);
+    } else if (best.row == DV_HNSW_NONE) {
+      hnsw_exchange(g, space, row, near[0].row, level);
+    } else if (!hnsw_list_has(g, row, level, best.row)) {
+      hnsw_join(g, row, best.row, level);
     }
   }
 }
@@ -798,6 +817,7 @@ static dv_status hnsw_find_entry(const dv_hnsw *g, const dv_hnsw_space *space, u
 
 dv_status dv_hnsw_unlink(dv_hnsw *g, const dv_hnsw_space *space, uint32_t row) {
   uint32_t levels = dv_hnsw_level(g, row), entry = g->entry;
+  const bool was_entry = entry == row;
   dv_hnsw_hit near[2 * DV_HNSW_MAX_M];
   size_t n = 0;
   dv_status st = DV_OK;
@@ -818,6 +838,12 @@ dv_status dv_hnsw_unlink(dv_hnsw *g, const dv_hnsw_space *space, uint32_t row) {
   /* A neighbour that had no other, and whose place nobody near could take: it is to be found through the entry. */
   for (size_t i = 0; i < n; i++)
     if (near[i].row != entry && hnsw_degree(g, near[i].row, 0) == 0) hnsw_adopt(g, space, near[i].row, entry, 0);
+  for (size_t i = 0; i < n && was_entry; i++) {
+    uint32_t level = dv_hnsw_level(g, near[i].row);
+    if (level < g->top || (level == g->top && near[i].row > g->entry)) continue;
+    g->entry = near[i].row;
+    g->top = level;
+  }
   return DV_OK;
 }
 
@@ -955,7 +981,7 @@ dv_status dv_hnsw_unreachable(const dv_hnsw *g, uint32_t *out, size_t *n) {
 }
 
 dv_status dv_hnsw_check(const dv_hnsw *g, dv_hnsw_fault *fault, uint32_t *row, uint32_t *other) {
-  uint32_t n_linked = 0;
+  uint32_t n_linked = 0, top = 0;
   for (uint32_t i = 0; i < g->n_upper;) {
     *row = g->upper_row[i];
     *fault = DV_HNSW_LEVEL;
@@ -972,14 +998,20 @@ dv_status dv_hnsw_check(const dv_hnsw *g, dv_hnsw_fault *fault, uint32_t *row, u
     n_linked += is_linked;
     *fault = DV_HNSW_LEVEL;
     *other = levels;
-    if (has_lists ? levels == 0 || g->upper_at[*row] >= g->n_upper : is_linked && levels > 0) return DV_OK;
+    if (has_lists ? levels == 0 || g->upper_at[*row] >= g->n_upper || g->upper_row[g->upper_at[*row]] != *row
+                  : is_linked && levels > 0)
+      return DV_OK;
+    for (uint32_t level = 1; has_lists && !is_linked && level <= levels; level++)
+      if (hnsw_list(g, *row, level)[0] != DV_HNSW_NONE) return DV_OK;
+    if (is_linked && levels > top) top = levels;
     for (uint32_t level = 0; level <= (has_lists ? levels : 0); level++)
       if (!hnsw_check_list(g, *row, level, fault, other)) return DV_OK;
   }
   *row = g->entry;
   *other = g->top;
   *fault = DV_HNSW_ENTRY;
-  if (g->entry == DV_HNSW_NONE ? n_linked > 0 : g->entry >= g->n || dv_hnsw_level(g, g->entry) != g->top) return DV_OK;
+  if (g->entry == DV_HNSW_NONE ? n_linked > 0 : g->entry >= g->n || g->top != top || dv_hnsw_level(g, g->entry) != top)
+    return DV_OK;
   *fault = DV_HNSW_COUNT;
   *other = n_linked;
   if (n_linked != g->n_linked) return DV_OK;
