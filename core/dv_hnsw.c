@@ -546,8 +546,9 @@ static void hnsw_squeeze(dv_hnsw *g, const dv_hnsw_space *space, uint32_t a, uin
   for (size_t i = n; i-- > 0;) {
     if (is_chosen[i] || by[i] == DV_HNSW_NONE) continue;
     uint32_t other = c[i].row, over = c[by[i]].row;
-    if (over == row) continue; /* not linked yet */
     bool was_linked = hnsw_list_has(g, other, level, over);
+    /* Two places for a link over the row itself: the other one is for its link with a. */
+    if (over == row && hnsw_degree(g, row, level) + 2 > n - 1) continue;
     if (!hnsw_lead_over(g, over, other, level)) continue;
     hnsw_part(g, a, other, level);
     if (!was_linked) hnsw_list_add(g, other, level, over);
