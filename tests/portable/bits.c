@@ -345,8 +345,7 @@ static void graph(dv_metric metric, const char *what) {
   static int8_t code[N_ROWS * STRIDE];
   static dv_code_row rows[N_ROWS];
   uint32_t order[N_ROWS];
-  dv_hnsw_space space = {
-      .kernels = dv_kernels_get(), .metric = metric, .n = N, .codes = code, .rows = rows, .radius_sq = 40.0f};
+  dv_hnsw_space space = {.kernels = dv_kernels_get(), .metric = metric, .n = N, .codes = code, .rows = rows};
   dv_hnsw g;
   dv_hnsw_scratch scratch;
   size_t n_done;
