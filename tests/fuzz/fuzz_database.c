@@ -30,8 +30,8 @@ enum { PACK_HEADER = 28, N_STEPS = 20000 };
 
 static const struct {
   const char *table, *key, *value;
-} parts[8] = {{"log", "seq", "pack"},     {"log", "seq", "pack"},     {"row", "vid", "id"},     {"row", "vid", "c1"},
-              {"head", "block", "heads"}, {"code", "block", "codes"}, {"meta", "key", "value"}, {"row", "vid", "c2"}};
+} parts[8] = {{"log", "seq", "pack"},     {"graph", "block", "links"}, {"row", "vid", "id"},     {"row", "vid", "c1"},
+              {"head", "block", "heads"}, {"code", "block", "codes"},  {"meta", "key", "value"}, {"row", "vid", "c2"}};
 
 /* ---- the good database ----------------------------------------------------------------------------------------------
  * */
@@ -58,7 +58,7 @@ static void make_base(void) {
   static const char *const sql[] = {
       "PRAGMA page_size = 512",
       "CREATE VIRTUAL TABLE docs USING delta_vectors(id TEXT PRIMARY KEY, v FLOAT[5], n INTEGER, note TEXT,"
-      " checkpoint_interval=4, compression=max)",
+      " checkpoint_interval=4, compression=max, index=hnsw, hnsw_m=2)",
       "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 14) INSERT INTO docs(id, v, n, note, "
       "as_of)"
       " SELECT 'r' || i, json_array(i, -i, i * 0.5, 1.0 / i, 0), i, 'note ' || i, 1000 * i FROM i",
