@@ -24,7 +24,7 @@ void dv_hnsw_init(dv_hnsw *g, uint32_t m, uint64_t seed, const dv_alloc *alloc) 
 }
 
 void dv_hnsw_free(dv_hnsw *g) {
-  dv_alloc_free(g->alloc, g->ground);
+  dv_alloc_free(g->alloc, g->ground_memory);
   dv_alloc_free(g->alloc, g->upper_at);
   dv_alloc_free(g->alloc, g->upper);
   dv_alloc_free(g->alloc, g->upper_row);
@@ -43,6 +43,20 @@ static dv_status hnsw_grow(const dv_alloc *a, void *pointer, size_t n_filled, si
   return DV_OK;
 }
 
+/* The lists on the ground, which begin on a page: the caller may give some of them back to the system. */
+static dv_status hnsw_grow_ground(dv_hnsw *g, size_t n_old, size_t n_filled, size_t n_new) {
+  size_t before = g->ground ? (size_t)((uint8_t *)g->ground - g->ground_memory) : 0;
+  if (n_new > SIZE_MAX - DV_HNSW_PAGE) return DV_NOMEM;
+  uint8_t *p = dv_alloc_resize(g->alloc, g->ground_memory, n_new + DV_HNSW_PAGE);
+  if (!p) return DV_NOMEM;
+  size_t after = (0 - (size_t)(uintptr_t)p) & (DV_HNSW_PAGE - 1);
+  if (n_old > 0 && after != before) memmove(p + after, p + before, n_old);
+  memset(p + after + n_filled, 0xff, n_new - n_filled);
+  g->ground_memory = p;
+  g->ground = (uint32_t *)(void *)(p + after);
+  return DV_OK;
+}
+
 dv_status dv_hnsw_reserve_unread(dv_hnsw *g, uint32_t n, uint32_t n_unread) {
   if (n > DV_HNSW_MAX_ROWS) return DV_LIMIT;
   if (n > g->capacity) {
@@ -50,7 +64,7 @@ dv_status dv_hnsw_reserve_unread(dv_hnsw *g, uint32_t n, uint32_t n_unread) {
     size_t capacity = (old + old / 2 > n ? old + old / 2 : n) + 63;
     capacity &= ~(size_t)63;
     size_t filled = n_unread > old ? n_unread : old;
-    dv_status st = hnsw_grow(g->alloc, &g->ground, filled * list, capacity * list, 0xff);
+    dv_status st = capacity <= SIZE_MAX / list ? hnsw_grow_ground(g, old * list, filled * list, capacity * list) : DV_NOMEM;
     if (st == DV_OK) st = hnsw_grow(g->alloc, &g->upper_at, old * 4, capacity * 4, 0xff);
     if (st == DV_OK) st = hnsw_grow(g->alloc, &g->changed, old / 8, capacity / 8, 0);
     if (st != DV_OK) return st;

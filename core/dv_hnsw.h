@@ -17,6 +17,7 @@
 
 #define DV_HNSW_NONE UINT32_MAX
 #define DV_HNSW_MAX_LEVEL 15
+#define DV_HNSW_PAGE ((size_t)16384) /* as large as pages are on any system that this is for */
 #define DV_HNSW_MAX_M 512u
 /* Rows are below this: the top bit of an id is used in searches. */
 #define DV_HNSW_MAX_ROWS ((uint32_t)1 << 31)
@@ -50,7 +51,8 @@ typedef struct dv_hnsw {
   uint32_t n_linked; /* nodes in the graph */
   uint32_t entry; /* where a search begins; DV_HNSW_NONE: the graph is empty */
   uint32_t top; /* the entry's level */
-  uint32_t *ground; /* n lists of 2m, filled from the front, the rest DV_HNSW_NONE */
+  uint32_t *ground; /* n lists of 2m, filled from the front, the rest DV_HNSW_NONE; begins on a page of memory ... */
+  uint8_t *ground_memory; /* ... in here */
   uint32_t *upper_at; /* of n: number of the row's first list above the ground; DV_HNSW_NONE: it has none */
   uint32_t *upper; /* lists of m; a row of level l has l, in order of levels */
   uint32_t *upper_row; /* row of each of these lists */

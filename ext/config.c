@@ -33,6 +33,8 @@ typedef enum config_option {
   CONFIG_HNSW_EF_CONSTRUCTION,
   CONFIG_HNSW_EF_SEARCH,
   CONFIG_RECALL_TARGET,
+  CONFIG_THREADS,
+  CONFIG_MEMORY_LIMIT,
   CONFIG_MAX_VECTORS_OPTION,
   CONFIG_CHECKPOINT_INTERVAL,
   CONFIG_COMPRESSION,
@@ -52,6 +54,8 @@ static const struct {
     [CONFIG_HNSW_EF_CONSTRUCTION] = {"hnsw_ef_construction", "an integer from 1 to 100000"},
     [CONFIG_HNSW_EF_SEARCH] = {"hnsw_ef_search", "an integer from 1 to 100000"},
     [CONFIG_RECALL_TARGET] = {"recall_target", "a number above 0, at most 1, such as 0.95"},
+    [CONFIG_THREADS] = {"threads", "an integer from 0 (only the caller's) to 64"},
+    [CONFIG_MEMORY_LIMIT] = {"memory_limit", "megabytes, an integer from 1 to 1048576"},
     [CONFIG_MAX_VECTORS_OPTION] = {"max_vectors", "an integer from 0 (no limit) to 2147483647"},
     [CONFIG_CHECKPOINT_INTERVAL] = {"checkpoint_interval", "an integer from 1 to 10000"},
     [CONFIG_COMPRESSION] = {"compression", "on, off or max"},
@@ -352,6 +356,8 @@ static void config_set(config_parser *p, config_option option, const char *value
   case CONFIG_HNSW_EF_CONSTRUCTION: is_good = config_int(value, 1, 100000, &c->hnsw_ef_construction); break;
   case CONFIG_HNSW_EF_SEARCH: is_good = config_int(value, 1, 100000, &c->hnsw_ef_search); break;
   case CONFIG_RECALL_TARGET: is_good = config_recall(value, &c->recall_target); break;
+  case CONFIG_THREADS: is_good = config_int(value, 0, DVX_MAX_THREADS, &c->threads); break;
+  case CONFIG_MEMORY_LIMIT: is_good = config_integer(value, 1, DVX_MAX_MEMORY_LIMIT, &c->memory_limit); break;
   case CONFIG_MAX_VECTORS_OPTION: is_good = config_integer(value, 0, CONFIG_MAX_VECTORS, &c->max_vectors); break;
   case CONFIG_CHECKPOINT_INTERVAL: is_good = config_int(value, 1, 10000, &c->checkpoint_interval); break;
   case CONFIG_COMPRESSION: is_good = config_compression(value, &c->compression); break;
@@ -706,6 +712,8 @@ static dvx_config *config_new(void) {
   c->hnsw_m = 16;
   c->hnsw_ef_construction = 100;
   c->hnsw_ef_search = 50;
+  c->threads = DVX_THREADS_ALL;
+  c->memory_limit = DVX_MEMORY_LIMIT;
   c->checkpoint_interval = 100;
   c->compression = DV_COMPRESSION_ON;
   c->retention.unit = DVX_KEEP_FOREVER;

@@ -118,6 +118,52 @@ int64_t dvx_time_now(dvx_conn *conn);
 int dvx_time_parse(dvx_conn *conn, const dvx_table *t, const dv_value *row, sqlite3_value *v, int64_t *out);
 
 /* ================================================================================================================
+ * host.c: threads, and memory given back to the system
+ */
+
+/* Threads that work together, the caller one of them. NULL, where there can be no other, is a crew of one. */
+typedef struct dvx_crew dvx_crew;
+dvx_crew *dvx_crew_new(size_t n_workers);
+void dvx_crew_free(dvx_crew *crew);
+size_t dvx_crew_size(const dvx_crew *crew);
+/* Calls task(arg, i, worker) for every i < n, and returns when all are done; worker < dvx_crew_size. ctx is the crew. */
+void dvx_crew_run(void *ctx, size_t n, void (*task)(void *arg, size_t i, size_t worker), void *arg);
+/* Cores that this process may use. */
+size_t dvx_host_cores(void);
+
+/* Unit in which memory can be given back; 0: it cannot. */
+size_t dvx_host_page_bytes(void);
+/* Whole pages: what they hold is lost, they read as zeros, and take no memory until they are written to again. */
+void dvx_host_give_back(void *start, size_t n_bytes);
+
+/* ================================================================================================================
+ * pages.c: which rows of a large array are in memory
+ */
+typedef struct dvx_pages {
+  uint64_t *has; /* bitmap of rows: in memory, to be looked at */
+  uint64_t *asleep; /* ... in memory, but not to be looked at before dvx_pages_wake */
+  uint64_t *held; /* bitmap of pages that take memory */
+  size_t n_rows; /* of the bitmaps */
+  size_t n_array_rows; /* of the array: its owner says it after dvx_pages_reserve */
+  size_t row_bytes;
+  size_t page_bytes;
+  size_t segment_rows; /* fill whole pages: what is given back at a time */
+  size_t n_held;
+  size_t hand; /* a row, the first of a segment */
+  bool can_give_back;
+} dvx_pages;
+
+void dvx_pages_init(dvx_pages *p, size_t row_bytes);
+void dvx_pages_free(dvx_pages *p);
+int dvx_pages_reserve(dvx_pages *p, size_t n_rows);
+void dvx_pages_put(dvx_pages *p, size_t row); /* the row's entry is in memory now */
+bool dvx_pages_wake(dvx_pages *p, size_t row); /* false: the entry is not in memory */
+/* Gives back n_bytes of the array, which begins on a page, if it can: entries that nobody has asked for lately. */
+void dvx_pages_give_back(dvx_pages *p, void *base, size_t n_bytes);
+static inline size_t dvx_pages_bytes(const dvx_pages *p) { return p->n_held * p->page_bytes; }
+static inline bool dvx_pages_has(const dvx_pages *p, size_t row) { return p->has[row >> 6] >> (row & 63) & 1; }
+
+/* ================================================================================================================
  * config.c: what CREATE VIRTUAL TABLE said
  */
 
@@ -151,6 +197,10 @@ typedef struct dvx_keep {
   int64_t amount; /* milliseconds or versions */
 } dvx_keep;
 
+#define DVX_THREADS_ALL (-1)
+#define DVX_MAX_THREADS 64
+#define DVX_MAX_MEMORY_LIMIT 1048576
+
 struct dvx_config {
   bool is_short_form;
   size_t dimensions;
@@ -158,6 +208,8 @@ struct dvx_config {
   dvx_index index;
   int hnsw_m, hnsw_ef_construction, hnsw_ef_search;
   double recall_target; /* 0: none */
+  int threads; /* that build a graph; DVX_THREADS_ALL: as many as there are cores; 0 and 1: the caller's alone */
+  int64_t memory_limit; /* MB */
   int64_t max_vectors; /* 0: no limit */
   int checkpoint_interval;
   dv_compression compression;
@@ -206,6 +258,7 @@ typedef enum dvx_sql {
   DVX_SQL_HEAD_GET, /* ?1 block: heads */
   DVX_SQL_HEAD_PUT, /* ?1 block, ?2 heads */
   DVX_SQL_CODE_ALL,
+  DVX_SQL_CODE_RANGE, /* ?1, ?2 first and last block: block, codes, in block order */
   DVX_SQL_CODE_GET,
   DVX_SQL_CODE_PUT,
   DVX_SQL_GRAPH_RANGE, /* ?1, ?2 first and last block: block, links, in block order */
@@ -440,21 +493,19 @@ typedef struct dvx_vectors {
   uint64_t *valid; /* one word of bits a chunk */
   size_t n_chunks;
   size_t n_bytes;
-  size_t limit_bytes;
   size_t hand; /* next chunk to give back */
 } dvx_vectors;
 
 /* Search state over committed rows; see mirror.c. Row index = vid - 1. */
 typedef struct dvx_mirror {
   bool is_loaded;
-  bool is_stored; /* %_code has the codes of the rows that are not stale */
   bool is_whole; /* every code is in memory */
   size_t n; /* rows covered */
   size_t capacity;
   uint8_t *code_memory; /* what codes, aligned, lies in */
   int8_t *codes;
   dv_code_row *code_rows;
-  uint64_t *has_code; /* bitmap: the code is in memory */
+  dvx_pages pages; /* of codes: which are in memory */
   uint64_t *bits; /* made at the second scan: the first answer must not wait for them */
   dv_bit_row *bit_rows;
   float *center; /* the bits are signs around it: the mean of the rows when there were center_rows of them */
@@ -481,7 +532,7 @@ typedef struct dvx_graph {
   uint64_t checked_at; /* n_looks of the table then */
   dv_hnsw hnsw;
   dv_hnsw_scratch scratch;
-  uint64_t *has_list; /* bitmap: the row's links are in memory */
+  dvx_pages pages; /* of lists on the ground: which are in memory */
   uint64_t *fresh; /* bitmap: rows that the graph does not answer for */
   size_t n_fresh;
   uint16_t curve[DVX_CURVE_POINTS]; /* recall by ef, in ten-thousandths, when it was measured; 0: it was not */
@@ -493,6 +544,7 @@ typedef struct dvx_graph {
   size_t n_sketches;
   uint32_t *list; /* scratch of a search */
   size_t list_capacity;
+  dvx_crew *crew; /* while everything is linked; NULL: the caller works alone */
   int rc; /* why a callback failed */
 } dvx_graph;
 
@@ -541,7 +593,9 @@ struct dvx_table {
   char *name;
   dvx_config *config;
   dvx_geometry geometry;
-  int hnsw_ef_search; /* option, or what the command set */
+  int hnsw_ef_search; /* these three: option, or what the command set */
+  int threads;
+  int64_t memory_limit; /* MB */
   sqlite3_stmt *stmts[DVX_SQL_N];
 
   /* What memory reflects. */
@@ -582,6 +636,22 @@ static inline uint64_t dvx_word_seq(uint64_t w) { return w >> 16; }
 static inline bool dvx_word_exists(uint64_t w) { return w != 0 && (w & DVX_WORD_DELETED) == 0; }
 static inline unsigned dvx_word_chain(uint64_t w) { return (unsigned)(w & DVX_WORD_CHAIN); }
 
+/* Options that a command can change later: INSERT INTO docs(docs) VALUES('threads=4'). Kept in %_meta. */
+typedef enum dvx_setting {
+  DVX_SETTING_EF_SEARCH,
+  DVX_SETTING_THREADS,
+  DVX_SETTING_MEMORY_LIMIT,
+  DVX_SETTING_N
+} dvx_setting;
+typedef struct dvx_setting_range {
+  const char *name;
+  int64_t low;
+  int64_t high;
+} dvx_setting_range;
+extern const dvx_setting_range dvx_settings[DVX_SETTING_N];
+/* The value is in its range. */
+int dvx_table_set(dvx_table *t, dvx_setting which, int64_t value);
+
 /* For xCreate and xConnect: the state of this table, with a reference taken; takes config (frees it on failure too). */
 int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_config *config, bool is_new,
                       dvx_table **out);
@@ -608,6 +678,7 @@ void dvx_table_committed(dvx_table *t);
 /* Applies a committed record to the row's cached vector, if there is one. */
 void dvx_vectors_apply(dvx_table *t, uint32_t vid, uint64_t before, const dv_record *rec);
 void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v);
+void dvx_vectors_trim(dvx_table *t); /* gives back what memory_limit has no room for */
 bool dvx_vectors_has(const dvx_table *t, uint32_t vid);
 /* Fills the cache of current vectors from the log, if most are not there and all fit. */
 int dvx_vectors_load_if_cold(dvx_table *t);
@@ -701,8 +772,9 @@ void dvx_table_forget(dvx_table *t);
 /* A step after the first write of a multi-step rewrite failed: the commit will be refused with this text. */
 void dvx_table_poison(dvx_table *t, const char *message);
 
-/* Bytes of memory this table holds. */
+/* Bytes of memory this table holds, and those it may hold. */
 size_t dvx_table_memory(const dvx_table *t);
+size_t dvx_table_memory_limit(const dvx_table *t);
 
 /* Rewriting the log (compaction). begin; then one append per record, in rising seq (rec->link and seq say what the
  * record shall be; times may be anything); then finish, which replaces the old packs, gives the log a new generation,
@@ -738,6 +810,7 @@ int dvx_mirror_ready(dvx_table *t);
 /* ... and then everything that a scan needs into memory. */
 int dvx_mirror_ready_to_scan(dvx_table *t);
 int dvx_mirror_need_code(dvx_table *t, size_t i); /* the code of row i into memory */
+int dvx_mirror_need_range(dvx_table *t, size_t first, size_t end); /* ... of rows first .. end-1 */
 int dvx_mirror_need_all(dvx_table *t);
 /* The code of a pending vector in the place of the committed one's. The mirror must be freed if the transaction ends
  * without a commit. Room was made by dvx_mirror_reserve. */
@@ -746,6 +819,8 @@ void dvx_mirror_stale_since(dvx_table *t, uint64_t seq); /* rows with a later he
 void dvx_mirror_row_changed(dvx_table *t, uint32_t vid); /* cannot fail: room is made by dvx_mirror_reserve */
 int dvx_mirror_reserve(dvx_table *t, size_t n_rows);
 void dvx_mirror_free(dvx_table *t);
+/* At the beginning of a search: gives memory back if the table holds more than its memory_limit. */
+void dvx_mirror_trim(dvx_table *t);
 
 /* graph.c: owner of %_graph */
 /* Looks at what is stored, if it may have changed since. Afterwards t->graph.is_there tells whether it can be used. */

@@ -53,7 +53,7 @@ void dvx_graph_free(dvx_table *t) {
   dvx_graph *gr = &t->graph;
   if (gr->hnsw.alloc) dv_hnsw_free(&gr->hnsw);
   if (gr->scratch.alloc) dv_hnsw_scratch_free(&gr->scratch);
-  sqlite3_free(gr->has_list);
+  dvx_pages_free(&gr->pages);
   sqlite3_free(gr->fresh);
   sqlite3_free(gr->sketches);
   sqlite3_free(gr->has_sketch);
@@ -64,8 +64,7 @@ void dvx_graph_free(dvx_table *t) {
 size_t dvx_graph_memory(const dvx_table *t) {
   const dvx_graph *gr = &t->graph;
   const dv_hnsw *g = &gr->hnsw;
-  size_t row = (size_t)8 * g->m + sizeof *g->upper_at;
-  return g->capacity * row + g->capacity / 8 + g->upper_capacity * graph_upper_bytes(gr) + gr->capacity / 4 +
+  return dvx_pages_bytes(&gr->pages) + g->capacity * sizeof *g->upper_at + g->capacity / 8 + g->upper_capacity * graph_upper_bytes(gr) + gr->capacity / 4 +
          gr->n_sketches * DV_SKETCH_BYTES + gr->list_capacity * sizeof *gr->list + gr->scratch.n_visited_words * 8 +
          gr->scratch.pool_capacity * sizeof *gr->scratch.pool;
 }
@@ -84,13 +83,17 @@ int dvx_graph_reserve(dvx_table *t, size_t n_rows) {
   if (n_rows > gr->capacity) {
     size_t n = (gr->capacity + gr->capacity / 2 > n_rows ? gr->capacity + gr->capacity / 2 : n_rows) + 63;
     n &= ~(size_t)63;
-    /* Rows behind the stored ones have no list to be read. */
-    int rc = graph_grow_bits(&gr->has_list, gr->capacity, n, 0xff);
+    int rc = dvx_pages_reserve(&gr->pages, n);
     if (rc == SQLITE_OK) rc = graph_grow_bits(&gr->fresh, gr->capacity, n, 0);
     if (rc != SQLITE_OK) return rc;
     gr->capacity = n;
   }
-  return dv_hnsw_reserve(&gr->hnsw, (uint32_t)n_rows) == DV_OK ? SQLITE_OK : SQLITE_NOMEM;
+  uint32_t n_before = gr->hnsw.n;
+  if (dv_hnsw_reserve(&gr->hnsw, (uint32_t)n_rows) != DV_OK) return SQLITE_NOMEM;
+  gr->pages.n_array_rows = gr->hnsw.n; /* lists behind are empty already, and must stay so */
+  /* Rows behind the stored ones have no list to be read. */
+  for (size_t i = n_before; i < gr->hnsw.n; i++) dvx_pages_put(&gr->pages, i);
+  return SQLITE_OK;
 }
 
 /* The lists of the first n_stored rows will be read. */
@@ -99,9 +102,12 @@ static int graph_begin(dvx_table *t, uint32_t n_stored) {
   uint32_t n_rows = (uint32_t)(t->mirror.n > n_stored ? t->mirror.n : n_stored);
   dv_hnsw_init(&gr->hnsw, (uint32_t)t->config->hnsw_m, GRAPH_SEED, &dvx_alloc);
   dv_hnsw_scratch_init(&gr->scratch, &dvx_alloc);
+  dvx_pages_init(&gr->pages, (size_t)8 * gr->hnsw.m);
   gr->is_there = true;
   if (n_stored > 0 && dv_hnsw_reserve_unread(&gr->hnsw, n_rows, n_stored) != DV_OK) return SQLITE_NOMEM;
-  return dvx_graph_reserve(t, n_rows ? n_rows : 1);
+  int rc = dvx_graph_reserve(t, n_rows ? n_rows : 1);
+  for (size_t i = n_stored; rc == SQLITE_OK && i < gr->hnsw.n; i++) dvx_pages_put(&gr->pages, i);
+  return rc;
 }
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
@@ -132,7 +138,7 @@ static bool graph_take_block(dvx_table *t, int64_t block, const uint8_t *bytes, 
   if (bytes && n_bytes != geo->graph_bytes) return false;
   for (size_t j = 0; j < geo->graph_rows && first + j < g->n; j++) {
     size_t row = first + j;
-    if (graph_bit(gr->has_list, row)) continue;
+    if (dvx_pages_has(&gr->pages, row)) continue;
     uint32_t *list = g->ground + row * room;
     const uint8_t *at = bytes ? bytes + j * graph_entry_bytes(gr) : NULL;
     size_t n = 0;
@@ -148,7 +154,7 @@ static bool graph_take_block(dvx_table *t, int64_t block, const uint8_t *bytes, 
     if ((n > 0 || row == g->entry) && g->upper_at[row] == DV_HNSW_NONE && dv_hnsw_level(g, (uint32_t)row) > 0)
       return false;
     for (; n < room; n++) list[n] = DV_HNSW_NONE;
-    graph_set(gr->has_list, row);
+    dvx_pages_put(&gr->pages, row);
   }
   return true;
 }
@@ -156,7 +162,7 @@ static bool graph_take_block(dvx_table *t, int64_t block, const uint8_t *bytes, 
 static int graph_need_list(dvx_table *t, size_t row) {
   dvx_graph *gr = &t->graph;
   sqlite3_stmt *stmt = NULL;
-  if (graph_bit(gr->has_list, row)) return SQLITE_OK;
+  if (dvx_pages_has(&gr->pages, row) || dvx_pages_wake(&gr->pages, row)) return SQLITE_OK;
   int64_t block = (int64_t)(row / t->geometry.graph_rows);
   int rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_GET, &stmt);
   if (rc != SQLITE_OK) return rc;
@@ -285,7 +291,6 @@ static int graph_load(dvx_table *t) {
   g->n_linked = dv_load_u32(b + 20);
   g->entry = dv_load_u32(b + 24);
   g->top = dv_load_u32(b + 28);
-  for (size_t i = 0; i < n; i++) gr->has_list[i >> 6] &= ~((uint64_t)1 << (i & 63));
   uint32_t n_expected = 0;
   for (uint32_t row = 0; row < n; row++) n_expected += dv_hnsw_level(g, row);
   if (n_upper > n_expected || dv_hnsw_reserve_upper(g, n_upper) != DV_OK) {
@@ -342,7 +347,7 @@ static dv_status graph_page_list(void *ctx, uint32_t row) { return graph_page(ct
 
 void dvx_graph_space(dvx_table *t, dv_hnsw_space *space, dv_hnsw_pager *pager) {
   const dvx_mirror *m = &t->mirror;
-  *pager = (dv_hnsw_pager){m->has_code, t->graph.has_list, graph_page_code, graph_page_list, t};
+  *pager = (dv_hnsw_pager){m->pages.has, t->graph.pages.has, graph_page_code, graph_page_list, t};
   *space = (dv_hnsw_space){.kernels = t->conn->kernels,
                            .metric = t->config->metric,
                            .n = t->config->dimensions,
@@ -453,8 +458,10 @@ static int graph_relink(dvx_table *t, const uint32_t *rows, size_t n, uint32_t *
     if (dv_hnsw_is_linked(&gr->hnsw, rows[i])) rc = graph_status(t, dv_hnsw_unlink(&gr->hnsw, &space, rows[i]));
   }
   if (rc != SQLITE_OK || !gr->is_there) return rc;
-  rc = graph_status(
-      t, dv_hnsw_link(&gr->hnsw, &space, alive, n_alive, (size_t)t->config->hnsw_ef_construction, NULL, &n_done));
+  dv_hnsw_runner runner = {dvx_crew_run, gr->crew, dvx_crew_size(gr->crew)};
+  bool is_shared = gr->crew && !space.pager; /* what reads the file is the caller's thread alone */
+  rc = graph_status(t, dv_hnsw_link(&gr->hnsw, &space, alive, n_alive, (size_t)t->config->hnsw_ef_construction,
+                                    is_shared ? &runner : NULL, &n_done));
   if (rc != SQLITE_OK || !gr->is_there) return rc;
   gr->n_unwalked += n;
   for (size_t i = 0; i < n_alive; i++) graph_set(placed, alive[i]);
@@ -595,8 +602,8 @@ static int graph_save_ground(dvx_table *t, const uint64_t *placed, uint8_t *byte
     for (size_t j = 0; j < geo->graph_rows; j++) {
       size_t row = first + j;
       uint8_t *at = bytes + j * graph_entry_bytes(gr);
-      if (row >= g->n) memset(at, 0xff, 4 * room);
-      if (row >= g->n || !graph_bit(gr->has_list, row)) continue;
+      if (row >= g->n || !is_there) memset(at, 0xff, 4 * room);
+      if (row >= g->n || !dvx_pages_has(&gr->pages, row)) continue;
       for (size_t l = 0; l < room; l++) dv_store_u32(at + 4 * l, g->ground[row * room + l]);
       if (!graph_bit(placed, row)) continue;
       dv_sketch_make(&t->mirror.code_rows[row], t->mirror.codes + row * stride, n, at + 4 * room);
@@ -706,8 +713,13 @@ static int graph_link_fresh(dvx_table *t, size_t max_links, uint32_t *rows, cons
   dvx_graph *gr = &t->graph;
   size_t n_rows = gr->hnsw.n, n_left = max_links, n = 0;
   int rc = SQLITE_OK;
-  /* Reading everything in its order is faster than bringing in half of it piece by piece. */
-  if (max_links == SIZE_MAX && gr->n_fresh > GRAPH_CHUNK) rc = graph_need_all(t);
+  if (max_links == SIZE_MAX && gr->n_fresh > GRAPH_CHUNK) {
+    /* Reading everything in its order is faster than bringing in half of it piece by piece. And what is in memory, any
+     * thread can look at. */
+    rc = graph_need_all(t);
+    size_t n_threads = t->threads == DVX_THREADS_ALL ? dvx_host_cores() : (size_t)t->threads;
+    if (rc == SQLITE_OK) gr->crew = dvx_crew_new(n_threads);
+  }
   for (size_t i = 0; rc == SQLITE_OK && gr->is_there && i <= n_rows; i++) {
     if (i < n_rows && n_left > 0 && graph_bit(gr->fresh, i) && (graph_bit(noted, i) || !graph_is_touched(t, i))) {
       rows[n++] = (uint32_t)i;
@@ -719,6 +731,8 @@ static int graph_link_fresh(dvx_table *t, size_t max_links, uint32_t *rows, cons
     if (rc == SQLITE_OK && max_links == SIZE_MAX && dvx_is_interrupted(t->conn))
       rc = dvx_fail(t->conn, t, SQLITE_INTERRUPT, "it was interrupted");
   }
+  dvx_crew_free(gr->crew);
+  gr->crew = NULL;
   return rc;
 }
 

@@ -3,7 +3,7 @@
  *
  * Codes lie in one region, row after row, that is reserved when the mirror is made and filled as it is used: a stored
  * block is copied into its place when a row of it is first looked at, so that opening a table reads nothing of it. A
- * scan asks for all of them.
+ * scan asks for all of them. Under a memory_limit they are given back (pages.c) and asked for again.
  *
  * A row that changed since %_code was written is stale: it is coded from its current vector when the next search
  * begins. So a commit only sets a bit a row, and a search is never wrong because of a pending change. Uncommitted rows
@@ -14,8 +14,6 @@
  */
 #include "ext_int.h"
 
-#define MIRROR_ALIGNMENT 64u /* of the codes: a row of 384 then lies in six lines of the cache instead of seven */
-
 static inline bool mirror_bit(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }
 static inline void mirror_set(uint64_t *bits, size_t i) { bits[i >> 6] |= (uint64_t)1 << (i & 63); }
 static inline void mirror_clear(uint64_t *bits, size_t i) { bits[i >> 6] &= ~((uint64_t)1 << (i & 63)); }
@@ -24,7 +22,7 @@ void dvx_mirror_free(dvx_table *t) {
   dvx_mirror *m = &t->mirror;
   sqlite3_free(m->code_memory);
   sqlite3_free(m->code_rows);
-  sqlite3_free(m->has_code);
+  dvx_pages_free(&m->pages);
   sqlite3_free(m->bits);
   sqlite3_free(m->bit_rows);
   sqlite3_free(m->center);
@@ -46,12 +44,13 @@ static int mirror_grow(void *pointer, size_t n_old, size_t n_new) {
 }
 
 /* The region of codes. What is new of it is not written to, so it takes no memory until it is; a row's padding is
- * cleared when its codes are written. */
+ * cleared when its codes are written. It begins on a page, so that whole pages of it can be given back, and rows lie in
+ * as few lines of the cache as they can. */
 static int mirror_grow_codes(dvx_mirror *m, size_t n_old, size_t n_new) {
   size_t before = m->code_memory ? (size_t)((uint8_t *)m->codes - m->code_memory) : 0;
-  uint8_t *p = sqlite3_realloc64(m->code_memory, n_new + MIRROR_ALIGNMENT);
+  uint8_t *p = sqlite3_realloc64(m->code_memory, n_new + m->pages.page_bytes);
   if (!p) return SQLITE_NOMEM;
-  size_t after = (0 - (size_t)(uintptr_t)p) & (MIRROR_ALIGNMENT - 1);
+  size_t after = (0 - (size_t)(uintptr_t)p) & (m->pages.page_bytes - 1);
   if (n_old > 0 && after != before) memmove(p + after, p + before, n_old);
   m->code_memory = p;
   m->codes = (int8_t *)(p + after);
@@ -71,12 +70,12 @@ int dvx_mirror_reserve(dvx_table *t, size_t n_rows) {
   n = (n + 63) & ~(size_t)63; /* whole words of the bitmaps, whole blocks of bits */
   rc = mirror_grow_codes(m, old * stride, n * stride);
   if (rc == SQLITE_OK) rc = mirror_grow(&m->code_rows, old * sizeof *m->code_rows, n * sizeof *m->code_rows);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->has_code, old / 8, n / 8);
+  if (rc == SQLITE_OK) rc = dvx_pages_reserve(&m->pages, n);
   if (rc == SQLITE_OK && m->bits) rc = mirror_grow(&m->bits, old * words * 8, n * words * 8);
   if (rc == SQLITE_OK && m->bits) rc = mirror_grow(&m->bit_rows, old * sizeof *m->bit_rows, n * sizeof *m->bit_rows);
   if (rc == SQLITE_OK) rc = mirror_grow(&m->live, old / 8, n / 8);
   if (rc == SQLITE_OK) rc = mirror_grow(&m->stale, old / 8, n / 8);
-  if (rc == SQLITE_OK) m->capacity = n;
+  if (rc == SQLITE_OK) m->capacity = m->pages.n_array_rows = n;
   return rc;
 }
 
@@ -111,7 +110,7 @@ static void mirror_put(dvx_table *t, size_t i, uint32_t meta, const uint8_t *byt
   }
   memset(code + n, 0, stride - n);
   m->code_rows[i] = dv_code_row_of(meta, code, n);
-  mirror_set(m->has_code, i);
+  dvx_pages_put(&m->pages, i);
 }
 
 static void mirror_encode(dvx_table *t, size_t i, const float *v) {
@@ -121,8 +120,21 @@ static void mirror_encode(dvx_table *t, size_t i, const float *v) {
   uint32_t meta = dv_code_encode(t->config->metric, v, n, code);
   memset(code + n, 0, stride - n);
   m->code_rows[i] = dv_code_row_of(meta, code, n);
-  mirror_set(m->has_code, i);
+  dvx_pages_put(&m->pages, i);
   if (m->has_bits) mirror_set_bits(t, i);
+}
+
+/* What is stored is looked at before a code is taken from it. */
+static int mirror_see_stored(dvx_table *t) {
+  int rc = t->is_settled_known ? SQLITE_OK : dvx_settled_read(t, &t->settled);
+  if (rc == SQLITE_OK) t->is_settled_known = true;
+  return rc;
+}
+
+/* Has %_code the code of the vector that row i has now? */
+static bool mirror_is_stored(const dvx_table *t, size_t i) {
+  return t->settled.has_codes && !t->is_settle_wrong && !mirror_bit(t->mirror.stale, i) &&
+         dvx_word_seq(t->rows.words[i + 1]) <= t->settled.position.seq;
 }
 
 /* Takes from a block of %_code what is not here yet and did not change since. */
@@ -133,7 +145,7 @@ static void mirror_take_block(dvx_table *t, int64_t block, const uint8_t *bytes,
   if (!bytes || n_bytes != g->code_bytes || block < 0 || (uint64_t)block > m->n / g->code_rows) return;
   size_t end = t->rows.n < m->n ? t->rows.n : m->n;
   for (size_t j = 0, i = (size_t)block * g->code_rows; j < g->code_rows && i < end; j++, i++) {
-    if (mirror_bit(m->has_code, i) || mirror_bit(m->stale, i)) continue;
+    if (dvx_pages_has(&m->pages, i) || !mirror_is_stored(t, i)) continue;
     const uint8_t *at = bytes + j * (4 + n);
     mirror_put(t, i, dv_load_u32(at), at + 4);
   }
@@ -161,11 +173,12 @@ static int mirror_make(dvx_table *t, size_t i) {
 
 int dvx_mirror_need_code(dvx_table *t, size_t i) {
   dvx_mirror *m = &t->mirror;
-  if (mirror_bit(m->has_code, i)) return SQLITE_OK;
-  if (m->is_stored && !mirror_bit(m->stale, i)) {
+  if (dvx_pages_has(&m->pages, i) || dvx_pages_wake(&m->pages, i)) return SQLITE_OK;
+  int rc = mirror_see_stored(t);
+  if (rc == SQLITE_OK && i < t->rows.n && mirror_is_stored(t, i)) {
     sqlite3_stmt *stmt = NULL;
     int64_t block = (int64_t)(i / t->geometry.code_rows);
-    int rc = dvx_shadow_stmt(t, DVX_SQL_CODE_GET, &stmt);
+    rc = dvx_shadow_stmt(t, DVX_SQL_CODE_GET, &stmt);
     if (rc != SQLITE_OK) return rc;
     sqlite3_bind_int64(stmt, 1, block);
     if (sqlite3_step(stmt) == SQLITE_ROW) {
@@ -175,16 +188,18 @@ int dvx_mirror_need_code(dvx_table *t, size_t i) {
     rc = sqlite3_reset(stmt);
     if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
   }
-  return mirror_bit(m->has_code, i) ? SQLITE_OK : mirror_make(t, i);
+  return rc == SQLITE_OK && !dvx_pages_has(&m->pages, i) ? mirror_make(t, i) : rc;
 }
 
-int dvx_mirror_need_all(dvx_table *t) {
+int dvx_mirror_need_range(dvx_table *t, size_t first, size_t end) {
   dvx_mirror *m = &t->mirror;
-  if (m->is_whole) return SQLITE_OK;
-  if (m->is_stored) {
+  int rc = mirror_see_stored(t);
+  if (rc == SQLITE_OK && t->settled.has_codes && first < end) {
     sqlite3_stmt *stmt = NULL;
-    int rc = dvx_shadow_stmt(t, DVX_SQL_CODE_ALL, &stmt);
+    rc = dvx_shadow_stmt(t, DVX_SQL_CODE_RANGE, &stmt);
     if (rc != SQLITE_OK) return rc;
+    sqlite3_bind_int64(stmt, 1, (int64_t)(first / t->geometry.code_rows));
+    sqlite3_bind_int64(stmt, 2, (int64_t)((end - 1) / t->geometry.code_rows));
     while (sqlite3_step(stmt) == SQLITE_ROW) {
       const uint8_t *bytes = sqlite3_column_blob(stmt, 1);
       mirror_take_block(t, sqlite3_column_int64(stmt, 0), bytes, (size_t)sqlite3_column_bytes(stmt, 1));
@@ -192,13 +207,17 @@ int dvx_mirror_need_all(dvx_table *t) {
     rc = sqlite3_reset(stmt);
     if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
   }
-  for (size_t i = 0; i < m->n; i++) {
-    if (mirror_bit(m->has_code, i)) continue;
-    int rc = mirror_make(t, i);
-    if (rc != SQLITE_OK) return rc;
+  for (size_t i = first; rc == SQLITE_OK && i < end; i++) {
+    if (!dvx_pages_has(&m->pages, i) && !dvx_pages_wake(&m->pages, i)) rc = mirror_make(t, i);
   }
-  m->is_whole = true; /* and stays so: a row that comes is coded before anything looks at it */
-  return SQLITE_OK;
+  return rc;
+}
+
+int dvx_mirror_need_all(dvx_table *t) {
+  dvx_mirror *m = &t->mirror;
+  int rc = m->is_whole ? SQLITE_OK : dvx_mirror_need_range(t, 0, m->n);
+  if (rc == SQLITE_OK) m->is_whole = true; /* until codes are given back: a row that comes is coded at once */
+  return rc;
 }
 
 void dvx_mirror_set_pending(dvx_table *t, uint32_t vid, const float *v) {
@@ -215,21 +234,22 @@ static int mirror_load(dvx_table *t) {
   int rc = dvx_settled_read(t, &s);
   if (rc != SQLITE_OK) return rc;
   m->is_loaded = true;
+  dvx_pages_init(&m->pages, dv_code_stride(t->config->dimensions));
   dv_flat_scratch_init(&m->scratch, &dvx_alloc);
   rc = dvx_mirror_reserve(t, t->rows.n ? t->rows.n : 1);
   if (rc == SQLITE_OK) {
     /* What 'optimize' wrote in a transaction that is still open stands for pending vectors. */
-    m->is_stored = s.has_codes && !t->is_settle_wrong && !t->overlay.is_settled_touched;
+    bool is_stored = s.has_codes && !t->is_settle_wrong && !t->overlay.is_settled_touched;
     m->n = t->rows.n;
     for (size_t i = 0; i < m->n; i++) {
       uint64_t word = t->rows.words[i + 1];
       if (dvx_word_exists(word)) mirror_set(m->live, i);
-      if (word != 0 && (!m->is_stored || dvx_word_seq(word) > s.position.seq)) {
+      if (word != 0 && (!is_stored || dvx_word_seq(word) > s.position.seq)) {
         mirror_set(m->stale, i);
         m->n_stale++;
       }
     }
-    if (!m->is_stored) rc = dvx_vectors_load_if_cold(t);
+    if (!is_stored) rc = dvx_vectors_load_if_cold(t);
   }
   if (rc != SQLITE_OK) dvx_mirror_free(t);
   return rc;
@@ -312,4 +332,29 @@ int dvx_mirror_ready_to_scan(dvx_table *t) {
    * it. */
   if (rc == SQLITE_OK && m->n_scans++ > 0) rc = mirror_recenter(t);
   return rc;
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+/* Vectors go first: only the few rows of an answer need theirs. Then codes and lists, each by its part. */
+void dvx_mirror_trim(dvx_table *t) {
+  dvx_mirror *m = &t->mirror;
+  dvx_graph *gr = &t->graph;
+  size_t limit = dvx_table_memory_limit(t), now = dvx_table_memory(t);
+  /* In a transaction memory may hold what is not in the file yet. */
+  if (now <= limit || t->overlay.is_open || !m->is_loaded) return;
+  size_t target = limit - limit / 16; /* so that not every search has to do this */
+  dvx_vectors_trim(t);
+  now = dvx_table_memory(t);
+  if (now <= target) return;
+  size_t codes = dvx_pages_bytes(&m->pages), lists = gr->is_there ? dvx_pages_bytes(&gr->pages) : 0;
+  size_t n_bytes = now - target;
+  if (codes + lists == 0) return;
+  if (n_bytes > codes + lists) n_bytes = codes + lists;
+  size_t of_lists = (size_t)((double)n_bytes * ((double)lists / (double)(codes + lists)));
+  dvx_pages_give_back(&m->pages, m->codes, n_bytes - of_lists);
+  m->is_whole = false;
+  if (of_lists == 0) return;
+  dvx_pages_give_back(&gr->pages, gr->hnsw.ground, of_lists);
+  gr->is_whole = false;
 }

@@ -205,6 +205,30 @@ int dvx_row_seq_at(dvx_table *t, uint32_t vid, int64_t time, uint64_t *seq) {
 
 /* ---- current vectors --------------------------------------------------------------------------------------------- */
 
+/* What memory_limit leaves for vectors: codes and lists, which every search needs, go before them. */
+static size_t row_cache_limit(const dvx_table *t) {
+  size_t limit = dvx_table_memory_limit(t), others = dvx_table_memory(t) - t->vectors.n_bytes;
+  size_t least = limit / 8;
+  return others < limit && limit - others > least ? limit - others : least;
+}
+
+/* Gives chunks back until n_bytes more would be within the limit; the next to go is the one that came longest ago. */
+static void row_cache_trim(dvx_table *t, size_t n_bytes) {
+  dvx_vectors *v = &t->vectors;
+  const size_t limit = row_cache_limit(t), chunk_bytes = DVX_CHUNK_ROWS * t->config->dimensions * sizeof(float);
+  while (v->n_bytes && v->n_bytes + n_bytes > limit) {
+    size_t victim = v->hand;
+    v->hand = (v->hand + 1) % v->n_chunks;
+    if (v->chunks[victim] == NULL) continue;
+    sqlite3_free(v->chunks[victim]);
+    v->chunks[victim] = NULL;
+    v->valid[victim] = 0;
+    v->n_bytes -= chunk_bytes;
+  }
+}
+
+void dvx_vectors_trim(dvx_table *t) { row_cache_trim(t, 0); }
+
 /* The place of a committed row in the cache, allocated if need be; NULL when there is no memory for it. */
 static float *row_cache_slot(dvx_table *t, uint32_t vid) {
   dvx_vectors *v = &t->vectors;
@@ -225,15 +249,7 @@ static float *row_cache_slot(dvx_table *t, uint32_t vid) {
     v->n_chunks = n_chunks;
   }
   if (v->chunks[chunk] == NULL) {
-    while (v->n_bytes && v->n_bytes + chunk_bytes > v->limit_bytes) {
-      size_t victim = v->hand;
-      v->hand = (v->hand + 1) % v->n_chunks;
-      if (v->chunks[victim] == NULL) continue;
-      sqlite3_free(v->chunks[victim]);
-      v->chunks[victim] = NULL;
-      v->valid[victim] = 0;
-      v->n_bytes -= chunk_bytes;
-    }
+    row_cache_trim(t, chunk_bytes);
     v->chunks[chunk] = sqlite3_malloc64(chunk_bytes);
     if (!v->chunks[chunk]) return NULL;
     v->n_bytes += chunk_bytes;
@@ -339,7 +355,7 @@ static int row_load_vectors(dvx_table *t) {
  * into their cache and are not there yet. */
 int dvx_vectors_load_if_cold(dvx_table *t) {
   size_t bytes = ((size_t)t->rows.n + DVX_CHUNK_ROWS) * t->config->dimensions * sizeof(float);
-  if (bytes > t->vectors.limit_bytes || t->rows.n < DVX_LOAD_ROWS || row_n_cached(t) > t->rows.n_live / 2)
+  if (bytes > row_cache_limit(t) || t->rows.n < DVX_LOAD_ROWS || row_n_cached(t) > t->rows.n_live / 2)
     return SQLITE_OK;
   return row_load_vectors(t);
 }

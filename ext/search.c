@@ -13,6 +13,7 @@
 #include "ext_int.h"
 
 #define SEARCH_APPROXIMATE_RECALL 0.999
+#define SEARCH_PART_ROWS ((size_t)8192)
 
 /* What the rows that changed after `as_of` were then. Right for every time in as_of .. until-1. */
 struct dvx_past {
@@ -270,6 +271,37 @@ static int search_scan(search_run *s, const dv_code_query *cq, const uint64_t *m
   return search_status(t, status, vectors.rc);
 }
 
+static inline bool search_bit(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }
+
+/* Would the codes of all rows be within memory_limit? */
+static bool search_all_fit(const dvx_table *t) {
+  const dvx_mirror *m = &t->mirror;
+  size_t all = m->n * m->pages.row_bytes, limit = dvx_table_memory_limit(t);
+  size_t others = dvx_table_memory(t) - dvx_pages_bytes(&m->pages) - t->vectors.n_bytes;
+  return all <= limit && others + limit / 8 <= limit - all;
+}
+
+/* Scans rows whose codes are not all in memory: some thousands at a time, and of those only the ones of the mask, if
+ * they are few. What is read is given back when it has become too much. */
+static int search_scan_in_parts(search_run *s, const dv_code_query *cq, const uint64_t *mask) {
+  dvx_table *t = s->t;
+  const size_t n_rows = t->mirror.n;
+  int rc = SQLITE_OK;
+  uint32_t *list = sqlite3_malloc64(SEARCH_PART_ROWS * sizeof *list);
+  if (!list) return SQLITE_NOMEM;
+  for (size_t first = 0; rc == SQLITE_OK && first < n_rows; first += SEARCH_PART_ROWS) {
+    size_t end = first + SEARCH_PART_ROWS < n_rows ? first + SEARCH_PART_ROWS : n_rows, n = 0;
+    for (size_t row = first; row < end; row++)
+      if (search_bit(mask ? mask : t->mirror.live, row)) list[n++] = (uint32_t)row;
+    if (n > (end - first) / 8) rc = dvx_mirror_need_range(t, first, end);
+    for (size_t i = 0; rc == SQLITE_OK && i < n; i++) rc = dvx_mirror_need_code(t, list[i]);
+    if (rc == SQLITE_OK && n > 0) rc = search_scan(s, cq, NULL, list, n);
+    dvx_mirror_trim(t);
+  }
+  sqlite3_free(list);
+  return rc;
+}
+
 /* ---- the graph --------------------------------------------------------------------------------------------------- */
 
 /* What a search costs, in distances of codes read in their order: see docs/performance.md for where these come from. */
@@ -320,8 +352,6 @@ bool dvx_search_uses_graph(const dvx_table *t) {
   dvx_search_options plain = {.k = 10};
   return search_ef(t, &plain, 0, (size_t)t->rows.n_live) > 0;
 }
-
-static inline bool search_bit(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }
 
 /* The rows to be measured: what the graph finds and all that are fresh, as far as the mask has them. */
 static int search_list(search_run *s, const uint64_t *mask, size_t *n) {
@@ -401,7 +431,10 @@ static int search_settled(search_run *s) {
   /* A target that no search is known to reach: a scan does. */
   if (target <= 0 || ef_for_target > 0) ef = search_ef(t, s->o, ef_for_target, n_passing);
   if (rc == SQLITE_OK && ef > 0) rc = search_graph(s, &cq, mask, n_passing, ef, &is_done);
-  if (rc == SQLITE_OK && !is_done) {
+  bool is_in_parts = !t->mirror.is_whole && (n_passing < t->mirror.n / 8 || !search_all_fit(t));
+  if (rc == SQLITE_OK && !is_done && is_in_parts) {
+    rc = search_scan_in_parts(s, &cq, mask);
+  } else if (rc == SQLITE_OK && !is_done) {
     rc = dvx_mirror_ready_to_scan(t);
     if (rc == SQLITE_OK) rc = search_scan(s, &cq, mask, NULL, 0);
   }
@@ -420,6 +453,7 @@ int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o
   double target = o->recall_target > 0 ? o->recall_target : t->config->recall_target;
   if (target > SEARCH_APPROXIMATE_RECALL) adapted.is_exact = true;
   s.o = &adapted;
+  dvx_mirror_trim(t);
   int rc = dvx_mirror_ready(t);
   if (rc == SQLITE_OK && o->has_as_of) rc = past_ready(t, o->as_of);
   if (rc == SQLITE_OK) rc = search_settled(&s);

@@ -107,6 +107,9 @@ static void shadow_sql(const dvx_table *t, dvx_sql which, dvx_str *s) {
                  db, n);
     break;
   case DVX_SQL_CODE_ALL: dvx_str_addf(s, "SELECT block, codes FROM \"%w\".\"%w_code\" ORDER BY block", db, n); break;
+  case DVX_SQL_CODE_RANGE:
+    dvx_str_addf(s, "SELECT block, codes FROM \"%w\".\"%w_code\" WHERE block BETWEEN ?1 AND ?2 ORDER BY block", db, n);
+    break;
   case DVX_SQL_CODE_GET: dvx_str_addf(s, "SELECT codes FROM \"%w\".\"%w_code\" WHERE block=?1", db, n); break;
   case DVX_SQL_CODE_PUT:
     dvx_str_addf(s,

@@ -32,7 +32,6 @@ static void table_free_memory(dvx_table *t) {
   sqlite3_free(t->vectors.chunks);
   sqlite3_free(t->vectors.valid);
   memset(&t->vectors, 0, sizeof t->vectors);
-  t->vectors.limit_bytes = DVX_VECTOR_CACHE_BYTES;
 }
 
 static void table_free(dvx_table *t) {
@@ -142,6 +141,9 @@ static bool table_same_config(const dvx_config *a, const dvx_config *b) {
          a->n_columns == b->n_columns && a->checkpoint_interval == b->checkpoint_interval &&
          a->max_vectors == b->max_vectors && a->compression == b->compression && a->index == b->index &&
          a->retention.unit == b->retention.unit && a->retention.amount == b->retention.amount &&
+         a->hnsw_m == b->hnsw_m && a->hnsw_ef_construction == b->hnsw_ef_construction &&
+         a->hnsw_ef_search == b->hnsw_ef_search && a->recall_target >= b->recall_target &&
+         a->recall_target <= b->recall_target && a->threads == b->threads && a->memory_limit == b->memory_limit &&
          strcmp(a->declaration, b->declaration) == 0;
 }
 
@@ -183,7 +185,8 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
   t->n_objects = 1;
   t->recall = -1;
   t->hnsw_ef_search = config->hnsw_ef_search;
-  t->vectors.limit_bytes = DVX_VECTOR_CACHE_BYTES;
+  t->threads = config->threads;
+  t->memory_limit = config->memory_limit;
   dv_buf_init(&t->fold_bytes, &dvx_alloc);
   dv_buf_init(&t->field_bytes, &dvx_alloc);
   dvx_txn_init(t);
@@ -490,10 +493,47 @@ static int table_load_size(dvx_table *t, const char *key, size_t low, size_t hig
   return SQLITE_OK;
 }
 
+/* ---- settings ---------------------------------------------------------------------------------------------------- */
+
+const dvx_setting_range dvx_settings[DVX_SETTING_N] = {
+    [DVX_SETTING_EF_SEARCH] = {"hnsw_ef_search", 1, 100000},
+    [DVX_SETTING_THREADS] = {"threads", 0, DVX_MAX_THREADS},
+    [DVX_SETTING_MEMORY_LIMIT] = {"memory_limit", 1, DVX_MAX_MEMORY_LIMIT},
+};
+
+static void table_setting_apply(dvx_table *t, dvx_setting which, int64_t value) {
+  switch (which) {
+  case DVX_SETTING_EF_SEARCH: t->hnsw_ef_search = (int)value; break;
+  case DVX_SETTING_THREADS: t->threads = (int)value; break;
+  case DVX_SETTING_MEMORY_LIMIT: t->memory_limit = value; break;
+  case DVX_SETTING_N: break;
+  }
+}
+
+int dvx_table_set(dvx_table *t, dvx_setting which, int64_t value) {
+  int rc = dvx_meta_put(t, dvx_settings[which].name, value);
+  if (rc == SQLITE_OK) table_setting_apply(t, which, value);
+  return rc;
+}
+
+/* What the commands have set; else what CREATE VIRTUAL TABLE said. */
+static int table_load_settings(dvx_table *t) {
+  const dvx_config *c = t->config;
+  const int64_t declared[DVX_SETTING_N] = {c->hnsw_ef_search, c->threads, c->memory_limit};
+  int rc = SQLITE_OK;
+  for (int i = 0; rc == SQLITE_OK && i < DVX_SETTING_N; i++) {
+    const dvx_setting_range *range = &dvx_settings[i];
+    int64_t v = 0;
+    rc = dvx_meta_get(t, range->name, declared[i], &v);
+    if (rc == SQLITE_OK) table_setting_apply(t, (dvx_setting)i, v >= range->low && v <= range->high ? v : declared[i]);
+  }
+  return rc;
+}
+
 static int table_load_meta(dvx_table *t) {
   const dvx_config *c = t->config;
   dvx_geometry *g = &t->geometry;
-  int64_t format = 0, dimensions = 0, ef = 0;
+  int64_t format = 0, dimensions = 0;
   int rc = dvx_meta_get(t, "format", -1, &format);
   if (rc == SQLITE_OK && format != 1) {
     return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB,
@@ -517,9 +557,7 @@ static int table_load_meta(dvx_table *t) {
   size_t node = 2 * (size_t)c->hnsw_m * sizeof(uint32_t) + DV_SKETCH_BYTES;
   if (rc == SQLITE_OK) rc = table_load_size(t, "graph_bytes", node, 1 << 24, &g->graph_bytes);
   if (rc == SQLITE_OK) rc = table_load_size(t, "graph_rows", 1, g->graph_bytes / node, &g->graph_rows);
-  if (rc == SQLITE_OK) rc = dvx_meta_get(t, "hnsw_ef_search", c->hnsw_ef_search, &ef);
-  if (rc == SQLITE_OK) t->hnsw_ef_search = ef >= 1 && ef <= 100000 ? (int)ef : c->hnsw_ef_search;
-  return rc;
+  return rc == SQLITE_OK ? table_load_settings(t) : rc;
 }
 
 /* Reads %_head into rows. *is_right is false when it does not agree with what `settled` says of it: then the heads are
@@ -709,12 +747,17 @@ void dvx_table_committed(dvx_table *t) {
   t->is_version_known = true;
 }
 
+size_t dvx_table_memory_limit(const dvx_table *t) {
+  uint64_t most = (uint64_t)SIZE_MAX / DVX_MEMORY_UNIT; /* on 32 bits, 4 GB */
+  return (uint64_t)t->memory_limit < most ? (size_t)t->memory_limit * DVX_MEMORY_UNIT : SIZE_MAX;
+}
+
 size_t dvx_table_memory(const dvx_table *t) {
   const dvx_mirror *m = &t->mirror;
   size_t bits = 8 * dv_bit_words(t->config->dimensions) + sizeof(dv_bit_row);
-  size_t row = dv_code_stride(t->config->dimensions) + sizeof(dv_code_row) + (m->bits ? bits : 0);
+  size_t row = sizeof(dv_code_row) + (m->bits ? bits : 0);
   size_t n = sizeof *t + t->vectors.n_bytes + t->rows.capacity * 16 + t->ids.n_slots * sizeof(dvx_id_entry) +
-             t->ids.n_by_vid * 4 + t->ids.texts.capacity + m->capacity * row + dvx_graph_memory(t) +
+             t->ids.n_by_vid * 4 + t->ids.texts.capacity + m->capacity * row + dvx_pages_bytes(&m->pages) + dvx_graph_memory(t) +
              t->overlay.arena.capacity + t->overlay.pending_capacity * sizeof(dvx_pending);
   for (size_t i = 0; i < DVX_PACK_SLOTS; i++) n += t->log.slots[i].capacity;
   return n;

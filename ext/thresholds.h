@@ -19,8 +19,9 @@
 /* While the log is shorter than this, codes are not stored: reading it through and coding all rows takes some
  * milliseconds, and a small table's file, commits and bulk loads are a quarter cheaper without them. */
 #define DVX_CODES_FROM_BYTES ((uint64_t)24 << 20)
-/* Current vectors kept in memory. */
-#define DVX_VECTOR_CACHE_BYTES ((size_t)(sizeof(void *) == 4 ? 256 : 1024) << 20)
+/* Default of memory_limit, and the bytes that one of it stands for. */
+#define DVX_MEMORY_LIMIT (sizeof(void *) == 4 ? 512 : 2048)
+#define DVX_MEMORY_UNIT ((size_t)1 << 20)
 /* Past states kept for the next search of the same moment. */
 #define DVX_PAST_BYTES ((size_t)256 << 20)
 /* After this many look-ups that missed, all ids are loaded, if there are not too many. */
@@ -43,7 +44,8 @@
 #define DVX_UNSETTLED_RECORDS 5u
 #define DVX_SETTLE_STEP 3u
 #define DVX_CODES_FROM_BYTES ((uint64_t)1000)
-#define DVX_VECTOR_CACHE_BYTES ((size_t)1)
+#define DVX_MEMORY_LIMIT 1 /* everything is given back at every chance */
+#define DVX_MEMORY_UNIT ((size_t)1)
 #define DVX_PAST_BYTES ((size_t)200)
 #define DVX_ID_MISSES 3u
 #define DVX_LOAD_ROWS 2u

@@ -391,21 +391,23 @@ static int command_rebuild(dvx_table *t) {
   return rc == SQLITE_OK ? dvx_table_settle(t, SIZE_MAX) : rc;
 }
 
-static int command_set_ef(dvx_table *t, const char *text) {
-  int64_t n = 0;
-  for (const char *p = text; *p; p++) {
-    if (*p < '0' || *p > '9' || n > 1000000) {
-      n = -1;
-      break;
+/* 'threads=4': *is_setting is false if the text does not begin with the name of one. */
+static int command_set(dvx_table *t, const char *text, bool *is_setting) {
+  for (int i = 0; i < DVX_SETTING_N; i++) {
+    const dvx_setting_range *range = &dvx_settings[i];
+    size_t n_name = strlen(range->name);
+    if (sqlite3_strnicmp(text, range->name, (int)n_name) != 0 || text[n_name] != '=') continue;
+    *is_setting = true;
+    const char *value = text + n_name + 1;
+    int64_t n = *value ? 0 : -1;
+    for (const char *p = value; *p && n >= 0; p++) n = *p < '0' || *p > '9' || n > range->high ? -1 : n * 10 + (*p - '0');
+    if (n < range->low || n > range->high) {
+      return dvx_fail(t->conn, t, SQLITE_ERROR, "%s=%S: expected a number from %i to %i", range->name, value,
+                      strlen(value), range->low, range->high);
     }
-    n = n * 10 + (*p - '0');
+    return dvx_table_set(t, (dvx_setting)i, n);
   }
-  if (n < 1 || n > 100000) {
-    return dvx_fail(t->conn, t, SQLITE_ERROR, "hnsw_ef_search=%s: expected a number from 1 to 100000", text);
-  }
-  int rc = dvx_meta_put(t, "hnsw_ef_search", n);
-  if (rc == SQLITE_OK) t->hnsw_ef_search = (int)n;
-  return rc;
+  return SQLITE_OK;
 }
 
 static int write_command(dvx_table *t, sqlite3_value *v) {
@@ -420,9 +422,13 @@ static int write_command(dvx_table *t, sqlite3_value *v) {
   }
   if (sqlite3_stricmp(text, "rebuild") == 0) return command_rebuild(t);
   if (sqlite3_stricmp(text, "integrity-check") == 0) return command_integrity(t);
-  if (sqlite3_strnicmp(text, "hnsw_ef_search=", 15) == 0) return command_set_ef(t, text + 15);
+  bool is_setting = false;
+  rc = command_set(t, text, &is_setting);
+  if (is_setting) return rc;
   return dvx_fail(t->conn, t, SQLITE_ERROR,
-                  "unknown command %v: expected 'optimize', 'rebuild', 'integrity-check' or 'hnsw_ef_search=N'", v);
+                  "unknown command %v: expected 'optimize', 'rebuild', 'integrity-check', 'hnsw_ef_search=N', "
+                  "'threads=N' or 'memory_limit=N'",
+                  v);
 }
 
 int dvx_write_update(dvx_table *t, int argc, sqlite3_value **argv, sqlite3_int64 *rowid) {

@@ -119,6 +119,8 @@ static const char *const accepted[] = {
     "dimensions=3, hnsw_m=2, hnsw_ef_construction=1, hnsw_ef_search=100000",
     "dimensions=3, hnsw_m=512, hnsw_ef_construction=100000, hnsw_ef_search=1",
     "dimensions=3, recall_target=0.98",
+    "dimensions=3, threads=0, memory_limit=1",
+    "dimensions=3, threads=64, memory_limit=1048576",
     "dimensions=3, recall_target=.5",
     "dimensions=3, recall_target=1",
     "dimensions=3, max_vectors=0",
@@ -165,7 +167,7 @@ END_TEST
 
 #define OPTIONS                                                                                                        \
   "dimensions, metric, distance_metric, index, hnsw_m, hnsw_ef_construction, hnsw_ef_search, recall_target, "          \
-  "max_vectors, checkpoint_interval, compression and retention"
+  "threads, memory_limit, max_vectors, checkpoint_interval, compression and retention"
 #define TYPES "INTEGER, REAL, TEXT, BOOLEAN, BLOB or, for the vector, FLOAT[n]"
 #define MISSING                                                                                                        \
   "dimensions is missing: write USING delta_vectors(dimensions=384) or declare a vector column such as embedding "     \
@@ -202,6 +204,12 @@ static const struct {
     {"dimensions=3, hnsw_ef_construction=0",
      "option hnsw_ef_construction is '0': expected an integer from 1 to 100000"},
     {"dimensions=3, hnsw_ef_search=100001", "option hnsw_ef_search is '100001': expected an integer from 1 to 100000"},
+    {"dimensions=3, threads=65", "option threads is '65': expected an integer from 0 (only the caller's) to 64"},
+    {"dimensions=3, threads=all", "option threads is 'all': expected an integer from 0 (only the caller's) to 64"},
+    {"dimensions=3, memory_limit=0",
+     "option memory_limit is '0': expected megabytes, an integer from 1 to 1048576"},
+    {"dimensions=3, memory_limit='1GB'",
+     "option memory_limit is '1GB': expected megabytes, an integer from 1 to 1048576"},
     {"dimensions=3, recall_target=0",
      "option recall_target is '0': expected a number above 0, at most 1, such as 0.95"},
     {"dimensions=3, recall_target=1.5",
