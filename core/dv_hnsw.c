@@ -864,18 +864,45 @@ dv_status dv_hnsw_unlink(dv_hnsw *g, const dv_hnsw_space *space, uint32_t row) {
 
 /* ---- measuring --------------------------------------------------------------------------------------------------- */
 
+enum { HNSW_JUDGED = 256 }; /* rows at a time */
+
+/* Distances of n <= HNSW_JUDGED rows, by the judge if there is one. */
+static dv_status hnsw_judge(const hnsw_target *t, uint32_t row, const uint32_t *rows, size_t n, float *out) {
+  const dv_hnsw_judge *judge = t->space->judge;
+  if (judge) return judge->measure(judge->ctx, row, rows, n, out);
+  hnsw_measure(t, rows, n, out);
+  return DV_OK;
+}
+
 /* The k nearest linked rows to a linked row, by looking at all, into the pool. */
-static void hnsw_look_at_all(const dv_hnsw *g, const hnsw_target *t, uint32_t row, size_t k, dv_hnsw_scratch *s) {
-  uint32_t rows[256];
-  float distances[256];
+static dv_status hnsw_look_at_all(const dv_hnsw *g, const hnsw_target *t, uint32_t row, size_t k, dv_hnsw_scratch *s) {
+  uint32_t rows[HNSW_JUDGED];
+  float distances[HNSW_JUDGED];
   s->n_pool = 0;
   for (uint32_t r = 0; r < g->n;) {
     size_t n = 0;
-    for (; r < g->n && n < sizeof rows / sizeof rows[0]; r++)
+    for (; r < g->n && n < HNSW_JUDGED; r++)
       if (r != row && dv_hnsw_is_linked(g, r)) rows[n++] = r;
-    hnsw_measure(t, rows, n, distances);
+    dv_status st = hnsw_judge(t, row, rows, n, distances);
+    if (st != DV_OK) return st;
     for (size_t i = 0; i < n; i++) (void)hnsw_pool_add(s, k, distances[i], rows[i]);
   }
+  return DV_OK;
+}
+
+/* How many rows of the pool are not farther than that. */
+static dv_status hnsw_count_near(const hnsw_target *t, uint32_t row, float farthest, const dv_hnsw_scratch *s,
+                                 size_t *n_found) {
+  uint32_t rows[HNSW_JUDGED];
+  float distances[HNSW_JUDGED];
+  for (size_t at = 0; at < s->n_pool;) {
+    size_t n = 0;
+    for (; at < s->n_pool && n < HNSW_JUDGED; at++) rows[n++] = s->pool[at].row & ~HNSW_FRESH;
+    dv_status st = hnsw_judge(t, row, rows, n, distances);
+    if (st != DV_OK) return st;
+    for (size_t i = 0; i < n; i++) *n_found += distances[i] <= farthest;
+  }
+  return DV_OK;
 }
 
 /* How many rows that are not farther than `farthest` a search for a row finds that may not come by the row itself: as if
@@ -894,8 +921,7 @@ static dv_status hnsw_count_found(const dv_hnsw *g, const hnsw_target *t, uint32
   hnsw_pool_restart(g, s);
   (void)hnsw_visit(s, row);
   st = hnsw_search_level(g, t, 0, ef, s);
-  for (size_t i = 0; i < s->n_pool; i++) *n_found += s->pool[i].distance <= farthest;
-  return st;
+  return st == DV_OK ? hnsw_count_near(t, row, farthest, s, n_found) : st;
 }
 
 dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows, size_t k,
@@ -908,7 +934,7 @@ dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uin
   size_t n_expected = 0;
   for (size_t i = 0; st == DV_OK && i < n_rows; i++) {
     hnsw_target t = hnsw_target_row(space, rows[i]);
-    hnsw_look_at_all(g, &t, rows[i], k, &s);
+    st = hnsw_look_at_all(g, &t, rows[i], k, &s);
     n_expected += s.n_pool;
     farthest[i] = s.n_pool ? s.pool[s.n_pool - 1].distance : -INFINITY;
   }

@@ -32,6 +32,14 @@ typedef struct dv_hnsw_pager {
   void *ctx;
 } dv_hnsw_pager;
 
+/* For a metric that codes know nothing of: the graph is one by another metric (l2 for l1), and what it finds is judged
+ * by the true one. */
+typedef struct dv_hnsw_judge {
+  /* The distances of n rows, all in the graph, from another row. */
+  dv_status (*measure)(void *ctx, uint32_t from, const uint32_t *rows, size_t n, float *out);
+  void *ctx;
+} dv_hnsw_judge;
+
 /* What distances are computed from. Borrowed. */
 typedef struct dv_hnsw_space {
   const dv_kernels *kernels;
@@ -39,7 +47,7 @@ typedef struct dv_hnsw_space {
   size_t n; /* dimensions */
   const int8_t *codes; /* row r at codes + r * dv_code_stride(n) */
   const dv_code_row *rows;
-  float radius_sq; /* not used */
+  const dv_hnsw_judge *judge; /* of dv_hnsw_recall; NULL: what codes say */
   const dv_hnsw_pager *pager; /* NULL: everything is in memory */
 } dv_hnsw_space;
 
@@ -135,8 +143,9 @@ void dv_hnsw_forget_changes(dv_hnsw *g);
 
 /*
  * How much searches find: for each of n_rows linked rows (not many) its k nearest among all linked rows, itself not
- * counted, by looking at every one; and the share of them that searches with each of the efs, which rise, find that do not come by the row itself.
- * recall[i] belongs to efs[i]; once it is all but 1, larger efs get the same. Everything must be in memory.
+ * counted, by looking at every one; and the share of them that searches with each of the efs, which rise, find that do
+ * not come by the row itself. recall[i] belongs to efs[i]; once it is all but 1, larger efs get the same. Everything
+ * must be in memory. With a judge, near is what it says, and a search finds what it has among its ef candidates.
  */
 dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows, size_t k,
                          const uint32_t *efs, size_t n_efs, double *recall);

@@ -838,6 +838,9 @@ int dvx_graph_ef_for(dvx_table *t, double recall, size_t k, size_t *ef);
 double dvx_graph_recall_at(const dvx_table *t, size_t ef);
 /* Empties %_graph, for it to be made anew. */
 int dvx_graph_drop(dvx_table *t);
+/* By which metric the graph of a table is one. For l1, of which codes know nothing, by l2: what it finds is measured by
+ * l1 then, all of it. */
+static inline dv_metric dvx_graph_metric(dv_metric m) { return m == DV_L1 ? DV_L2 : m; }
 /* What the search looks at. */
 void dvx_graph_space(dvx_table *t, dv_hnsw_space *space, dv_hnsw_pager *pager);
 int dvx_graph_reserve(dvx_table *t, size_t n_rows);

@@ -25,6 +25,8 @@
  */
 #include "ext_int.h"
 
+#include <math.h>
+
 #define GRAPH_STATE_BYTES 64u
 #define GRAPH_VERSION 1u
 #define GRAPH_SEED 0x64656c7461u /* any number: the same log is to give the same graph */
@@ -349,7 +351,7 @@ void dvx_graph_space(dvx_table *t, dv_hnsw_space *space, dv_hnsw_pager *pager) {
   const dvx_mirror *m = &t->mirror;
   *pager = (dv_hnsw_pager){m->pages.has, t->graph.pages.has, graph_page_code, graph_page_list, t};
   *space = (dv_hnsw_space){.kernels = t->conn->kernels,
-                           .metric = t->config->metric,
+                           .metric = dvx_graph_metric(t->config->metric),
                            .n = t->config->dimensions,
                            .codes = m->codes,
                            .rows = m->code_rows,
@@ -429,7 +431,7 @@ static int graph_is_wanted(dvx_table *t, bool *is_wanted) {
   const dvx_config *c = t->config;
   int64_t n = (int64_t)t->rows.n_live + t->overlay.live_change, stamp = 0;
   *is_wanted = false;
-  if (c->metric == DV_L1 || c->index == DVX_INDEX_FLAT) return SQLITE_OK;
+  if (c->index == DVX_INDEX_FLAT) return SQLITE_OK;
   *is_wanted = c->index == DVX_INDEX_HNSW || n >= (int64_t)DVX_GRAPH_FROM_ROWS;
   if (*is_wanted) return SQLITE_OK;
   int rc = dvx_meta_get(t, "graph_stamp", 0, &stamp);
@@ -490,6 +492,23 @@ static const uint32_t graph_curve_ef[DVX_CURVE_POINTS] = {16, 32, 64, 96, 128, 1
 #define GRAPH_CURVE_K 10u
 #define GRAPH_CURVE_FROM_ROWS 1000u /* fewer rows are scanned as fast */
 
+static dv_status graph_judge_l1(void *ctx, uint32_t from, const uint32_t *rows, size_t n, float *out) {
+  dvx_table *t = ctx;
+  const size_t n_dimensions = t->config->dimensions;
+  const float *v = NULL;
+  int rc = dvx_row_vector(t, from + 1, &v);
+  if (rc != SQLITE_OK) return graph_page(t, rc);
+  memcpy(t->next_vector, v, n_dimensions * sizeof *v); /* v lives as long as no other vector is asked for */
+  for (size_t i = 0; i < n; i++) {
+    out[i] = INFINITY; /* a deleted row that is linked still */
+    if (!dvx_word_exists(dvx_row_word(t, rows[i] + 1))) continue;
+    rc = dvx_row_vector(t, rows[i] + 1, &v);
+    if (rc != SQLITE_OK) return graph_page(t, rc);
+    out[i] = (float)dv_distance(t->conn->kernels, DV_L1, t->next_vector, v, n_dimensions);
+  }
+  return DV_OK;
+}
+
 /* Measures recall by ef with linked rows as queries, spread over the table: the same ones each time. */
 static int graph_measure_curve(dvx_table *t) {
   dvx_graph *gr = &t->graph;
@@ -507,6 +526,8 @@ static int graph_measure_curve(dvx_table *t) {
     if (row < gr->hnsw.n) rows[n++] = row;
   }
   dvx_graph_space(t, &space, &pager);
+  const dv_hnsw_judge judge = {graph_judge_l1, t};
+  if (t->config->metric == DV_L1) space.judge = &judge;
   dv_status status =
       dv_hnsw_recall(&gr->hnsw, &space, rows, n, GRAPH_CURVE_K, graph_curve_ef, DVX_CURVE_POINTS, recall);
   if (status != DV_OK) return graph_status(t, status);

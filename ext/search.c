@@ -306,12 +306,14 @@ static int search_scan_in_parts(search_run *s, const dv_code_query *cq, const ui
 
 /* What a search costs, in distances of codes read in their order: see docs/performance.md for where these come from. */
 static double search_cost_of_scan(const dvx_table *t, size_t n_passing, bool is_exact) {
+  if (t->config->metric == DV_L1) return DVX_SCAN_COST * 8.0 * (double)n_passing; /* of vectors */
   bool has_bits = !is_exact && n_passing >= t->mirror.n / 8;
   return DVX_SCAN_COST * (has_bits ? 0.25 * (double)t->mirror.n : 2.0 * (double)n_passing);
 }
 
-static double search_cost_of_graph(size_t ef, size_t n_fresh) {
-  return 5.0 * (200.0 + 12.0 * (double)ef) + 2.0 * (double)n_fresh;
+static double search_cost_of_graph(const dvx_table *t, size_t ef, size_t n_fresh) {
+  double vectors = t->config->metric == DV_L1 ? 16.0 * (double)ef : 0.0;
+  return 5.0 * (200.0 + 12.0 * (double)ef) + 2.0 * (double)n_fresh + vectors;
 }
 
 static size_t search_count(const uint64_t *bits, size_t n_words) {
@@ -345,7 +347,7 @@ static size_t search_ef(const dvx_table *t, const dvx_search_options *o, size_t 
   if (ef < k) ef = k;
   bool is_asked_for = t->config->index == DVX_INDEX_HNSW && n_passing == n_live && gr->n_fresh <= n_live / 8;
   double scan = search_cost_of_scan(t, n_passing, false);
-  return is_asked_for || search_cost_of_graph(ef, gr->n_fresh) < scan ? ef : 0;
+  return is_asked_for || search_cost_of_graph(t, ef, gr->n_fresh) < scan ? ef : 0;
 }
 
 bool dvx_search_uses_graph(const dvx_table *t) {
@@ -369,6 +371,7 @@ static int search_list(search_run *s, const uint64_t *mask, size_t *n) {
   /* In order of what codes say of their distance, and that is nearly the true order: of many more than k none is
    * needed. Measured: k + 2 lose nothing. */
   size_t n_enough = s->out->k <= SIZE_MAX / 2 ? s->out->k + s->out->k / 2 + 8 : SIZE_MAX;
+  if (t->config->metric == DV_L1) n_enough = SIZE_MAX; /* codes have another order */
   *n = 0;
   for (size_t i = 0; i < found->n_pool && *n < n_enough; i++) {
     uint32_t row = found->pool[i].row;
@@ -419,7 +422,7 @@ static int search_settled(search_run *s) {
   if (t->mirror.n == 0 || t->rows.n_live == 0) return SQLITE_OK;
   int rc = search_mask(s, &mask, &owned);
   if (rc != SQLITE_OK) return rc;
-  dv_status status = dv_code_query_init(&cq, t->config->metric, s->query.v, t->config->dimensions, &dvx_alloc);
+  dv_status status = dv_code_query_init(&cq, dvx_graph_metric(t->config->metric), s->query.v, t->config->dimensions, &dvx_alloc);
   if (status != DV_OK) {
     sqlite3_free(owned);
     return SQLITE_NOMEM;
@@ -431,11 +434,12 @@ static int search_settled(search_run *s) {
   /* A target that no search is known to reach: a scan does. */
   if (target <= 0 || ef_for_target > 0) ef = search_ef(t, s->o, ef_for_target, n_passing);
   if (rc == SQLITE_OK && ef > 0) rc = search_graph(s, &cq, mask, n_passing, ef, &is_done);
-  bool is_in_parts = !t->mirror.is_whole && (n_passing < t->mirror.n / 8 || !search_all_fit(t));
+  bool is_of_codes = t->config->metric != DV_L1; /* which has none that would help */
+  bool is_in_parts = is_of_codes && !t->mirror.is_whole && (n_passing < t->mirror.n / 8 || !search_all_fit(t));
   if (rc == SQLITE_OK && !is_done && is_in_parts) {
     rc = search_scan_in_parts(s, &cq, mask);
   } else if (rc == SQLITE_OK && !is_done) {
-    rc = dvx_mirror_ready_to_scan(t);
+    if (is_of_codes) rc = dvx_mirror_ready_to_scan(t);
     if (rc == SQLITE_OK) rc = search_scan(s, &cq, mask, NULL, 0);
   }
   dv_code_query_free(&cq);

@@ -307,6 +307,7 @@ static void *duplicate(const void *from, size_t n_bytes) {
 static dv_hnsw graph_copy(const dv_hnsw *from) {
   dv_hnsw g = *from;
   g.ground = duplicate(from->ground, (size_t)g.capacity * 2 * g.m * sizeof *g.ground);
+  g.ground_memory = (uint8_t *)g.ground;
   g.upper_at = duplicate(from->upper_at, g.capacity * sizeof *g.upper_at);
   g.changed = duplicate(from->changed, g.capacity / 8);
   g.upper = duplicate(from->upper, (size_t)g.upper_capacity * g.m * sizeof *g.upper);
@@ -591,6 +592,65 @@ START_TEST(recall_of_clustered_rows_is_high) {
 END_TEST
 
 START_TEST(recall_is_high_for_products_of_rows_of_very_unequal_lengths) { expect_recall(DV_IP, LENGTHS); }
+END_TEST
+
+/* The sum of the components' differences, which codes know nothing of. */
+static float l1_between(const world *w, uint32_t a, uint32_t b) {
+  float sum = 0;
+  for (size_t i = 0; i < w->space.n; i++) sum += fabsf(w->v[a * w->space.n + i] - w->v[b * w->space.n + i]);
+  return sum;
+}
+
+static dv_status judge_l1(void *ctx, uint32_t from, const uint32_t *rows, size_t n, float *out) {
+  const world *w = ctx;
+  if (n_calls++ == fail_at) return DV_CORRUPT;
+  for (size_t i = 0; i < n; i++) out[i] = l1_between(w, from, rows[i]);
+  return DV_OK;
+}
+
+/* A judge decides what is near, of all rows and of what a search has found: as many as a naive count says. */
+START_TEST(recall_is_by_the_judge) {
+  world w = world_new(DV_L2, 900, 16, 6, GAUSSIAN);
+  const dv_hnsw_judge judge = {judge_l1, &w};
+  static const uint32_t efs[] = {10, 40, 1000};
+  uint32_t rows[60];
+  double by_codes[3], by_judge[3], expected = 0;
+  grow(&w, w.n, 60);
+  for (uint32_t i = 0; i < 60; i++) rows[i] = i * 13;
+  ck_assert(dv_hnsw_recall(&w.g, &w.space, rows, 60, 10, efs, 3, by_codes) == DV_OK);
+  w.space.judge = &judge;
+  ck_assert(dv_hnsw_recall(&w.g, &w.space, rows, 60, 10, efs, 3, by_judge) == DV_OK);
+  /* All but the row itself are found with the largest ef; with the smallest, of the ten nearest by l1 those among the
+   * ten nearest by l2, as far as those are found; and the nearest are found first. */
+  ck_assert_double_eq(by_judge[2], 1.0);
+  for (uint32_t i = 0; i < 60; i++) {
+    double near[2][900];
+    for (unsigned l = 0; l < 2; l++) {
+      for (uint32_t r = 0; r < w.n; r++) {
+        double sum = 0;
+        for (size_t j = 0; j < w.space.n; j++) {
+          double d = (double)w.v[rows[i] * w.space.n + j] - (double)w.v[r * w.space.n + j];
+          sum += l ? fabs(d) : d * d;
+        }
+        near[l][r] = r == rows[i] ? INFINITY : sum;
+      }
+    }
+    for (uint32_t r = 0; r < w.n; r++) {
+      unsigned before[2] = {0, 0};
+      for (uint32_t o = 0; o < w.n; o++)
+        for (unsigned l = 0; l < 2; l++) before[l] += near[l][o] < near[l][r];
+      if (before[0] < 10 && before[1] < 10) expected += 1.0 / 600;
+    }
+  }
+  ck_assert_msg(by_judge[0] > expected * by_codes[0] - 0.02 && by_judge[0] < expected + 0.02,
+                "%g of l2's neighbours are l1's, %g found, of %g", expected, by_judge[0], by_codes[0]);
+  ck_assert(by_judge[1] > by_judge[0] + 0.1);
+  n_calls = 0;
+  fail_at = 7;
+  ck_assert(dv_hnsw_recall(&w.g, &w.space, rows, 60, 10, efs, 3, by_judge) == DV_CORRUPT);
+  fail_at = SIZE_MAX;
+  world_free(&w);
+}
 END_TEST
 
 /* Against searches for rows that were never linked: what is measured is a little less, as a row that is passed over
@@ -1933,6 +1993,7 @@ static dv_hnsw exact_copy(const dv_hnsw *from) {
   g.capacity = g.n;
   g.upper_capacity = g.n_upper;
   g.ground = duplicate(from->ground, (size_t)g.n * 2 * g.m * sizeof *g.ground);
+  g.ground_memory = (uint8_t *)g.ground;
   g.upper_at = duplicate(from->upper_at, g.n * sizeof *g.upper_at);
   g.upper = duplicate(from->upper, (size_t)g.n_upper * g.m * sizeof *g.upper);
   g.upper_row = duplicate(from->upper_row, g.n_upper * sizeof *g.upper_row);
@@ -2009,6 +2070,7 @@ int main(void) {
   tcase_add_test(tc, recall_of_clustered_rows_is_high);
   tcase_add_test(tc, recall_is_high_for_products_of_rows_of_very_unequal_lengths);
   tcase_add_test(tc, measured_recall_is_nearly_what_searches_for_other_rows_find);
+  tcase_add_test(tc, recall_is_by_the_judge);
   tcase_add_test(tc, rows_too_large_for_their_distances_do_not_hide_others);
   tcase_add_test(tc, links_are_the_naive_choice_while_no_list_is_full);
   tcase_add_test(tc, a_full_list_leaves_the_one_behind_a_new_row_to_it);
