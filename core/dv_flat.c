@@ -231,9 +231,13 @@ static dv_status flat_consider(flat_search *s, const uint32_t *rows, size_t firs
     uint32_t at = survivors[i]; /* NOLINT(clang-analyzer-core.uninitialized.Assign) */
     uint32_t row = rows ? rows[at] : (uint32_t)(first + at);
     if (seen && seen[row - first] == FLAT_SEEN) continue;
-    int32_t dot_low = s->q->kernels->dot_i8(s->f->codes + row * stride, s->cq->code_low, stride);
     double low, high;
-    dv_code_bounds_fine(s->cq, &s->f->code_rows[row], dots[at], dot_low, &low, &high);
+    if (s->cq->is_fine) {
+      int32_t dot_low = s->q->kernels->dot_i8(s->f->codes + row * stride, s->cq->code_low, stride);
+      dv_code_bounds_fine(s->cq, &s->f->code_rows[row], dots[at], dot_low, &low, &high);
+    } else {
+      dv_code_bounds(s->cq, &s->f->code_rows[row], dots[at], &low, &high);
+    }
     if (low > flat_limit(s)) continue; /* of the true interval; and the limit has come down since the filter */
     dv_status status = flat_add_candidate(s, row, low, high);
     if (status != DV_OK) return status;

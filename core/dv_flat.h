@@ -56,7 +56,8 @@ void dv_flat_scratch_free(dv_flat_scratch *s);
 
 /*
  * Pushes the k nearest allowed rows into out, whose k this is. out may hold hits of other rows already: then the result
- * is the k best of all of them. q and cq code the same vector for the same metric; cq may be NULL for l1, which has no
+ * is the k best of all of them. q and cq code the same vector for the same metric; fewer rows are fetched if cq is
+ * refined, which pays unless few are looked at; cq may be NULL for l1, which has no
  * codes and reads every allowed row. A status other than DV_OK is the callback's or DV_NOMEM, and leaves part of the
  * result in out.
  */

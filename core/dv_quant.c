@@ -124,15 +124,14 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
   q->metric = m;
   q->n = n;
   q->rounding = dv_metric_error(n);
-  memset(q->code, 0, 2 * stride);
+  memset(q->code + n, 0, stride - n);
 
   double norm = quant_norm(v, n), inverse = m == DV_COSINE && norm > 0.0 ? 1.0 / norm : 1.0;
   q->norm = m == DV_COSINE && norm > 0.0 ? 1.0 : norm;
   for (size_t i = 0; i < n; i++) q->unit[i] = (float)((double)v[i] * inverse);
 
-  /* x ~ scale*code, and what that leaves ~ scale_low*code_low. */
   double to_code = quant_step((double)quant_max_abs(v, n) * inverse, &q->scale), scale = (double)q->scale;
-  double lane[4] = {0}, lane_low[4] = {0}, max = 0.0;
+  double lane[4] = {0}, max = 0.0;
   for (size_t i = 0; i < n; i += 4)
     for (size_t j = 0; j < 4 && i + j < n; j++) {
       double x = (double)v[i + j] * inverse;
@@ -142,25 +141,11 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
       lane[j] += left * left;
       max = left > max ? left : max;
     }
-  double to_low = quant_step(max, &q->scale_low), scale_low = (double)q->scale_low;
-  for (size_t i = 0; i < n; i += 4)
-    for (size_t j = 0; j < 4 && i + j < n; j++) {
-      double left = (double)v[i + j] * inverse - scale * q->code[i + j];
-      int c = quant_round(left * to_low);
-      q->code_low[i + j] = (int8_t)c;
-      left -= scale_low * c;
-      lane_low[j] += left * left;
-    }
+  q->inverse = inverse;
+  q->max_left = max;
   /* x carries a rounding of 2^-53 of itself, twice that for a unit vector. */
-  double slack = q->norm * QUANT_SLACK;
-  q->residual = quant_round_up(sqrt(quant_fold(lane)) * (1.0 + QUANT_SLACK) + slack);
-  q->residual_low = quant_round_up(sqrt(quant_fold(lane_low)) * (1.0 + QUANT_SLACK) + slack);
-
-  const dv_kernels *k = dv_kernels_get();
-  double hh = (double)k->dot_i8(q->code, q->code, stride), hl = (double)k->dot_i8(q->code, q->code_low, stride);
-  double ll = (double)k->dot_i8(q->code_low, q->code_low, stride);
-  q->code_sq = scale * scale * hh;
-  q->fine_sq = scale * scale * hh + 2.0 * scale * scale_low * hl + scale_low * scale_low * ll;
+  q->residual = quant_round_up(sqrt(quant_fold(lane)) * (1.0 + QUANT_SLACK) + q->norm * QUANT_SLACK);
+  q->code_sq = scale * scale * (double)dv_kernels_get()->dot_i8(q->code, q->code, stride);
 
   /* The order by inner product does not depend on the query's length: divide by the power of two in it. */
   double shrink = 1.0;
@@ -172,6 +157,28 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
   }
   q->weight = (float)((double)q->scale * shrink);
   return DV_OK;
+}
+
+void dv_code_query_refine(dv_code_query *q, const float *v) {
+  const size_t n = q->n, stride = dv_code_stride(n);
+  double to_low = quant_step(q->max_left, &q->scale_low), scale = (double)q->scale, scale_low = (double)q->scale_low;
+  double lane[4] = {0};
+  if (q->is_fine) return;
+  memset(q->code_low + n, 0, stride - n);
+  for (size_t i = 0; i < n; i += 4)
+    for (size_t j = 0; j < 4 && i + j < n; j++) {
+      double left = (double)v[i + j] * q->inverse - scale * q->code[i + j];
+      int c = quant_round(left * to_low);
+      q->code_low[i + j] = (int8_t)c;
+      left -= scale_low * c;
+      lane[j] += left * left;
+    }
+  q->residual_low = quant_round_up(sqrt(quant_fold(lane)) * (1.0 + QUANT_SLACK) + q->norm * QUANT_SLACK);
+  const dv_kernels *k = dv_kernels_get();
+  double hh = (double)k->dot_i8(q->code, q->code, stride), hl = (double)k->dot_i8(q->code, q->code_low, stride);
+  double ll = (double)k->dot_i8(q->code_low, q->code_low, stride);
+  q->fine_sq = scale * scale * hh + 2.0 * scale * scale_low * hl + scale_low * scale_low * ll;
+  q->is_fine = true;
 }
 
 void dv_code_query_free(dv_code_query *q) {

@@ -59,6 +59,7 @@ typedef struct dv_code_query {
   float *unit; /* cosine: v/|v|; else a copy of v */
   double norm; /* |q|_2 of what is coded: cosine: 1, or 0 for a zero vector */
   int8_t *code; /* n codes, padded with zeros to dv_code_stride(n) */
+  bool is_fine; /* dv_code_query_refine has set code_low, scale_low, residual_low and fine_sq */
   int8_t *code_low; /* the same of what code leaves: q ~ scale*code + scale_low*code_low */
   float scale;
   float scale_low;
@@ -68,11 +69,15 @@ typedef struct dv_code_query {
   double fine_sq; /* |scale*code + scale_low*code_low|^2 */
   double rounding; /* dv_metric_error(n) */
   float weight; /* dv_code_estimate is about weight * row scale * dot */
+  double inverse; /* what is coded is v * inverse */
+  double max_left; /* the largest component of what code leaves */
   const dv_alloc *alloc;
 } dv_code_query;
 
 /* v is finite. DV_NOMEM: nothing is owned. */
 dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size_t n, const dv_alloc *alloc);
+/* Codes what the code has left, for dv_code_bounds_fine: of use where many rows are looked at. v as before. */
+void dv_code_query_refine(dv_code_query *q, const float *v);
 void dv_code_query_free(dv_code_query *q);
 
 /* From dot_i8 of row and query codes: an estimate that orders rows like the true distance (an increasing function of
@@ -90,7 +95,7 @@ DV_FP_STRICT_END
  * give wide intervals, up to -infinity .. infinity; never NaN. Not for l1. */
 void dv_code_bounds(const dv_code_query *q, const dv_code_row *row, int32_t dot, double *low, double *high);
 
-/* The same with dot_low = dot_i8 of row codes and q->code_low: about half as wide. */
+/* The same with dot_low = dot_i8 of row codes and q->code_low, of a query that is refined: about half as wide. */
 void dv_code_bounds_fine(const dv_code_query *q, const dv_code_row *row, int32_t dot, int32_t dot_low, double *low,
                          double *high);
 

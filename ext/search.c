@@ -246,9 +246,10 @@ static int search_status(dvx_table *t, dv_status status, int rc) {
   return status == DV_NOMEM ? SQLITE_NOMEM : dvx_fail_status(t->conn, t, status, "the search");
 }
 
+#define SEARCH_FINE_ROWS 256u /* a query is coded finely where more are looked at */
+
 /* Scans the codes of the rows of the mask; or, with a list, of those. */
-static int search_scan(search_run *s, const dv_code_query *cq, const uint64_t *mask, const uint32_t *list,
-                       size_t n_list) {
+static int search_scan(search_run *s, dv_code_query *cq, const uint64_t *mask, const uint32_t *list, size_t n_list) {
   dvx_table *t = s->t;
   dvx_mirror *m = &t->mirror;
   const dvx_search_options *o = s->o;
@@ -265,6 +266,7 @@ static int search_scan(search_run *s, const dv_code_query *cq, const uint64_t *m
                .n_list = n_list,
                .vector = search_vector,
                .ctx = &vectors};
+  if (!list || n_list > SEARCH_FINE_ROWS) dv_code_query_refine(cq, s->query.v);
   dv_status status = o->has_max_distance
                          ? dv_flat_range(&f, &s->query, cq, o->max_distance, o->is_max_inclusive, s->out, &m->scratch)
                          : dv_flat_search(&f, &s->query, cq, s->out->k, o->is_exact, s->out, &m->scratch);
@@ -283,7 +285,7 @@ static bool search_all_fit(const dvx_table *t) {
 
 /* Scans rows whose codes are not all in memory: some thousands at a time, and of those only the ones of the mask, if
  * they are few. What is read is given back when it has become too much. */
-static int search_scan_in_parts(search_run *s, const dv_code_query *cq, const uint64_t *mask) {
+static int search_scan_in_parts(search_run *s, dv_code_query *cq, const uint64_t *mask) {
   dvx_table *t = s->t;
   const size_t n_rows = t->mirror.n;
   int rc = SQLITE_OK;
@@ -393,7 +395,7 @@ static int search_list(search_run *s, const uint64_t *mask, size_t *n) {
 }
 
 /* *is_done is false when the graph cannot tell, and a scan has to. */
-static int search_graph(search_run *s, const dv_code_query *cq, const uint64_t *mask, size_t n_passing, size_t ef,
+static int search_graph(search_run *s, dv_code_query *cq, const uint64_t *mask, size_t n_passing, size_t ef,
                         bool *is_done) {
   dvx_table *t = s->t;
   dvx_graph *gr = &t->graph;

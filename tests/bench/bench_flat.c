@@ -157,6 +157,7 @@ static void bench(dv_metric m, const float *v, size_t n_rows, size_t n, const fl
     double t0 = now_us();
     dv_query_init(&q, dv_kernels_get(), m, v_query, n);
     if (dv_code_query_init(&cq, m, v_query, n, &alloc) != DV_OK) exit(1);
+    dv_code_query_refine(&cq, v_query);
     setup += now_us() - t0;
     dv_topk out[N_WAYS];
     for (int w = 0; w < N_WAYS; w++) us[w][i] = 1e30;

@@ -377,6 +377,7 @@ static void graph(dv_metric metric, const char *what) {
     dv_code_query query;
     for (size_t i = 0; i < N; i++) q[i] = v[round % N_ROWS * N + i] + random_float(0);
     if (dv_code_query_init(&query, metric, q, N, &heap) != DV_OK) abort();
+    dv_code_query_refine(&query, q);
     if (dv_hnsw_search(&g, &space, &query, 1 + round % EF, &scratch) != DV_OK) abort();
     add_u64(scratch.n_distances);
     for (size_t i = 0; i < scratch.n_pool; i++) {

@@ -144,6 +144,7 @@ START_TEST(query_residuals_hold_in_exact_arithmetic) {
     fill(query_v, n, random_below(N_SHAPES));
     dv_code_query q;
     ck_assert(dv_code_query_init(&q, m, query_v, n, &alloc) == DV_OK);
+    dv_code_query_refine(&q, query_v);
     long double coarse = true_residual(m, query_v, n, q.scale, q.code, 0, NULL);
     long double fine = true_residual(m, query_v, n, q.scale, q.code, q.scale_low, q.code_low);
     ck_assert_msg(coarse <= (long double)q.residual, "n=%zu: %Lg > %g", n, coarse, (double)q.residual);
@@ -167,6 +168,7 @@ START_TEST(bounds_contain_the_distance) {
     dv_code_query cq;
     dv_query q;
     ck_assert(dv_code_query_init(&cq, m, query_v, n, &alloc) == DV_OK);
+    dv_code_query_refine(&cq, query_v);
     dv_query_init(&q, dv_kernels_get(), m, query_v, n);
     for (size_t r = 0; r < (n > 1000 ? 4 : 16); r++) {
       unsigned shape = random_below(N_SHAPES + 4);
@@ -212,6 +214,7 @@ START_TEST(bounds_are_tight_for_ordinary_vectors) {
     for (size_t i = 0; i < n; i++) row_v[i] = query_v[i] + random_normal();
     dv_code_query cq;
     ck_assert(dv_code_query_init(&cq, DV_COSINE, query_v, n, &alloc) == DV_OK);
+    dv_code_query_refine(&cq, query_v);
     uint32_t meta = dv_code_encode(DV_COSINE, row_v, n, row_code);
     dv_code_row row = dv_code_row_of(meta, row_code, n);
     double low, high;
@@ -239,6 +242,7 @@ START_TEST(estimates_order_like_distances) {
     for (size_t i = 0; i < N; i++) query_v[i] *= size;
     dv_code_query cq;
     ck_assert(dv_code_query_init(&cq, m, query_v, N, &alloc) == DV_OK);
+    dv_code_query_refine(&cq, query_v);
     float estimates[N_ROWS];
     double distances[N_ROWS];
     for (size_t r = 0; r < N_ROWS; r++) {
@@ -268,6 +272,7 @@ START_TEST(codes_that_nobody_wrote_do_no_harm) {
     dv_code_query cq;
     dv_metric m = metrics[round % 3];
     ck_assert(dv_code_query_init(&cq, m, query_v, 64, &alloc) == DV_OK);
+    dv_code_query_refine(&cq, query_v);
     for (size_t i = 0; i < 64; i++) row_code[i] = (int8_t)(next_random() >> 56);
     uint32_t meta = round % 2 ? (uint32_t)(next_random() >> 32) : 0x7f800000u + (uint32_t)(next_random() >> 41);
     dv_code_row row = dv_code_row_of(meta, row_code, 64);
@@ -311,6 +316,7 @@ START_TEST(bits_estimate_what_they_should) {
     dv_code_query cq;
     dv_bit_query bq;
     ck_assert(dv_code_query_init(&cq, m, query_v, N, &alloc) == DV_OK);
+    dv_code_query_refine(&cq, query_v);
     dv_bit_query_init(&bq, &cq, offset != 0.0f ? center : NULL, table);
     for (size_t i = 0; i < sizeof table; i++) ck_assert_uint_le(table[i], 63);
     double error_sq = 0, spread_sq = 0, mean = 0;
