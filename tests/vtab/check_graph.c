@@ -808,6 +808,688 @@ START_TEST(rebuild_gives_the_same_graph_every_time) {
 }
 END_TEST
 
+/* ---- damage ------------------------------------------------------------------------------------------------------ */
+
+enum { N_LINKED = 200, N_QUERIES = 6, K = 5, ENTRY_BYTES = 8 * M + 16, UPPER_BYTES = 4 + 4 * M };
+enum { NONE = -1 }; /* an empty place in a list, as u32 */
+#define FRESH_BLOCK (-((int64_t)1 << 40))
+
+typedef struct damage {
+  const char *name;
+  const char *sql; /* one of the two */
+  void (*edit)(void);
+  const char *expected; /* in the check's message; NULL: it does no harm, and is not found */
+  bool has_fresh; /* to a table in which rows wait for the graph */
+} damage;
+
+/* Two rows are deleted before the graph is made. With has_fresh there are, besides, rows that a commit has left to later
+ * ones. */
+static void make_damage_base(bool has_fresh) {
+  create_table(a, "l2", ", index=hnsw");
+  fill_table(a, N_LINKED, false);
+  sql_run(a, "DELETE FROM docs WHERE id IN (7, 77)");
+  sql_run(a, "INSERT INTO docs(docs) VALUES('rebuild')");
+  if (!has_fresh) return;
+  sql_run(a, "BEGIN");
+  insert_rows(a, N_LINKED + 1, N_LINKED + 900, false);
+  sql_run(a, "COMMIT");
+  insert_rows(a, N_LINKED + 901, N_LINKED + 901, false);
+  ck_assert_int_gt(n_fresh(a), 100);
+}
+
+/* ---- editing blocks */
+
+static void block_edit(int64_t block, int at, void *bytes, int n, bool writes) {
+  sqlite3_blob *blob = NULL;
+  ck_assert_msg(sqlite3_blob_open(a, "main", "docs_graph", "links", block, writes, &blob) == SQLITE_OK,
+                "block %lld: %s", (long long)block, sqlite3_errmsg(a));
+  int rc = writes ? sqlite3_blob_write(blob, bytes, n, at) : sqlite3_blob_read(blob, bytes, n, at);
+  ck_assert_int_eq(rc, SQLITE_OK);
+  ck_assert_int_eq(sqlite3_blob_close(blob), SQLITE_OK);
+}
+
+static uint32_t u32_of(const uint8_t *p) {
+  return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+static void store(uint8_t *p, uint32_t x) {
+  for (int i = 0; i < 4; i++) p[i] = (uint8_t)(x >> 8 * i);
+}
+
+/* A list on the ground. Rows are numbered from 0 here, as in the blocks. */
+static int read_list(uint32_t row, uint32_t *list) {
+  uint8_t bytes[8 * M];
+  int64_t rows = meta(a, "graph_rows");
+  int n = 0;
+  block_edit(row / rows, (int)(row % rows) * ENTRY_BYTES, bytes, sizeof bytes, false);
+  for (int i = 0; i < 2 * M; i++) {
+    list[i] = u32_of(bytes + 4 * i);
+    if (list[i] != (uint32_t)NONE && n == i) n++;
+  }
+  return n;
+}
+
+static void write_list(uint32_t row, const uint32_t *list) {
+  uint8_t bytes[8 * M];
+  int64_t rows = meta(a, "graph_rows");
+  for (int i = 0; i < 2 * M; i++) store(bytes + 4 * i, list[i]);
+  block_edit(row / rows, (int)(row % rows) * ENTRY_BYTES, bytes, sizeof bytes, true);
+}
+
+static void set_link(uint32_t row, int at, uint32_t other) {
+  uint32_t list[2 * M];
+  ck_assert_int_gt(read_list(row, list), at);
+  list[at] = other;
+  write_list(row, list);
+}
+
+static void remove_link(uint32_t row, uint32_t other) {
+  uint32_t list[2 * M];
+  int n = read_list(row, list);
+  for (int i = 0; i < n; i++) {
+    if (list[i] != other) continue;
+    list[i] = list[n - 1];
+    list[n - 1] = (uint32_t)NONE;
+    write_list(row, list);
+    return;
+  }
+}
+
+/* A list above the ground: its row, and M links. */
+static void upper_at(int number, uint8_t *bytes, bool writes) {
+  int a_block = (int)meta(a, "graph_bytes") / UPPER_BYTES;
+  block_edit(-1 - number / a_block, number % a_block * UPPER_BYTES, bytes, UPPER_BYTES, writes);
+}
+
+static uint32_t upper_row(int number) {
+  uint8_t bytes[UPPER_BYTES];
+  upper_at(number, bytes, false);
+  return u32_of(bytes);
+}
+
+/* 'graph' in docs_meta: the u32 at this offset. */
+static uint32_t state_edit(int at, const uint32_t *value) {
+  uint8_t bytes[64];
+  sqlite3_stmt *stmt = sql_prepare(a, "SELECT value FROM docs_meta WHERE key = 'graph'");
+  ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
+  ck_assert_int_eq(sqlite3_column_bytes(stmt, 0), sizeof bytes);
+  memcpy(bytes, sqlite3_column_blob(stmt, 0), sizeof bytes);
+  sqlite3_finalize(stmt);
+  uint32_t old = u32_of(bytes + at);
+  if (!value) return old;
+  store(bytes + at, *value);
+  stmt = sql_prepare(a, "UPDATE docs_meta SET value = ?1 WHERE key = 'graph'");
+  sqlite3_bind_blob(stmt, 1, bytes, sizeof bytes, SQLITE_TRANSIENT);
+  finish(a, stmt);
+  return old;
+}
+
+static uint32_t state(int at) { return state_edit(at, NULL); }
+static void set_state(int at, uint32_t value) { (void)state_edit(at, &value); }
+
+enum {
+  AT_VERSION = 0,
+  AT_M = 4,
+  AT_SEED = 8,
+  AT_N = 16,
+  AT_LINKED = 20,
+  AT_ENTRY = 24,
+  AT_TOP = 28,
+  AT_UPPER = 32,
+  AT_UNWALKED = 40,
+  AT_CURVE = 44
+};
+
+static bool has_upper(uint32_t row) {
+  for (int i = 0; i < (int)state(AT_UPPER); i++)
+    if (upper_row(i) == row) return true;
+  return false;
+}
+
+/* A linked row that stands on the ground only: the i-th. */
+static uint32_t low_row(int i) {
+  for (uint32_t row = 20;; row++)
+    if (row != 76 && row != state(AT_ENTRY) && !has_upper(row) && i-- == 0) return row;
+}
+
+/* ---- the edits */
+
+static void ground_out_of_range(void) { set_link(50, 0, 0xfffffff0u); }
+static void ground_just_out_of_range(void) { set_link(50, 0, state(AT_N)); }
+static void ground_self(void) { set_link(50, 0, 50); }
+static void ground_to_unlinked(void) { set_link(50, 0, 6); }
+static void ground_gap(void) { set_link(50, 0, (uint32_t)NONE); }
+static void ground_gap_inside(void) { set_link(50, 1, (uint32_t)NONE); }
+
+static void ground_twice(void) {
+  uint32_t list[2 * M];
+  read_list(50, list);
+  remove_link(list[1], 50);
+  set_link(50, 1, list[0]);
+}
+
+static void ground_one_way(void) {
+  uint32_t list[2 * M];
+  read_list(50, list);
+  remove_link(list[0], 50);
+}
+
+static void ground_emptied(void) {
+  uint32_t list[2 * M];
+  memset(list, 0xff, sizeof list);
+  write_list(50, list);
+}
+
+static void ground_sketch(void) {
+  uint8_t sketch[16] = {192};
+  memset(sketch + 1, 0x7f, sizeof sketch - 1);
+  int64_t rows = meta(a, "graph_rows");
+  block_edit(50 / rows, (int)(50 % rows) * ENTRY_BYTES + 8 * M, sketch, sizeof sketch, true);
+}
+
+static void ground_swapped(void) {
+  uint32_t one[2 * M], other[2 * M];
+  read_list(50, one), read_list(51, other);
+  write_list(50, other), write_list(51, one);
+}
+
+static void random_bytes(int64_t block) {
+  uint8_t bytes[256];
+  random_begin((uint64_t)block);
+  for (int at = 0; at + (int)sizeof bytes < meta(a, "graph_bytes"); at += (int)sizeof bytes) {
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)random_below(256);
+    block_edit(block, at, bytes, sizeof bytes, true);
+  }
+}
+
+static void ground_random(void) { random_bytes(1); }
+static void upper_random(void) { random_bytes(-1); }
+static void fresh_random(void) { random_bytes(FRESH_BLOCK); }
+
+/* n rows are linked with each other and with no one else. */
+static void cut_off(int n) {
+  uint32_t rows[2 * M], list[2 * M];
+  for (int i = 0; i < n; i++) rows[i] = low_row(i);
+  for (int i = 0; i < n; i++) {
+    int n_links = read_list(rows[i], list);
+    for (int j = 0; j < n_links; j++) remove_link(list[j], rows[i]);
+    memset(list, 0xff, sizeof list);
+    for (int j = 0, at = 0; j < n; j++)
+      if (j != i) list[at++] = rows[j];
+    write_list(rows[i], list);
+  }
+}
+
+static void cut_off_two(void) { cut_off(2); }
+static void cut_off_six(void) { cut_off(6); }
+static void cut_off_and_unwalked(void) {
+  cut_off(2);
+  set_state(AT_UNWALKED, 5); /* the walk that will find them is announced */
+}
+
+static void upper_edit(int number, int at, uint32_t value) {
+  uint8_t bytes[UPPER_BYTES];
+  upper_at(number, bytes, false);
+  store(bytes + at, value);
+  upper_at(number, bytes, true);
+}
+
+/* Number of a list above the ground with two links or more. */
+static int full_upper(uint32_t *row, uint32_t *links) {
+  for (int i = 0;; i++) {
+    uint8_t bytes[UPPER_BYTES];
+    upper_at(i, bytes, false);
+    *row = u32_of(bytes);
+    for (int l = 0; l < M; l++) links[l] = u32_of(bytes + 4 + 4 * l);
+    if (links[1] != (uint32_t)NONE) return i;
+  }
+}
+
+static uint32_t some_row, some_links[M];
+
+static void upper_row_out_of_range(void) { upper_edit(3, 0, 0xfffffff0u); }
+static void upper_row_none(void) { upper_edit(3, 0, (uint32_t)NONE); }
+static void upper_row_without_level(void) { upper_edit(3, 0, low_row(0)); }
+static void upper_row_twice(void) { upper_edit(3, 0, upper_row(0)); }
+static void upper_out_of_range(void) { upper_edit(full_upper(&some_row, some_links), 4, 0xfffffff0u); }
+static void upper_to_low_row(void) { upper_edit(full_upper(&some_row, some_links), 4, low_row(0)); }
+static void upper_self(void) {
+  upper_edit(full_upper(&some_row, some_links), 4, upper_row(full_upper(&some_row, some_links)));
+}
+static void upper_twice(void) {
+  upper_edit(full_upper(&some_row, some_links), 8, (full_upper(&some_row, some_links), some_links[0]));
+}
+static void upper_gap(void) { upper_edit(full_upper(&some_row, some_links), 4, (uint32_t)NONE); }
+static void upper_one_way(void) {
+  int last = M - 1, number = full_upper(&some_row, some_links);
+  while (some_links[last] == (uint32_t)NONE) last--;
+  upper_edit(number, 4 + 4 * last, (uint32_t)NONE);
+}
+
+static void state_version(void) { set_state(AT_VERSION, 2); }
+static void state_m(void) { set_state(AT_M, 5); }
+static void state_m_huge(void) { set_state(AT_M, 0x80000000u); }
+static void state_seed(void) { set_state(AT_SEED, 1); }
+static void state_n_large(void) { set_state(AT_N, state(AT_N) + 1); }
+static void state_n_huge(void) { set_state(AT_N, 0xffffffffu); }
+static void state_n_small(void) { set_state(AT_N, state(AT_N) - 10); }
+static void state_n_zero(void) { set_state(AT_N, 0); }
+static void state_linked_more(void) { set_state(AT_LINKED, state(AT_LINKED) + 1); }
+static void state_linked_less(void) { set_state(AT_LINKED, state(AT_LINKED) - 1); }
+static void state_linked_zero(void) { set_state(AT_LINKED, 0); }
+static void state_linked_huge(void) { set_state(AT_LINKED, 0xffffffffu); }
+static void state_entry_out_of_range(void) { set_state(AT_ENTRY, 0xfffffff0u); }
+static void state_entry_none(void) { set_state(AT_ENTRY, (uint32_t)NONE); }
+static void state_entry_low(void) { set_state(AT_ENTRY, low_row(0)); }
+static void state_entry_low_and_top(void) { set_state(AT_ENTRY, low_row(0)), set_state(AT_TOP, 0); }
+static void state_entry_unlinked(void) { set_state(AT_ENTRY, 6), set_state(AT_TOP, 0); }
+static void state_top_high(void) { set_state(AT_TOP, state(AT_TOP) + 1); }
+static void state_top_low(void) { set_state(AT_TOP, state(AT_TOP) - 1); }
+static void state_top_huge(void) { set_state(AT_TOP, 0xffffffffu); }
+static void state_upper_less(void) { set_state(AT_UPPER, state(AT_UPPER) - 1); }
+static void state_upper_more(void) { set_state(AT_UPPER, state(AT_UPPER) + 1); }
+static void state_upper_huge(void) { set_state(AT_UPPER, 0xffffffffu); }
+static void state_upper_zero(void) { set_state(AT_UPPER, 0); }
+static void state_unwalked(void) { set_state(AT_UNWALKED, 0xffffffffu); }
+static void state_curve_high(void) { set_state(AT_CURVE, 0xffffffffu); }
+#define BLOCK_WRONG "_graph: block "
+#define UPPER_WRONG "what stands above the ground does not hold together"
+#define STATE_WRONG "it does not begin as a graph of this table does"
+
+static const damage damages[] = {
+    {"block of the ground missing", "DELETE FROM docs_graph WHERE block = 1", NULL, BLOCK_WRONG "1 cannot be right",
+     false},
+    {"first block of the ground missing", "DELETE FROM docs_graph WHERE block = 0", NULL,
+     BLOCK_WRONG "0 cannot be right", false},
+    {"no blocks of the ground", "DELETE FROM docs_graph WHERE block >= 0", NULL, BLOCK_WRONG, false},
+    {"no blocks at all", "DELETE FROM docs_graph", NULL, UPPER_WRONG, false},
+    {"block of the ground too short",
+     "UPDATE docs_graph SET links = substr(links, 1, length(links) - 1) WHERE block = 1", NULL, BLOCK_WRONG "1", false},
+    {"block of the ground of one byte", "UPDATE docs_graph SET links = x'00' WHERE block = 1", NULL, BLOCK_WRONG "1",
+     false},
+    {"block of the ground empty", "UPDATE docs_graph SET links = x'' WHERE block = 1", NULL, BLOCK_WRONG "1", false},
+    {"block of the ground too long", "UPDATE docs_graph SET links = CAST(links || x'00' AS BLOB) WHERE block = 1", NULL,
+     BLOCK_WRONG "1", false},
+    {"block of the ground very long", "UPDATE docs_graph SET links = zeroblob(5000000) WHERE block = 1", NULL,
+     BLOCK_WRONG "1", false},
+    {"block of the ground NULL", "UPDATE docs_graph SET links = NULL WHERE block = 1", NULL, BLOCK_WRONG "1", false},
+    {"block of the ground a number", "UPDATE docs_graph SET links = 1e300 WHERE block = 1", NULL, BLOCK_WRONG "1",
+     false},
+    {"block of the ground text", "UPDATE docs_graph SET links = printf('%.*c', length(links), 'x') WHERE block = 1",
+     NULL, BLOCK_WRONG "1", false},
+    {"block of the ground of zeros", "UPDATE docs_graph SET links = zeroblob(length(links)) WHERE block = 0", NULL,
+     BLOCK_WRONG "0", false},
+    {"blocks of the ground exchanged",
+     "UPDATE docs_graph SET block = 500 WHERE block = 1; UPDATE docs_graph SET block = 1 WHERE block = 2; UPDATE "
+     "docs_graph SET block = 2 WHERE block = 500",
+     NULL, "_graph: ", false},
+    {"block behind the last row", "INSERT INTO docs_graph SELECT 900, links FROM docs_graph WHERE block = 1", NULL,
+     NULL, false},
+    {"link to a row that cannot be", NULL, ground_out_of_range, BLOCK_WRONG, false},
+    {"link to the row behind the last", NULL, ground_just_out_of_range, BLOCK_WRONG, false},
+    {"link to itself", NULL, ground_self, BLOCK_WRONG, false},
+    {"link to a row that is not linked", NULL, ground_to_unlinked, "but not the other way round", false},
+    {"link twice", NULL, ground_twice, "is linked twice with row number", false},
+    {"link one way", NULL, ground_one_way, "but not the other way round", false},
+    {"gap at the beginning of a list", NULL, ground_gap, BLOCK_WRONG, false},
+    {"gap in a list", NULL, ground_gap_inside, "but not the other way round", false},
+    {"list without links", NULL, ground_emptied, BLOCK_WRONG, false},
+    {"lists exchanged", NULL, ground_swapped, "row number ", false},
+    {"sketch of another place", NULL, ground_sketch, "row number 51 is not linked as it should be", false},
+    {"random bytes on the ground", NULL, ground_random, BLOCK_WRONG, false},
+    {"two rows cut off", NULL, cut_off_two, "no links lead to row number", false},
+    {"six rows cut off", NULL, cut_off_six, "no links lead to row number", false},
+    {"two rows cut off, and a walk to come", NULL, cut_off_and_unwalked, NULL, false},
+    {"upper block missing", "DELETE FROM docs_graph WHERE block = -1", NULL, UPPER_WRONG, false},
+    {"upper block too short", "UPDATE docs_graph SET links = substr(links, 2) WHERE block = -1", NULL, UPPER_WRONG,
+     false},
+    {"upper block too long", "UPDATE docs_graph SET links = CAST(links || x'00' AS BLOB) WHERE block = -1", NULL,
+     UPPER_WRONG, false},
+    {"upper block NULL", "UPDATE docs_graph SET links = NULL WHERE block = -1", NULL, UPPER_WRONG, false},
+    {"upper block a number", "UPDATE docs_graph SET links = 7 WHERE block = -1", NULL, UPPER_WRONG, false},
+    {"upper block of zeros", "UPDATE docs_graph SET links = zeroblob(length(links)) WHERE block = -1", NULL,
+     UPPER_WRONG, false},
+    {"upper block behind the last", "INSERT INTO docs_graph SELECT -900, links FROM docs_graph WHERE block = -1", NULL,
+     NULL, false},
+    {"random bytes above the ground", NULL, upper_random, UPPER_WRONG, false},
+    {"upper list of a row that cannot be", NULL, upper_row_out_of_range, UPPER_WRONG, false},
+    {"upper list of no row", NULL, upper_row_none, UPPER_WRONG, false},
+    {"upper list of a row of the ground", NULL, upper_row_without_level, UPPER_WRONG, false},
+    {"upper list of a row that has one", NULL, upper_row_twice, UPPER_WRONG, false},
+    {"upper link to a row that cannot be", NULL, upper_out_of_range, UPPER_WRONG, false},
+    {"upper link to a row of the ground", NULL, upper_to_low_row, UPPER_WRONG, false},
+    {"upper link to itself", NULL, upper_self, "is linked with itself", false},
+    {"upper link twice", NULL, upper_twice, "is linked twice with row number", false},
+    {"upper link one way", NULL, upper_one_way, "but not the other way round", false},
+    {"gap in an upper list", NULL, upper_gap, "but not the other way round", false},
+    {"fresh rows unknown", "DELETE FROM docs_graph WHERE block <= -(1 << 40)", NULL, BLOCK_WRONG, true},
+    {"fresh block too short", "UPDATE docs_graph SET links = substr(links, 2) WHERE block = -(1 << 40)", NULL,
+     UPPER_WRONG, true},
+    {"fresh block too long", "UPDATE docs_graph SET links = CAST(links || x'00' AS BLOB) WHERE block = -(1 << 40)",
+     NULL, UPPER_WRONG, true},
+    {"fresh block NULL", "UPDATE docs_graph SET links = NULL WHERE block = -(1 << 40)", NULL, UPPER_WRONG, true},
+    {"fresh block a number", "UPDATE docs_graph SET links = 7 WHERE block = -(1 << 40)", NULL, UPPER_WRONG, true},
+    {"fresh bits cleared", "UPDATE docs_graph SET links = zeroblob(length(links)) WHERE block = -(1 << 40)", NULL,
+     BLOCK_WRONG, true},
+    {"fresh bits of linked rows",
+     "UPDATE docs_graph SET links = CAST(x'ffffffff' || substr(links, 5) AS BLOB) WHERE block = -(1 << 40)", NULL, NULL,
+     true},
+    {"random fresh bits", NULL, fresh_random, BLOCK_WRONG, true},
+    {"fresh block behind the last",
+     "INSERT INTO docs_graph SELECT block - 5, links FROM docs_graph WHERE block = -(1 << 40)", NULL, NULL, true},
+    {"state missing", "DELETE FROM docs_meta WHERE key = 'graph'", NULL, "_graph: ", false},
+    {"state too short", "UPDATE docs_meta SET value = substr(value, 1, 63) WHERE key = 'graph'", NULL,
+     "_graph: ", false},
+    {"state too long", "UPDATE docs_meta SET value = CAST(value || x'00' AS BLOB) WHERE key = 'graph'", NULL,
+     "_graph: ", false},
+    {"state NULL", "UPDATE docs_meta SET value = NULL WHERE key = 'graph'", NULL, "_graph: ", false},
+    {"state text", "UPDATE docs_meta SET value = 'graph' WHERE key = 'graph'", NULL, "_graph: ", false},
+    {"stamp missing", "DELETE FROM docs_meta WHERE key = 'graph_stamp'", NULL, "_graph: ", false},
+    {"stamp zero", "UPDATE docs_meta SET value = 0 WHERE key = 'graph_stamp'", NULL, "_graph: ", false},
+    {"stamp another one", "UPDATE docs_meta SET value = 77 WHERE key = 'graph_stamp'", NULL, NULL, false},
+    {"version of later", NULL, state_version, STATE_WRONG, false},
+    {"another m", NULL, state_m, STATE_WRONG, false},
+    {"an impossible m", NULL, state_m_huge, STATE_WRONG, false},
+    {"another seed", NULL, state_seed, STATE_WRONG, false},
+    {"a row too many", NULL, state_n_large, STATE_WRONG, false},
+    {"rows without end", NULL, state_n_huge, STATE_WRONG, false},
+    {"rows too few", NULL, state_n_small, "_graph: ", false},
+    {"no rows", NULL, state_n_zero, "_graph: ", false},
+    {"a linked row too many", NULL, state_linked_more, "the number of linked rows is wrong", false},
+    {"a linked row too few", NULL, state_linked_less, "the number of linked rows is wrong", false},
+    {"no linked rows", NULL, state_linked_zero, "the number of linked rows is wrong", false},
+    {"linked rows without end", NULL, state_linked_huge, UPPER_WRONG, false},
+    {"entry that cannot be", NULL, state_entry_out_of_range, UPPER_WRONG, false},
+    {"no entry", NULL, state_entry_none, UPPER_WRONG, false},
+    {"entry on the ground", NULL, state_entry_low, UPPER_WRONG, false},
+    {"entry and top on the ground", NULL, state_entry_low_and_top, "which is not the highest", false},
+    {"entry that is not linked", NULL, state_entry_unlinked, "_graph: ", false},
+    {"top too high", NULL, state_top_high, UPPER_WRONG, false},
+    {"top too low", NULL, state_top_low, UPPER_WRONG, false},
+    {"top without end", NULL, state_top_huge, UPPER_WRONG, false},
+    {"an upper list too few", NULL, state_upper_less, "_graph: ", false},
+    {"an upper list too many", NULL, state_upper_more, "_graph: ", false},
+    {"upper lists without end", NULL, state_upper_huge, "_graph: it claims", false},
+    {"no upper lists", NULL, state_upper_zero, UPPER_WRONG, false},
+    {"a walk to come", NULL, state_unwalked, NULL, false},
+    {"a recall above one", NULL, state_curve_high, STATE_WRONG, false},
+};
+enum { N_DAMAGES = sizeof damages / sizeof damages[0] };
+
+static hits truth[N_QUERIES];
+
+static void find_truth(void) {
+  for (int i = 0; i < N_QUERIES; i++) {
+    float q[N_DIMENSIONS];
+    make_vector(4000000 + i, false, q);
+    truth[i] = search(a, q, K, "{\"exact\":true}");
+    ck_assert_int_eq(truth[i].n, K);
+  }
+}
+
+/* Each search finds k distinct rows that live, at their true distances; an exact one, the right rows. */
+static void check_searches(sqlite3 *db, const char *what, bool is_same) {
+  static const char *const options[] = {"{}", "{\"ef\":1}", "{\"ef\":100000}", "{\"recall_target\":0.9}",
+                                        "{\"as_of\":\"now\"}"};
+  for (int i = 0; i < N_QUERIES; i++) {
+    float q[N_DIMENSIONS];
+    make_vector(4000000 + i, false, q);
+    for (size_t o = 0; o < sizeof options / sizeof options[0]; o++) {
+      hits h = search(db, q, K, options[o]);
+      ck_assert_msg(h.rc == SQLITE_OK && h.n == K, "%s: %d rows with %s: %s", what, h.n, options[o],
+                    sqlite3_errmsg(db));
+      check_hits(&h, what);
+      sqlite3_stmt *stmt = sql_prepare(db, "SELECT vector_distance(embedding, ?1, 'l2') FROM docs WHERE id = ?2");
+      for (int j = 0; j < K; j++) {
+        bind_vector(stmt, 1, q);
+        sqlite3_bind_int64(stmt, 2, h.ids[j]);
+        ck_assert_msg(sqlite3_step(stmt) == SQLITE_ROW, "%s: found row %d, which does not live", what, (int)h.ids[j]);
+        ck_assert_msg(sqlite3_column_double(stmt, 0) == h.distances[j], "%s: row %d at a wrong distance", what,
+                      (int)h.ids[j]);
+        sqlite3_reset(stmt);
+      }
+      sqlite3_finalize(stmt);
+    }
+    hits exact = search(db, q, K, "{\"exact\":true}");
+    ck_assert_int_eq(exact.rc, SQLITE_OK);
+    if (is_same) ck_assert_msg(memcmp(&exact, &truth[i], sizeof exact) == 0, "%s: an exact search finds others", what);
+  }
+}
+
+static char *check_message(sqlite3 *db) {
+  char *message = NULL;
+  int rc = sql_try(db, &message, "INSERT INTO docs(docs) VALUES('integrity-check')");
+  ck_assert_msg(rc == SQLITE_OK || rc == SQLITE_CORRUPT, "the check ends with %d: %s", rc, message);
+  ck_assert_msg((rc == SQLITE_OK) == (message == NULL), "the check ends with %d and '%s'", rc, message ? message : "");
+  return message;
+}
+
+/* Goes on as if nothing was: inserts, moves and deletes rows, in several commits. */
+static void change_rows(sqlite3 *db, int first) {
+  float there[N_DIMENSIONS];
+  for (int i = 0; i < 4; i++) {
+    far_place(first / 1000 % 2 * 4 + i, there);
+    insert_at(db, first + i, there);
+    nearest_is_at(__LINE__, db, there, first + i, "{}", true);
+    move_row(db, 30 + i, there);
+    sql_run(db, "DELETE FROM docs WHERE id = %d", first + i);
+    nearest_is_at(__LINE__, db, there, 30 + i, "{}", true);
+  }
+}
+
+static const char *ids_line(sqlite3 *db) {
+  return sql_rows(db, "SELECT count(*), sum(id), sum(length(embedding)) FROM docs");
+}
+
+/* Whatever is damaged: searches give rows that are there, the check names it, rows can be changed, 'rebuild' makes the
+ * very graph that it makes of a table that was never damaged. So does 'optimize' wherever reading shows that something is
+ * wrong. A connection that had read the graph before does no harm either. */
+START_TEST(damage_is_named_and_mended) {
+  const damage *d = &damages[_i];
+  const char *rebuilt = sql_path("rebuilt.db"), *optimized = sql_path("optimized.db");
+  make_damage_base(d->has_fresh);
+  find_truth();
+  b = sql_open(file);
+  check_searches(b, d->name, true);
+  sql_copy_file(file, rebuilt);
+  sqlite3 *db = sql_open(rebuilt);
+  sql_run(db, "INSERT INTO docs(docs) VALUES('rebuild')");
+  char *sound = graph_bytes(db);
+  sql_close(db);
+
+  char *before = graph_bytes(a);
+  if (d->sql) sql_run(a, "%s", d->sql);
+  if (d->edit) d->edit();
+  char *after = graph_bytes(a);
+  ck_assert_msg(strcmp(before, after) != 0 || strstr(d->name, "stamp"), "%s: nothing was damaged", d->name);
+  free(before), free(after);
+  reopen();
+  sql_copy_file(file, rebuilt);
+  sql_copy_file(file, optimized);
+
+  check_searches(a, d->name, true);
+  char *message = check_message(a);
+  if (d->expected) {
+    ck_assert_msg(message && strstr(message, d->expected), "%s: the check says '%s', expected '%s'", d->name,
+                  message ? message : "nothing", d->expected);
+    ck_assert_msg(strstr(message, "'rebuild' mends it") != NULL, "%s: %s", d->name, message);
+    ck_assert_msg(strcmp(sql_rows(a, "PRAGMA quick_check"), "") != 0, "quick_check");
+  } else {
+    ck_assert_msg(!message, "%s: the check says '%s'", d->name, message);
+  }
+  sqlite3_free(message);
+  check_searches(a, d->name, true);
+  change_rows(a, 7000);
+  check_searches(a, d->name, false);
+
+  db = sql_open(optimized);
+  bool is_noticed = strstr(status(db, "index"), "damaged") != NULL;
+  optimize(db);
+  check_searches(db, d->name, true);
+  message = check_message(db);
+  if (is_noticed || !d->expected) ck_assert_msg(!message, "%s: after 'optimize': %s", d->name, message);
+  sqlite3_free(message);
+  sql_run(db, "INSERT INTO docs(docs) VALUES('rebuild')");
+  char *bytes = graph_bytes(db);
+  assert_same_bytes(sound, bytes, d->name);
+  free(bytes);
+  sql_sound(db);
+  sql_close(db);
+
+  db = sql_open(rebuilt);
+  sql_run(db, "INSERT INTO docs(docs) VALUES('rebuild')");
+  bytes = graph_bytes(db);
+  assert_same_bytes(sound, bytes, d->name);
+  free(bytes), free(sound);
+  check_searches(db, d->name, true);
+  ck_assert_str_eq(status(db, "index"), "hnsw");
+  sql_sound(db);
+  sql_close(db);
+
+  /* By now the one that was damaged has been written to by `a`; `b` still had the sound one in memory. */
+  check_searches(b, d->name, false);
+  change_rows(b, 8000);
+  optimize(b);
+  check_searches(b, d->name, false);
+  sql_run(b, "INSERT INTO docs(docs) VALUES('rebuild')");
+  sql_sound(b);
+  ck_assert_str_eq(ids_line(a), ids_line(b));
+}
+END_TEST
+
+/* Random bytes at random places, a few at a time. */
+START_TEST(random_damage_is_mended) {
+  const char *copy = sql_path("copy.db");
+  make_damage_base(_i % 2);
+  find_truth();
+  sql_copy_file(file, copy);
+  sqlite3 *db = sql_open(copy);
+  sql_run(db, "INSERT INTO docs(docs) VALUES('rebuild')");
+  char *sound = graph_bytes(db);
+  sql_close(db);
+  random_begin((uint64_t)_i + 100);
+  for (int step = 0; step < n_steps(30); step++) {
+    char what[64];
+    snprintf(what, sizeof what, "seed %d, step %d", _i + 100, step);
+    sql_copy_file(file, copy);
+    sqlite3 *origin = a;
+    a = sql_open(copy);
+    for (int i = 1 + (int)random_below(6); i > 0; i--) {
+      int64_t n = sql_integer(a, "SELECT count(*) FROM docs_graph");
+      int64_t block =
+          sql_integer(a, "SELECT block FROM docs_graph LIMIT 1 OFFSET %lld", (long long)random_below((uint32_t)n));
+      uint8_t bytes[8];
+      for (size_t j = 0; j < sizeof bytes; j++) bytes[j] = random_below(3) ? (uint8_t)random_below(256) : 0;
+      int n_bytes = 1 + (int)random_below(8), size = (int)meta(a, "graph_bytes");
+      if (random_below(4) == 0)
+        set_state((int)random_below(16) * 4, random_below(2) ? random_below(300) : random_below(0xffffffffu));
+      else
+        block_edit(block, (int)random_below((uint32_t)(size - 8)), bytes, n_bytes, true);
+    }
+    sql_close(a);
+    a = sql_open(copy);
+    check_searches(a, what, true);
+    sqlite3_free(check_message(a));
+    change_rows(a, 7000);
+    if (random_below(2)) optimize(a);
+    check_searches(a, what, false);
+    sql_run(a, "INSERT INTO docs(docs) VALUES('rebuild')");
+    sql_sound(a);
+    sql_close(a);
+    a = origin;
+  }
+  free(sound);
+}
+END_TEST
+
+/* ---- damaged codes --------------------------------------------------------------------------------------------------- */
+
+typedef struct code_damage {
+  const char *name, *sql;
+  bool is_harmless; /* searches fall back on vectors; else what they find can be wrong, but it is there */
+} code_damage;
+
+#define FLIP(at, bytes, n)                                                                                             \
+  "UPDATE docs_code SET codes = CAST(substr(codes, 1, " #at ") || x'" bytes "' || substr(codes, 1 + " #at " + " #n     \
+  ") AS BLOB) WHERE block = 1"
+
+static const code_damage code_damages[] = {
+    {"block missing", "DELETE FROM docs_code WHERE block = 1", true},
+    {"no blocks", "DELETE FROM docs_code", true},
+    {"block too short", "UPDATE docs_code SET codes = substr(codes, 2) WHERE block = 1", true},
+    {"block too long", "UPDATE docs_code SET codes = CAST(codes || x'00' AS BLOB) WHERE block = 1", true},
+    {"block empty", "UPDATE docs_code SET codes = x'' WHERE block = 1", true},
+    {"block NULL", "UPDATE docs_code SET codes = NULL WHERE block = 1", true},
+    {"block a number", "UPDATE docs_code SET codes = 7 WHERE block = 1", true},
+    {"zeros", "UPDATE docs_code SET codes = zeroblob(length(codes)) WHERE block = 1", false},
+    {"codes of another block",
+     "UPDATE docs_code SET codes = (SELECT codes FROM docs_code WHERE block = 0) WHERE block = 1", false},
+    {"random bytes", "UPDATE docs_code SET codes = randomblob(length(codes)) WHERE block = 1", false},
+    {"a code", FLIP(8, "7f", 1), false},
+    {"the code -128", FLIP(8, "80808080", 4), false},
+    {"no error allowed for", FLIP(0, "00", 1), false},
+    {"scale not a number", FLIP(1, "00c07f", 3), false},
+    {"scale infinite", FLIP(1, "00807f", 3), false},
+    {"scale negative", FLIP(1, "0000bf", 3), false},
+    {"scale zero", FLIP(1, "000000", 3), false},
+};
+enum { N_CODE_DAMAGES = sizeof code_damages / sizeof code_damages[0] };
+
+/* Codes are stored once the log is long enough. */
+static void make_coded_table(void) {
+#ifdef DVX_SMALL_LIMITS
+  int dimensions = 300, n = 40;
+#else
+  int dimensions = 65536, n = 104;
+#endif
+  sql_run(a, "CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=%d, metric=l2, index=hnsw, hnsw_m=%d)",
+          dimensions, M);
+  sql_run(a, "BEGIN");
+  sql_insert_many(a, "docs", 1, n);
+  sql_run(a, "COMMIT");
+  optimize(a);
+  ck_assert_int_gt(sql_integer(a, "SELECT count(*) FROM docs_code"), 1);
+}
+
+static const char *coded_search(sqlite3 *db, int row, const char *options) {
+  return sql_rows(db,
+                  "SELECT id, distance FROM vector_search('docs', (SELECT vector FROM docs WHERE id = 'r%d'), 4, %Q)",
+                  row, options);
+}
+
+START_TEST(damaged_codes_are_named_and_mended) {
+  const code_damage *d = &code_damages[_i];
+  make_coded_table();
+  char right[6][600];
+  for (int i = 0; i < 6; i++) snprintf(right[i], sizeof right[i], "%s", coded_search(a, 3 * i + 1, "{\"exact\":true}"));
+  sql_run(a, "CREATE TABLE sound AS SELECT block, codes FROM docs_code");
+  char *graph = graph_bytes(a);
+  sql_run(a, "%s", d->sql);
+  reopen();
+  for (int i = 0; i < 6; i++) {
+    const char *exact = coded_search(a, 3 * i + 1, "{\"exact\":true}");
+    if (d->is_harmless) ck_assert_msg(!strcmp(exact, right[i]), "%s: '%s', expected '%s'", d->name, exact, right[i]);
+    (void)coded_search(a, 3 * i + 1, "{}");
+    sql_is(a, "4|4",
+           "SELECT count(DISTINCT s.id), count(d.id) FROM vector_search('docs', (SELECT vector FROM docs WHERE id ="
+           " 'r%d'), 4) AS s JOIN docs AS d ON d.id = s.id",
+           3 * i + 1);
+  }
+  char *message = check_message(a);
+  ck_assert_msg(message && strstr(message, "_code: block "), "%s: the check says '%s'", d->name,
+                message ? message : "");
+  ck_assert_msg(strstr(message, "'rebuild' mends it") != NULL, "%s: %s", d->name, message);
+  sqlite3_free(message);
+  sql_run(a, "INSERT INTO docs(docs) VALUES('rebuild')");
+  sql_is(a, "0", "SELECT count(*) FROM sound AS s LEFT JOIN docs_code AS c USING(block) WHERE c.codes IS NOT s.codes");
+  char *again = graph_bytes(a);
+  assert_same_bytes(graph, again, d->name);
+  free(graph), free(again);
+  for (int i = 0; i < 6; i++) ck_assert_str_eq(coded_search(a, 3 * i + 1, "{\"exact\":true}"), right[i]);
+  sql_sound(a);
+}
+END_TEST
+
 int main(int argc, char **argv) {
   Suite *suite = suite_create("graph");
   TCase *t = tcase_create("default");
@@ -825,6 +1507,9 @@ int main(int argc, char **argv) {
   tcase_add_test(t, commit_links_a_bounded_number_of_rows);
   tcase_add_loop_test(t, same_statements_give_the_same_graph, 0, N_METRICS);
   tcase_add_loop_test(t, rebuild_gives_the_same_graph_every_time, 0, N_METRICS);
+  tcase_add_loop_test(t, damage_is_named_and_mended, 0, N_DAMAGES);
+  tcase_add_loop_test(t, random_damage_is_mended, 0, 4);
+  tcase_add_loop_test(t, damaged_codes_are_named_and_mended, 0, N_CODE_DAMAGES);
   suite_add_tcase(suite, t);
   t = tcase_create("wal");
   tcase_set_timeout(t, 300);
