@@ -537,7 +537,8 @@ int dvx_graph_ef_for(dvx_table *t, double recall, size_t k, size_t *ef) {
   for (size_t i = 0; i < DVX_CURVE_POINTS && *ef == 0; i++) {
     if (gr->curve[i] / 10000.0 < needed) continue;
     *ef = graph_curve_ef[i];
-    for (size_t low = i ? graph_curve_ef[i - 1] : 1; *ef - low > 1;) { /* between two points: on the line */
+    /* Between two points it is on the line; below the first nothing is known. */
+    for (size_t low = i ? graph_curve_ef[i - 1] : *ef; *ef - low > 1;) {
       size_t middle = (*ef + low) / 2;
       if (dvx_graph_recall_at(t, middle) >= needed) {
         *ef = middle;
