@@ -273,10 +273,16 @@ static int graph_load(dvx_table *t) {
   uint8_t b[GRAPH_STATE_BYTES] = {0};
   bool is_stored = false, is_sound = true;
   int rc = dvx_meta_get_blob(t, "graph", b, sizeof b, &is_stored);
-  if (rc != SQLITE_OK || !is_stored) return rc;
+  if (rc != SQLITE_OK) return rc;
+  if (!is_stored) {
+    graph_damaged(t, "its beginning is not there", 0);
+    return SQLITE_OK;
+  }
   uint32_t n = dv_load_u32(b + 16), n_upper = dv_load_u32(b + 32), last = dvx_table_last_vid(t);
+  bool is_curve_sound = true;
+  for (size_t i = 0; i < DVX_CURVE_POINTS; i++) is_curve_sound &= dv_load_u16(b + 44 + 2 * i) <= 10000;
   if (dv_load_u32(b) != GRAPH_VERSION || dv_load_u32(b + 4) != (uint32_t)t->config->hnsw_m ||
-      dv_load_u64(b + 8) != GRAPH_SEED || n > last) {
+      dv_load_u64(b + 8) != GRAPH_SEED || n > last || !is_curve_sound) {
     graph_damaged(t, "it does not begin as a graph of this table does", 0);
     return SQLITE_OK;
   }
@@ -559,7 +565,8 @@ int dvx_graph_ef_for(dvx_table *t, double recall, size_t k, size_t *ef) {
   for (size_t i = 0; i < DVX_CURVE_POINTS && *ef == 0; i++) {
     if (gr->curve[i] / 10000.0 < needed) continue;
     *ef = graph_curve_ef[i];
-    for (size_t low = i ? graph_curve_ef[i - 1] : 1; *ef - low > 1;) { /* between two points: on the line */
+    /* Between two points it is on the line; below the first nothing is known. */
+    for (size_t low = i ? graph_curve_ef[i - 1] : *ef; *ef - low > 1;) {
       size_t middle = (*ef + low) / 2;
       if (dvx_graph_recall_at(t, middle) >= needed) {
         *ef = middle;
@@ -775,7 +782,8 @@ int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_li
   }
   if (rc != SQLITE_OK) return rc;
   bool is_new = !gr->is_there;
-  if (is_new) rc = graph_begin(t, 0);
+  if (is_new) rc = dvx_graph_drop(t); /* blocks that nothing leads to would become a part of it */
+  if (is_new && rc == SQLITE_OK) rc = graph_begin(t, 0);
   if (rc == SQLITE_OK) rc = dvx_mirror_reserve(t, dvx_table_last_vid(t));
   for (size_t i = 0; is_new && rc == SQLITE_OK && i < t->mirror.n; i++)
     graph_set_fresh(gr, i, graph_bit(t->mirror.live, i));
@@ -876,6 +884,18 @@ static int graph_check_lost(dvx_table *t, const graph_report *r) {
   return rc == SQLITE_OK ? graph_check_rows(t, r) : rc;
 }
 
+static int graph_check_none(dvx_table *t, const graph_report *r) {
+  sqlite3_stmt *stmt = NULL;
+  int rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_RANGE, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  sqlite3_bind_int64(stmt, 1, INT64_MIN);
+  sqlite3_bind_int64(stmt, 2, INT64_MAX);
+  bool has_blocks = sqlite3_step(stmt) == SQLITE_ROW;
+  rc = sqlite3_reset(stmt);
+  if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+  return has_blocks ? graph_line(t, r, "there are blocks, but no graph", 0, 0) : SQLITE_OK;
+}
+
 int dvx_graph_check(dvx_table *t, int (*line)(void *ctx, const char *text), void *ctx) {
   dvx_graph *gr = &t->graph;
   graph_report r = {line, ctx};
@@ -886,7 +906,7 @@ int dvx_graph_check(dvx_table *t, int (*line)(void *ctx, const char *text), void
   if (rc == SQLITE_OK && gr->is_there) rc = graph_need_all(t);
   if (rc != SQLITE_OK) return rc;
   if (gr->is_damaged) return graph_line(t, &r, gr->damage, (uint64_t)gr->damage_at, 0);
-  if (!gr->is_there) return SQLITE_OK;
+  if (!gr->is_there) return graph_check_none(t, &r);
   if (dv_hnsw_check(&gr->hnsw, &fault, &row, &other) != DV_OK) return SQLITE_NOMEM;
   if (fault == DV_HNSW_UNREACHABLE) return graph_check_lost(t, &r);
   if (fault != DV_HNSW_SOUND) return graph_line(t, &r, graph_fault_text(fault), (uint64_t)row + 1, (uint64_t)other + 1);

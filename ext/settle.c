@@ -217,6 +217,18 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
   return rc;
 }
 
+/* Do more rows wait for the graph than one commit links? It is asked while a batch of records waits at least, and links
+ * twice as many rows: so fresh rows stay few, though every record may make one. Rows that changed since the last search
+ * may be fresh: only a look at them tells. */
+static int settle_graph_is_due(dvx_table *t, uint64_t n_waiting, bool *is_due) {
+  *is_due = false;
+  if (!t->graph.is_there || n_waiting <= DVX_LINKS_A_COMMIT / 2) return SQLITE_OK;
+  if (t->graph.n_fresh + t->mirror.n_stale <= DVX_FRESH_ROWS) return SQLITE_OK;
+  int rc = dvx_mirror_ready(t);
+  *is_due = rc == SQLITE_OK && t->graph.is_there && t->graph.n_fresh > DVX_FRESH_ROWS;
+  return rc;
+}
+
 /* At commit: only when more than `limit` records wait, or fewer and many rows wait for the graph. */
 int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records) {
   if (!t->is_settled_known) {
@@ -225,7 +237,7 @@ int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records) {
     t->is_settled_known = true;
   }
   uint64_t n_waiting = t->overlay.written.seq - t->settled.position.seq;
-  bool is_graph_due = n_waiting > DVX_SETTLE_STEP && t->graph.is_there && t->graph.n_fresh > DVX_FRESH_ROWS;
-  if (n_waiting <= limit && !t->is_settle_wrong && !is_graph_due) return SQLITE_OK;
-  return dvx_table_settle(t, max_records);
+  bool is_due = n_waiting > limit || t->is_settle_wrong;
+  int rc = is_due ? SQLITE_OK : settle_graph_is_due(t, n_waiting, &is_due);
+  return rc == SQLITE_OK && is_due ? dvx_table_settle(t, max_records) : rc;
 }

@@ -30,8 +30,9 @@
 #define DVX_GRAPH_FROM_ROWS 20000u
 /* Rows that a commit may link, when it settles. */
 #define DVX_LINKS_A_COMMIT 512u
-/* A commit settles earlier, from DVX_SETTLE_STEP records on, when this many rows wait for the graph. */
-#define DVX_FRESH_ROWS 256u
+/* A commit settles earlier, from half as many records on, when more rows than this wait for the graph. (Half of its
+ * blocks change whether few are linked or many, so not earlier.) */
+#define DVX_FRESH_ROWS 512u
 /* What a scan is taken to cost, as a factor: see search.c. */
 #define DVX_SCAN_COST 1.0
 /* Fewer rows than this are coded one by one rather than by reading the whole log. */

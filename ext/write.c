@@ -387,6 +387,7 @@ static int command_rebuild(dvx_table *t) {
   if (rc != SQLITE_OK) return rc;
   t->is_settle_wrong = true;
   t->overlay.is_settled_touched = true;
+  dvx_mirror_free(t); /* its codes may be the wrong ones that this is to mend */
   rc = dvx_graph_drop(t);
   return rc == SQLITE_OK ? dvx_table_settle(t, SIZE_MAX) : rc;
 }

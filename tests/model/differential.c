@@ -81,8 +81,10 @@ static void choose_options(program *p) {
   p->is_hnsw = roll < 3;
   if (p->is_hnsw) {
     text_put(&t, ", index=hnsw");
-    if (rng_chance(&p->rng, 50)) text_put(&t, ", hnsw_m=%d", rng_between(&p->rng, 4, 16));
-    if (rng_chance(&p->rng, 30)) text_put(&t, ", hnsw_ef_construction=%d", rng_between(&p->rng, 20, 200));
+    if (rng_chance(&p->rng, 50)) text_put(&t, ", hnsw_m=%d", rng_between(&p->rng, 2, 16));
+    if (rng_chance(&p->rng, 30)) text_put(&t, ", hnsw_ef_construction=%d", rng_between(&p->rng, 10, 200));
+    if (rng_chance(&p->rng, 30)) text_put(&t, ", hnsw_ef_search=%d", rng_between(&p->rng, 1, 100));
+    if (rng_chance(&p->rng, 20)) text_put(&t, ", recall_target=0.%d", rng_between(&p->rng, 80, 99));
   } else if (roll < 6) {
     text_put(&t, ", index=%s", roll < 5 ? "flat" : "auto");
   }

@@ -55,6 +55,17 @@ static void check_scores(program *p, const result *r) {
   }
 }
 
+/* How hard to look, as an option in JSON, or nothing. */
+static void random_effort(program *p, bool is_exact, char *out, size_t n) {
+  int roll = rng_below(&p->rng, 4);
+  if (is_exact)
+    snprintf(out, n, "\"exact\":true");
+  else if (roll == 0)
+    snprintf(out, n, "\"ef\":%d", rng_between(&p->rng, 1, 120));
+  else if (roll == 1)
+    snprintf(out, n, "\"recall_target\":0.%d", rng_between(&p->rng, 80, 99));
+}
+
 void search(program *p, connection *c) {
   const model_table *t = seen_by(p, c);
   inquiry q = {.time = MODEL_NOW, .question = {.k = -1, .is_ordered = true}};
@@ -68,6 +79,8 @@ void search(program *p, connection *c) {
   int roll = rng_below(&p->rng, 20);
   q.k = roll == 0 ? 0 : roll < 4 ? 1000 : rng_between(&p->rng, 1, model_count(t) + 3);
   bool is_exact = rng_chance(&p->rng, 50);
+  char effort[32] = "";
+  random_effort(p, is_exact, effort, sizeof effort);
   bool may_filter = form != FUNCTION && form != TABLE_FUNCTION;
   if (form != TABLE_FUNCTION && rng_chance(&p->rng, 25)) q.time = interesting_time(p, t);
   if (may_filter && rng_chance(&p->rng, 45)) q.given = random_filter(p, t, false);
@@ -130,10 +143,9 @@ void search(program *p, connection *c) {
     put_vector(&s, q.vector, p->shape.dimensions, q.as_json);
     put(&s, ", ");
     put_integer(&s, q.k);
-    if (is_exact || q.time != MODEL_NOW) {
+    if (effort[0] || q.time != MODEL_NOW) {
       text json = {0};
-      text_put(&json, "{");
-      if (is_exact) text_put(&json, "\"exact\":true%s", q.time != MODEL_NOW ? "," : "");
+      text_put(&json, "{%s%s", effort, effort[0] && q.time != MODEL_NOW ? "," : "");
       if (q.time != MODEL_NOW) text_put(&json, "\"as_of\":%lld", (long long)q.time);
       text_put(&json, "}");
       put(&s, ", ");
@@ -145,8 +157,8 @@ void search(program *p, connection *c) {
     break;
   }
   case TABLE_FUNCTION: {
-    char json[60];
-    snprintf(json, sizeof json, "{\"k\":%lld%s}", (long long)q.k, is_exact ? ",\"exact\":true" : "");
+    char json[80];
+    snprintf(json, sizeof json, "{\"k\":%lld%s%s}", (long long)q.k, effort[0] ? "," : "", effort);
     put(&s, "SELECT id, distance FROM ");
     put_name(&s, t->name);
     put(&s, "(");
