@@ -464,13 +464,19 @@ static int graph_relink(dvx_table *t, const uint32_t *rows, size_t n, uint32_t *
 
 /* Rows that no links lead to any more (taking rows out may cut off a few that had no other way) become fresh. It takes
  * a walk over the whole graph, so it is done when a part of it has changed since the last time. */
-static int graph_find_lost(dvx_table *t, uint32_t *rows, size_t *n_lost) {
+static int graph_find_lost(dvx_table *t, size_t *n_lost) {
   dvx_graph *gr = &t->graph;
   *n_lost = 0;
   int rc = graph_need_all(t);
   if (rc != SQLITE_OK || !gr->is_there) return rc;
-  if (dv_hnsw_unreachable(&gr->hnsw, rows, n_lost) != DV_OK) return SQLITE_NOMEM;
+  uint32_t *rows = sqlite3_malloc64((size_t)gr->hnsw.n * sizeof *rows); /* n_linked may be a lie */
+  if (!rows || dv_hnsw_unreachable(&gr->hnsw, rows, n_lost) != DV_OK) {
+    sqlite3_free(rows);
+    *n_lost = 0;
+    return SQLITE_NOMEM;
+  }
   for (size_t i = 0; i < *n_lost; i++) graph_set_fresh(gr, rows[i], true);
+  sqlite3_free(rows);
   gr->n_unwalked = 0;
   return SQLITE_OK;
 }
@@ -572,39 +578,62 @@ static int graph_put(dvx_table *t, int64_t block, const uint8_t *bytes) {
   return rc;
 }
 
-static bool graph_block_changed(const dvx_table *t, size_t first, const uint64_t *placed) {
-  const dv_hnsw *g = &t->graph.hnsw;
-  for (size_t i = first; i < first + t->geometry.graph_rows && i < g->n; i++)
-    if (graph_bit(g->changed, i) || graph_bit(placed, i)) return true;
-  return false;
+/* Is all known of the rows of a block that it stores? Then what is stored need not be read. */
+static bool graph_block_is_known(const dvx_graph *gr, size_t first, size_t end, const uint64_t *placed) {
+  for (size_t row = first; row < end; row++) {
+    if (!graph_bit(gr->has_list, row)) return false;
+    if (!graph_bit(placed, row) && (row >= gr->n_sketches || !graph_bit(gr->has_sketch, row))) return false;
+  }
+  return true;
 }
 
-static int graph_save_ground(dvx_table *t, const uint64_t *placed, uint8_t *bytes) {
+/* Writes the block of the rows from `first` on, which changed. */
+static int graph_save_block(dvx_table *t, size_t first, const uint64_t *placed, uint8_t *bytes) {
   dvx_graph *gr = &t->graph;
   const dv_hnsw *g = &gr->hnsw;
   const dvx_geometry *geo = &t->geometry;
   const size_t n = t->config->dimensions, stride = dv_code_stride(n), room = (size_t)2 * g->m;
-  int rc = SQLITE_OK;
-  for (size_t first = 0; rc == SQLITE_OK && first < g->n; first += geo->graph_rows) {
-    if (!graph_block_changed(t, first, placed)) continue;
-    bool is_there;
-    int64_t block = (int64_t)(first / geo->graph_rows);
-    rc = graph_get(t, block, bytes, &is_there);
+  const size_t end = g->n - first < geo->graph_rows ? g->n : first + geo->graph_rows;
+  const int64_t block = (int64_t)(first / geo->graph_rows);
+  bool is_there = false;
+  if (!graph_block_is_known(gr, first, end, placed)) {
+    int rc = graph_get(t, block, bytes, &is_there);
     if (rc != SQLITE_OK) return rc;
-    if (!is_there) memset(bytes, 0, geo->graph_bytes);
-    for (size_t j = 0; j < geo->graph_rows; j++) {
-      size_t row = first + j;
-      uint8_t *at = bytes + j * graph_entry_bytes(gr);
-      if (row >= g->n) memset(at, 0xff, 4 * room);
-      if (row >= g->n || !graph_bit(gr->has_list, row)) continue;
-      for (size_t l = 0; l < room; l++) dv_store_u32(at + 4 * l, g->ground[row * room + l]);
-      if (!graph_bit(placed, row)) continue;
-      dv_sketch_make(&t->mirror.code_rows[row], t->mirror.codes + row * stride, n, at + 4 * room);
-      if (row >= gr->n_sketches) continue;
-      memcpy(gr->sketches + row * DV_SKETCH_BYTES, at + 4 * room, DV_SKETCH_BYTES);
-      graph_set(gr->has_sketch, row);
+  }
+  if (!is_there) memset(bytes, 0, geo->graph_bytes);
+  for (size_t row = first; row < first + geo->graph_rows; row++) {
+    uint8_t *at = bytes + (row - first) * graph_entry_bytes(gr), *sketch = at + 4 * room;
+    if (row >= end) memset(at, 0xff, 4 * room);
+    if (row >= end || !graph_bit(gr->has_list, row)) continue;
+    for (size_t l = 0; l < room; l++) dv_store_u32(at + 4 * l, g->ground[row * room + l]);
+    bool is_kept = row < gr->n_sketches;
+    if (graph_bit(placed, row)) {
+      dv_sketch_make(&t->mirror.code_rows[row], t->mirror.codes + row * stride, n, sketch);
+    } else if (is_kept && graph_bit(gr->has_sketch, row)) {
+      memcpy(sketch, gr->sketches + row * DV_SKETCH_BYTES, DV_SKETCH_BYTES);
     }
-    rc = graph_put(t, block, bytes);
+    if (!is_kept) continue;
+    memcpy(gr->sketches + row * DV_SKETCH_BYTES, sketch, DV_SKETCH_BYTES);
+    graph_set(gr->has_sketch, row);
+  }
+  return graph_put(t, block, bytes);
+}
+
+static int graph_save_ground(dvx_table *t, const uint64_t *placed, uint8_t *bytes) {
+  const dv_hnsw *g = &t->graph.hnsw;
+  const size_t n_a_block = t->geometry.graph_rows;
+  int rc = SQLITE_OK;
+  for (size_t row = 0; rc == SQLITE_OK && row < g->n;) {
+    uint64_t bits = (g->changed[row >> 6] | placed[row >> 6]) >> (row & 63);
+    if (bits == 0) {
+      row = (row | 63) + 1;
+    } else if ((bits & 1) == 0) {
+      row++;
+    } else {
+      size_t first = row / n_a_block * n_a_block;
+      rc = graph_save_block(t, first, placed, bytes);
+      row = first + n_a_block;
+    }
   }
   return rc;
 }
@@ -614,14 +643,17 @@ static int graph_save_upper(dvx_table *t, uint8_t *bytes) {
   const size_t n_bytes = graph_upper_bytes(&t->graph), n_a_block = t->geometry.graph_bytes / n_bytes;
   int rc = SQLITE_OK;
   for (size_t first = 0; rc == SQLITE_OK && first < g->n_upper; first += n_a_block) {
+    const size_t end = g->n_upper - first < n_a_block ? g->n_upper : first + n_a_block;
     bool is_changed = false;
+    for (size_t i = first; i < end && !is_changed; i++) is_changed = graph_bit(g->upper_changed, i);
+    if (!is_changed) continue;
     memset(bytes, 0, t->geometry.graph_bytes);
-    for (size_t j = 0, i = first; j < n_a_block && i < g->n_upper; j++, i++) {
-      is_changed |= graph_bit(g->upper_changed, i);
-      dv_store_u32(bytes + j * n_bytes, g->upper_row[i]);
-      for (size_t l = 0; l < g->m; l++) dv_store_u32(bytes + j * n_bytes + 4 + 4 * l, g->upper[i * g->m + l]);
+    for (size_t i = first; i < end; i++) {
+      uint8_t *at = bytes + (i - first) * n_bytes;
+      dv_store_u32(at, g->upper_row[i]);
+      for (size_t l = 0; l < g->m; l++) dv_store_u32(at + 4 + 4 * l, g->upper[i * g->m + l]);
     }
-    if (is_changed) rc = graph_put(t, -1 - (int64_t)(first / n_a_block), bytes);
+    rc = graph_put(t, -1 - (int64_t)(first / n_a_block), bytes);
   }
   return rc;
 }
@@ -702,20 +734,41 @@ static int graph_note_rows(dvx_table *t, const uint32_t *vids, size_t n, bool is
   return rc;
 }
 
-static int graph_link_fresh(dvx_table *t, size_t max_links, uint32_t *rows, const uint64_t *noted, uint64_t *placed) {
+/* The next fresh row from `row` on that may be linked now; n_rows if there is none. */
+static size_t graph_next_fresh(const dvx_table *t, size_t row, const uint64_t *noted) {
+  const dvx_graph *gr = &t->graph;
+  const size_t n_rows = gr->hnsw.n;
+  while (row < n_rows) {
+    uint64_t bits = gr->fresh[row >> 6] >> (row & 63);
+    if (bits == 0) {
+      row = (row | 63) + 1;
+    } else if ((bits & 1) && (graph_bit(noted, row) || !graph_is_touched(t, row))) {
+      return row;
+    } else {
+      row++;
+    }
+  }
+  return n_rows;
+}
+
+static int graph_link_fresh(dvx_table *t, size_t max_links, const uint64_t *noted, uint64_t *placed) {
   dvx_graph *gr = &t->graph;
-  size_t n_rows = gr->hnsw.n, n_left = max_links, n = 0;
+  uint32_t rows[GRAPH_CHUNK], alive[GRAPH_CHUNK];
+  size_t n_rows = gr->hnsw.n, n_left = max_links, n = 0, row = 0;
   int rc = SQLITE_OK;
   /* Reading everything in its order is faster than bringing in half of it piece by piece. */
   if (max_links == SIZE_MAX && gr->n_fresh > GRAPH_CHUNK) rc = graph_need_all(t);
-  for (size_t i = 0; rc == SQLITE_OK && gr->is_there && i <= n_rows; i++) {
-    if (i < n_rows && n_left > 0 && graph_bit(gr->fresh, i) && (graph_bit(noted, i) || !graph_is_touched(t, i))) {
-      rows[n++] = (uint32_t)i;
+  while (rc == SQLITE_OK && gr->is_there) {
+    if (n_left > 0) row = graph_next_fresh(t, row, noted);
+    bool is_end = n_left == 0 || row == n_rows;
+    if (!is_end) {
+      rows[n++] = (uint32_t)row++;
       n_left--;
     }
-    if (n == 0 || (i < n_rows && n < GRAPH_CHUNK)) continue;
-    rc = graph_relink(t, rows, n, rows + n_rows, placed);
+    if (!is_end && n < GRAPH_CHUNK) continue;
+    if (n > 0) rc = graph_relink(t, rows, n, alive, placed);
     n = 0;
+    if (is_end) break;
     if (rc == SQLITE_OK && max_links == SIZE_MAX && dvx_is_interrupted(t->conn))
       rc = dvx_fail(t->conn, t, SQLITE_INTERRUPT, "it was interrupted");
   }
@@ -747,20 +800,20 @@ int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_li
   if (rc != SQLITE_OK) return rc;
 
   size_t n_rows = gr->hnsw.n, n_words = (n_rows + 63) / 64;
-  uint32_t *rows = sqlite3_malloc64(2 * n_rows * sizeof *rows + 2 * n_words * sizeof(uint64_t) + 8);
-  if (!rows) return SQLITE_NOMEM;
-  uint64_t *placed = (uint64_t *)(void *)(rows + 2 * n_rows), *noted = placed + n_words;
+  uint64_t *placed = sqlite3_malloc64(2 * n_words * sizeof *placed);
+  if (!placed) return SQLITE_NOMEM;
+  uint64_t *noted = placed + n_words;
   memset(placed, 0, 2 * n_words * sizeof *placed);
   /* A new graph knows nothing of rows that were settled earlier in this transaction. */
   rc = graph_note_rows(t, vids, n, is_new || max_links == SIZE_MAX, noted);
-  if (rc == SQLITE_OK) rc = graph_link_fresh(t, max_links, rows, noted, placed);
+  if (rc == SQLITE_OK) rc = graph_link_fresh(t, max_links, noted, placed);
   bool is_same = gr->n_unwalked == 0 && gr->curve_stored[0] != 0; /* nothing was linked since it was last measured */
   bool is_due = max_links == SIZE_MAX || gr->n_unwalked * GRAPH_WALK_PART >= n_rows || n_rows <= GRAPH_WALK_ROWS;
   for (int pass = 0; rc == SQLITE_OK && gr->is_there && is_due && pass < 3; pass++) {
     size_t n_lost;
-    rc = graph_find_lost(t, rows, &n_lost);
+    rc = graph_find_lost(t, &n_lost);
     is_due = n_lost > 0 && max_links == SIZE_MAX; /* else they wait */
-    if (rc == SQLITE_OK && is_due && gr->is_there) rc = graph_link_fresh(t, max_links, rows, noted, placed);
+    if (rc == SQLITE_OK && is_due && gr->is_there) rc = graph_link_fresh(t, max_links, noted, placed);
   }
   if (rc == SQLITE_OK && gr->is_there && max_links == SIZE_MAX && gr->hnsw.n_linked > 0 && !is_same) {
     memset(gr->curve, 0, sizeof gr->curve);
@@ -768,7 +821,7 @@ int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_li
     memcpy(gr->curve_stored, gr->curve, sizeof gr->curve);
   }
   if (rc == SQLITE_OK && gr->is_there) rc = graph_save(t, placed);
-  sqlite3_free(rows);
+  sqlite3_free(placed);
   if (rc == SQLITE_OK && gr->is_damaged && max_links == SIZE_MAX) {
     /* Found only now: once more, from nothing. */
     rc = dvx_graph_drop(t);
