@@ -483,6 +483,7 @@ typedef struct dvx_graph {
   dv_hnsw_scratch scratch;
   uint64_t *has_list; /* bitmap: the row's links are in memory */
   uint64_t *fresh; /* bitmap: rows that the graph does not answer for */
+  uint64_t *fresh_stored; /* ... in the file, by the last settling */
   size_t n_fresh;
   uint16_t curve[DVX_CURVE_POINTS]; /* recall by ef, in ten-thousandths, when it was measured; 0: it was not */
   uint16_t curve_stored[DVX_CURVE_POINTS]; /* ... by the last 'optimize' or 'rebuild' */
@@ -500,6 +501,7 @@ typedef struct dvx_graph {
 typedef struct dvx_settled {
   dvx_position position;
   uint32_t n_rows; /* rows in %_head */
+  bool is_graph_due; /* so many rows are fresh that the next settling comes early */
   bool has_codes; /* %_code is kept: the log is long enough that making codes anew from it would take a while */
   uint64_t checksum; /* of their words: finds a missing or changed block */
   uint64_t log_bytes; /* of the records up to position, about */
@@ -611,6 +613,8 @@ void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v);
 bool dvx_vectors_has(const dvx_table *t, uint32_t vid);
 /* Fills the cache of current vectors from the log, if most are not there and all fit. */
 int dvx_vectors_load_if_cold(dvx_table *t);
+/* What a row was before the delete that `word`, its head word, is of. *exists is false if nobody knows that any more. */
+int dvx_row_last_vector(dvx_table *t, uint32_t vid, uint64_t word, float *out, bool *exists);
 /* The committed vector of a row, whatever the open transaction did to it. */
 int dvx_row_committed_vector(dvx_table *t, uint32_t vid, const float **out);
 dvx_touched *dvx_txn_touched(const dvx_table *t, uint32_t vid);
@@ -744,6 +748,7 @@ int dvx_mirror_need_all(dvx_table *t);
 void dvx_mirror_set_pending(dvx_table *t, uint32_t vid, const float *v);
 void dvx_mirror_stale_since(dvx_table *t, uint64_t seq); /* rows with a later head count as changed */
 void dvx_mirror_row_changed(dvx_table *t, uint32_t vid); /* cannot fail: room is made by dvx_mirror_reserve */
+void dvx_mirror_code_changed(dvx_table *t, uint32_t vid); /* the row's vector changed before it was deleted */
 int dvx_mirror_reserve(dvx_table *t, size_t n_rows);
 void dvx_mirror_free(dvx_table *t);
 
@@ -754,9 +759,11 @@ int dvx_graph_ready(dvx_table *t);
 int dvx_graph_judge(dvx_table *t, uint32_t i);
 /* Before a settling: what comes after the settled place is looked at while %_meta still says where that is. */
 int dvx_graph_prepare(dvx_table *t);
-/* Brings the graph, in memory and in the file, up to the n rows (rising vids, pending or not) and to at most max_links
- * rows that wait; all that wait if it is SIZE_MAX. */
-int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_links);
+/* Is it in memory that the row has links? Deleted rows may have. */
+bool dvx_graph_leads_to(const dvx_table *t, size_t i);
+/* Brings the graph, in memory and in the file, up to the n rows (rising vids, pending or not), and links rows that wait:
+ * all, or if there are many some. *is_due_again: many are left. The same log gives the same graph, whoever searched when. */
+int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again);
 /* The ef with which searches for k rows have this recall; 0: none is known. The first time it may have to be measured. */
 int dvx_graph_ef_for(dvx_table *t, double recall, size_t k, size_t *ef);
 /* About the recall of searches for ten rows with this ef; negative: not known. */

@@ -55,6 +55,7 @@ void dvx_graph_free(dvx_table *t) {
   if (gr->scratch.alloc) dv_hnsw_scratch_free(&gr->scratch);
   sqlite3_free(gr->has_list);
   sqlite3_free(gr->fresh);
+  sqlite3_free(gr->fresh_stored);
   sqlite3_free(gr->sketches);
   sqlite3_free(gr->has_sketch);
   sqlite3_free(gr->list);
@@ -87,6 +88,7 @@ int dvx_graph_reserve(dvx_table *t, size_t n_rows) {
     /* Rows behind the stored ones have no list to be read. */
     int rc = graph_grow_bits(&gr->has_list, gr->capacity, n, 0xff);
     if (rc == SQLITE_OK) rc = graph_grow_bits(&gr->fresh, gr->capacity, n, 0);
+    if (rc == SQLITE_OK) rc = graph_grow_bits(&gr->fresh_stored, gr->capacity, n, 0);
     if (rc != SQLITE_OK) return rc;
     gr->capacity = n;
   }
@@ -173,7 +175,11 @@ static int graph_need_all(dvx_table *t) {
   dvx_graph *gr = &t->graph;
   int rc = dvx_mirror_need_all(t);
   if (rc != SQLITE_OK || gr->is_whole) return rc;
-  for (size_t row = 0; rc == SQLITE_OK && gr->is_there && row < gr->hnsw.n; row++) rc = graph_need_list(t, row);
+  for (size_t row = 0; rc == SQLITE_OK && gr->is_there && row < gr->hnsw.n; row++) {
+    rc = graph_need_list(t, row);
+    if (rc == SQLITE_OK && !graph_bit(t->mirror.has_code, row) && dvx_graph_leads_to(t, row))
+      rc = dvx_mirror_need_code(t, row); /* of a deleted one */
+  }
   gr->is_whole = rc == SQLITE_OK && gr->is_there;
   return rc;
 }
@@ -199,7 +205,9 @@ static bool graph_take_fresh(dvx_table *t, int64_t block, const uint8_t *bytes) 
   dvx_graph *gr = &t->graph;
   size_t first = (size_t)(GRAPH_FRESH_BLOCKS - block) * 8 * t->geometry.graph_bytes;
   for (size_t j = 0; j < 8 * t->geometry.graph_bytes && first + j < gr->hnsw.n; j++) {
-    if (bytes[j / 8] >> (j % 8) & 1) graph_set_fresh(gr, first + j, true);
+    if ((bytes[j / 8] >> (j % 8) & 1) == 0) continue;
+    graph_set_fresh(gr, first + j, true);
+    graph_set(gr->fresh_stored, first + j);
   }
   return true;
 }
@@ -395,8 +403,12 @@ static int graph_judge_row(dvx_table *t, uint32_t row, bool is_alive) {
   int rc = graph_need_list(t, row);
   if (rc != SQLITE_OK || !gr->is_there) return rc;
   bool is_linked = dv_hnsw_is_linked(&gr->hnsw, row), is_fresh = is_alive != is_linked;
-  /* It may be fresh because no links lead to it: then it is until it is linked anew. */
-  if (is_linked && graph_bit(gr->fresh, row)) return SQLITE_OK;
+  /* It may be fresh because no links lead to it: then it is until it is linked anew. What the file does not say is judged
+   * again, or it would matter whether somebody searched in between. */
+  if (is_linked && graph_bit(gr->fresh_stored, row)) {
+    graph_set_fresh(gr, row, true);
+    return SQLITE_OK;
+  }
   if (is_alive && is_linked) {
     const uint8_t *then = NULL;
     uint8_t now[DV_SKETCH_BYTES];
@@ -408,6 +420,12 @@ static int graph_judge_row(dvx_table *t, uint32_t row, bool is_alive) {
   }
   graph_set_fresh(gr, row, is_fresh);
   return SQLITE_OK;
+}
+
+bool dvx_graph_leads_to(const dvx_table *t, size_t row) {
+  const dvx_graph *gr = &t->graph;
+  return gr->is_there && row < gr->hnsw.n && graph_bit(gr->has_list, row) &&
+         dv_hnsw_is_linked(&gr->hnsw, (uint32_t)row);
 }
 
 int dvx_graph_judge(dvx_table *t, uint32_t row) {
@@ -690,6 +708,7 @@ static int graph_save(dvx_table *t, const uint64_t *placed) {
   sqlite3_free(bytes);
   if (rc != SQLITE_OK) return rc;
   gr->stamp = stamp;
+  memcpy(gr->fresh_stored, gr->fresh, gr->capacity / 8);
   dv_hnsw_forget_changes(&gr->hnsw);
   return SQLITE_OK;
 }
@@ -710,28 +729,45 @@ int dvx_graph_drop(dvx_table *t) {
 
 /* The code of a row as this transaction leaves it, and whether it is fresh then. */
 static int graph_note_row(dvx_table *t, uint32_t vid, uint64_t *noted) {
-  int rc = SQLITE_OK;
   if (!t->graph.is_there || !graph_is_touched(t, vid - 1)) return SQLITE_OK; /* dvx_mirror_ready has seen to it */
-  bool is_alive = dvx_word_exists(dvx_row_word(t, vid));
-  if (is_alive) {
-    const float *v = NULL;
-    rc = dvx_row_vector(t, vid, &v);
-    if (rc == SQLITE_OK) dvx_mirror_set_pending(t, vid, v);
+  uint64_t word = dvx_row_word(t, vid);
+  bool is_alive = dvx_word_exists(word), is_known = is_alive;
+  const float *v = NULL;
+  int rc = is_alive ? dvx_row_vector(t, vid, &v) : graph_need_list(t, vid - 1);
+  if (rc == SQLITE_OK && !is_alive && dvx_graph_leads_to(t, vid - 1)) {
+    rc = dvx_row_last_vector(t, vid, word, t->next_vector, &is_known);
+    v = t->next_vector;
   }
+  if (rc == SQLITE_OK && is_known) dvx_mirror_set_pending(t, vid, v);
   if (rc == SQLITE_OK) rc = graph_judge_row(t, vid - 1, is_alive);
   graph_set(noted, vid - 1);
   return rc;
 }
 
-/* The rows that are settled; or all that the transaction has touched, if everything is to be linked. */
+/* The rows that are settled; or all that the transaction has touched, if everything is to be linked. The others that it
+ * has touched are as the file has them: whether somebody searched before the transaction must not matter. */
 static int graph_note_rows(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, uint64_t *noted) {
   const dvx_overlay *o = &t->overlay;
+  dvx_graph *gr = &t->graph;
   int rc = SQLITE_OK;
   for (size_t i = 0; rc == SQLITE_OK && !is_all && i < n; i++) rc = graph_note_row(t, vids[i], noted);
-  for (size_t i = 0; rc == SQLITE_OK && is_all && o->n_touched && i < o->n_touched_slots; i++) {
-    if (o->touched[i].vid && o->touched[i].last) rc = graph_note_row(t, o->touched[i].vid, noted);
+  for (size_t i = 0; rc == SQLITE_OK && o->n_touched && i < o->n_touched_slots; i++) {
+    uint32_t vid = o->touched[i].vid;
+    if (vid == 0 || o->touched[i].last == 0 || !gr->is_there) continue;
+    if (is_all) {
+      rc = graph_note_row(t, vid, noted);
+    } else if (!graph_bit(noted, vid - 1)) {
+      graph_set_fresh(gr, vid - 1, graph_bit(gr->fresh_stored, vid - 1));
+    }
   }
   return rc;
+}
+
+/* So many rows may be fresh before they are linked: many together, since nearly every block changes when some hundred
+ * are; but a search scans them. */
+static size_t graph_fresh_limit(const dvx_graph *gr) {
+  size_t n = gr->hnsw.n / DVX_FRESH_PART;
+  return n < DVX_FRESH_ROWS ? DVX_FRESH_ROWS : n < DVX_FRESH_MOST ? n : DVX_FRESH_MOST;
 }
 
 /* The next fresh row from `row` on that may be linked now; n_rows if there is none. */
@@ -781,14 +817,15 @@ int dvx_graph_prepare(dvx_table *t) {
   return rc == SQLITE_OK && is_wanted ? dvx_mirror_ready(t) : rc;
 }
 
-int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_links) {
+int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again) {
   dvx_graph *gr = &t->graph;
   bool is_wanted;
+  *is_due_again = false;
   int rc = graph_is_wanted(t, &is_wanted);
   if (rc != SQLITE_OK || !is_wanted) return rc;
   rc = dvx_mirror_ready(t);
   if (rc == SQLITE_OK && gr->is_damaged) {
-    if (max_links != SIZE_MAX) return SQLITE_OK;
+    if (!is_all) return SQLITE_OK;
     rc = dvx_graph_drop(t);
   }
   if (rc != SQLITE_OK) return rc;
@@ -799,33 +836,37 @@ int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_li
     graph_set_fresh(gr, i, graph_bit(t->mirror.live, i));
   if (rc != SQLITE_OK) return rc;
 
-  size_t n_rows = gr->hnsw.n, n_words = (n_rows + 63) / 64;
+  size_t n_words = ((size_t)gr->hnsw.n + 63) / 64, n_rows = dvx_table_last_vid(t), max_links = SIZE_MAX;
   uint64_t *placed = sqlite3_malloc64(2 * n_words * sizeof *placed);
   if (!placed) return SQLITE_NOMEM;
   uint64_t *noted = placed + n_words;
   memset(placed, 0, 2 * n_words * sizeof *placed);
   /* A new graph knows nothing of rows that were settled earlier in this transaction. */
-  rc = graph_note_rows(t, vids, n, is_new || max_links == SIZE_MAX, noted);
-  if (rc == SQLITE_OK) rc = graph_link_fresh(t, max_links, noted, placed);
+  rc = graph_note_rows(t, vids, n, is_new || is_all, noted);
+  size_t limit = graph_fresh_limit(gr);
+  if (!is_all) max_links = gr->n_fresh <= limit ? 0 : limit > DVX_LINKS_A_COMMIT ? limit : DVX_LINKS_A_COMMIT;
+  if (rc == SQLITE_OK && max_links > 0) rc = graph_link_fresh(t, max_links, noted, placed);
   bool is_same = gr->n_unwalked == 0 && gr->curve_stored[0] != 0; /* nothing was linked since it was last measured */
-  bool is_due = max_links == SIZE_MAX || gr->n_unwalked * GRAPH_WALK_PART >= n_rows || n_rows <= GRAPH_WALK_ROWS;
+  bool is_due = is_all || gr->n_unwalked * GRAPH_WALK_PART >= n_rows ||
+                (n_rows <= GRAPH_WALK_ROWS && gr->n_unwalked > 0);
   for (int pass = 0; rc == SQLITE_OK && gr->is_there && is_due && pass < 3; pass++) {
     size_t n_lost;
     rc = graph_find_lost(t, &n_lost);
-    is_due = n_lost > 0 && max_links == SIZE_MAX; /* else they wait */
+    is_due = n_lost > 0 && is_all; /* else they wait */
     if (rc == SQLITE_OK && is_due && gr->is_there) rc = graph_link_fresh(t, max_links, noted, placed);
   }
-  if (rc == SQLITE_OK && gr->is_there && max_links == SIZE_MAX && gr->hnsw.n_linked > 0 && !is_same) {
+  if (rc == SQLITE_OK && gr->is_there && is_all && gr->hnsw.n_linked > 0 && !is_same) {
     memset(gr->curve, 0, sizeof gr->curve);
     rc = graph_measure_curve(t);
     memcpy(gr->curve_stored, gr->curve, sizeof gr->curve);
   }
   if (rc == SQLITE_OK && gr->is_there) rc = graph_save(t, placed);
+  *is_due_again = gr->is_there && gr->n_fresh > limit;
   sqlite3_free(placed);
-  if (rc == SQLITE_OK && gr->is_damaged && max_links == SIZE_MAX) {
+  if (rc == SQLITE_OK && gr->is_damaged && is_all) {
     /* Found only now: once more, from nothing. */
     rc = dvx_graph_drop(t);
-    if (rc == SQLITE_OK) rc = dvx_graph_settle(t, vids, n, max_links);
+    if (rc == SQLITE_OK) rc = dvx_graph_settle(t, vids, n, is_all, is_due_again);
   }
   return rc;
 }

@@ -80,11 +80,18 @@ int dvx_mirror_reserve(dvx_table *t, size_t n_rows) {
   return rc;
 }
 
+void dvx_mirror_code_changed(dvx_table *t, uint32_t vid) {
+  dvx_mirror *m = &t->mirror;
+  if (m->is_loaded && vid <= m->capacity) mirror_clear(m->has_code, vid - 1);
+}
+
 void dvx_mirror_row_changed(dvx_table *t, uint32_t vid) {
   dvx_mirror *m = &t->mirror;
   size_t i = vid - 1;
   if (!m->is_loaded || i >= m->capacity) return;
   if (i >= m->n) m->n = i + 1;
+  /* The code of a deleted row stays that of its last vector: the graph may still lead through it. */
+  if (dvx_word_exists(t->rows.words[vid])) dvx_mirror_code_changed(t, vid);
   if (mirror_bit(m->stale, i)) return;
   mirror_set(m->stale, i);
   m->n_stale++;
@@ -133,10 +140,28 @@ static void mirror_take_block(dvx_table *t, int64_t block, const uint8_t *bytes,
   if (!bytes || n_bytes != g->code_bytes || block < 0 || (uint64_t)block > m->n / g->code_rows) return;
   size_t end = t->rows.n < m->n ? t->rows.n : m->n;
   for (size_t j = 0, i = (size_t)block * g->code_rows; j < g->code_rows && i < end; j++, i++) {
-    if (mirror_bit(m->has_code, i) || mirror_bit(m->stale, i)) continue;
+    if (mirror_bit(m->has_code, i) || mirror_bit(m->stale, i) || !mirror_bit(m->live, i)) continue;
     const uint8_t *at = bytes + j * (4 + n);
     mirror_put(t, i, dv_load_u32(at), at + 4);
   }
+}
+
+/* The code of a deleted row, for the graph that may lead through it: that of its last vector, or zeros if nobody knows it
+ * any more. */
+static int mirror_make_deleted(dvx_table *t, size_t i) {
+  bool exists = false;
+  int rc = dvx_row_last_vector(t, (uint32_t)i + 1, t->rows.words[i + 1], t->next_vector, &exists);
+  if (rc == SQLITE_CORRUPT_VTAB) {
+    sqlite3_free(t->conn->error);
+    t->conn->error = NULL;
+  } else if (rc != SQLITE_OK) {
+    return rc;
+  } else if (exists) {
+    mirror_encode(t, i, t->next_vector);
+    return SQLITE_OK;
+  }
+  mirror_put(t, i, 0, NULL);
+  return SQLITE_OK;
 }
 
 /* The code of a row that no block has: from its vector. */
@@ -147,6 +172,8 @@ static int mirror_make(dvx_table *t, size_t i) {
   bool is_committed = i < t->rows.n && dvx_word_exists(t->rows.words[vid]);
   if (is_committed) {
     rc = dvx_row_committed_vector(t, vid, &v);
+  } else if (i < t->rows.n && t->rows.words[vid] != 0 && dvx_graph_leads_to(t, i)) {
+    return mirror_make_deleted(t, i);
   } else if (dvx_word_exists(dvx_row_word(t, vid))) {
     rc = dvx_row_vector(t, vid, &v);
   }
@@ -191,11 +218,19 @@ int dvx_mirror_need_all(dvx_table *t) {
     }
     rc = sqlite3_reset(stmt);
     if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+  } else {
+    int rc = dvx_vectors_load_if_cold(t); /* once through the log, not once along each row's chain */
+    if (rc != SQLITE_OK) return rc;
   }
   for (size_t i = 0; i < m->n; i++) {
     if (mirror_bit(m->has_code, i)) continue;
-    int rc = mirror_make(t, i);
-    if (rc != SQLITE_OK) return rc;
+    if (mirror_bit(m->live, i)) {
+      int rc = mirror_make(t, i);
+      if (rc != SQLITE_OK) return rc;
+    } else { /* made when the graph leads there */
+      mirror_put(t, i, 0, NULL);
+      mirror_clear(m->has_code, i);
+    }
   }
   m->is_whole = true; /* and stays so: a row that comes is coded before anything looks at it */
   return SQLITE_OK;
@@ -224,12 +259,12 @@ static int mirror_load(dvx_table *t) {
     for (size_t i = 0; i < m->n; i++) {
       uint64_t word = t->rows.words[i + 1];
       if (dvx_word_exists(word)) mirror_set(m->live, i);
-      if (word != 0 && (!m->is_stored || dvx_word_seq(word) > s.position.seq)) {
+      if (word != 0 && (t->is_settle_wrong || dvx_word_seq(word) > s.position.seq)) {
         mirror_set(m->stale, i);
         m->n_stale++;
       }
     }
-    if (!m->is_stored) rc = dvx_vectors_load_if_cold(t);
+    if (m->n_stale > m->n / 4) rc = dvx_vectors_load_if_cold(t);
   }
   if (rc != SQLITE_OK) dvx_mirror_free(t);
   return rc;
@@ -248,6 +283,7 @@ static int mirror_refresh(dvx_table *t, size_t i) {
     mirror_clear(m->live, i);
   }
   int rc = dvx_graph_judge(t, (uint32_t)i);
+  if (rc == SQLITE_OK && !mirror_bit(m->has_code, i) && dvx_graph_leads_to(t, i)) rc = mirror_make(t, i);
   if (rc != SQLITE_OK) return rc;
   mirror_clear(m->stale, i);
   m->n_stale--;

@@ -177,6 +177,16 @@ int dvx_row_vector_at(dvx_table *t, uint32_t vid, uint64_t seq, float *out, bool
   return row_fold(t, vid, seq, 0, NULL, out, exists);
 }
 
+int dvx_row_last_vector(dvx_table *t, uint32_t vid, uint64_t word, float *out, bool *exists) {
+  dv_record rec;
+  uint64_t seq = dvx_word_seq(word);
+  *exists = false;
+  if (seq == 0) return SQLITE_OK;
+  int rc = dvx_log_record(t, seq, &rec);
+  if (rc != SQLITE_OK || rec.vid != vid || rec.link == 0 || rec.link >= seq) return rc;
+  return row_fold(t, vid, seq - rec.link, 0, NULL, out, exists);
+}
+
 int dvx_row_seq_at(dvx_table *t, uint32_t vid, int64_t time, uint64_t *seq) {
   uint64_t at = dvx_word_seq(dvx_row_word(t, vid));
   *seq = 0;

@@ -202,16 +202,18 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
       s.has_codes = true;
       if (rc == SQLITE_OK) rc = settle_all_codes(t, block);
     }
-    if (rc == SQLITE_OK) rc = dvx_settled_write(t, &s);
-    if (rc == SQLITE_OK) t->is_settle_wrong = false;
     if (rc != SQLITE_OK) dvx_table_poison(t, "writing derived data failed half-way");
   }
   sqlite3_free(block);
-  if (rc == SQLITE_OK) t->settled = s;
   if (rc == SQLITE_OK) {
     t->overlay.is_settled_touched = true;
-    rc = dvx_graph_settle(t, list.vids, list.n, max_records == SIZE_MAX ? SIZE_MAX : DVX_LINKS_A_COMMIT);
+    rc = dvx_graph_settle(t, list.vids, list.n, max_records == SIZE_MAX, &s.is_graph_due);
+    if (rc == SQLITE_OK && (list.n || s.is_graph_due != t->settled.is_graph_due)) rc = dvx_settled_write(t, &s);
     if (rc != SQLITE_OK) dvx_table_poison(t, "writing the graph failed half-way");
+  }
+  if (rc == SQLITE_OK) {
+    t->settled = s;
+    if (list.n) t->is_settle_wrong = false;
   }
   sqlite3_free(list.vids);
   return rc;
@@ -225,7 +227,7 @@ int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records) {
     t->is_settled_known = true;
   }
   uint64_t n_waiting = t->overlay.written.seq - t->settled.position.seq;
-  bool is_graph_due = n_waiting > DVX_SETTLE_STEP && t->graph.is_there && t->graph.n_fresh > DVX_FRESH_ROWS;
+  bool is_graph_due = n_waiting > DVX_SETTLE_STEP && t->settled.is_graph_due;
   if (n_waiting <= limit && !t->is_settle_wrong && !is_graph_due) return SQLITE_OK;
   return dvx_table_settle(t, max_records);
 }

@@ -458,6 +458,7 @@ int dvx_settled_read(dvx_table *t, dvx_settled *s) {
   s->position.max_time = (int64_t)dv_load_u64(b + 32);
   s->n_rows = dv_load_u32(b + 40);
   s->has_codes = b[44] != 0;
+  s->is_graph_due = b[45] != 0;
   s->checksum = dv_load_u64(b + 48);
   s->log_bytes = dv_load_u64(b + 56);
   return SQLITE_OK;
@@ -473,6 +474,7 @@ int dvx_settled_write(dvx_table *t, const dvx_settled *s) {
   dv_store_u64(b + 32, (uint64_t)s->position.max_time);
   dv_store_u32(b + 40, s->n_rows);
   b[44] = s->has_codes;
+  b[45] = s->is_graph_due;
   dv_store_u64(b + 48, s->checksum);
   dv_store_u64(b + 56, s->log_bytes);
   return dvx_meta_put_blob(t, "settled", b, sizeof b);
