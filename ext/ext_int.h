@@ -107,7 +107,6 @@ int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const ch
  * time.c
  */
 
-#define DVX_TIME_UNKNOWN INT64_MIN
 #define DVX_TIME_MAX ((int64_t)1 << 53)
 
 /* Milliseconds since 1970 UTC from the VFS clock. */
@@ -427,7 +426,8 @@ typedef struct dvx_overlay {
 typedef struct dvx_rows {
   uint32_t limit; /* no vid in the log may exceed this: the largest in %_row when last looked at */
   uint64_t *words;
-  int64_t *times; /* DVX_TIME_UNKNOWN until asked for */
+  int64_t *times; /* of those rows of which ... */
+  uint64_t *has_time; /* ... a bit is set: of the others nobody has asked for it yet */
   uint32_t n; /* largest committed vid */
   size_t capacity;
   uint64_t n_live;
@@ -461,6 +461,7 @@ typedef struct dvx_mirror {
   size_t center_rows;
   bool has_bits;
   unsigned n_scans;
+  size_t n_made; /* codes that were made row by row because none are stored */
   uint64_t *live; /* bitmap: committed row exists */
   uint64_t *stale; /* bitmap: the row changed since its codes were made */
   size_t n_stale;

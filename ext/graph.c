@@ -266,6 +266,15 @@ static int graph_write_state(dvx_table *t) {
   return dvx_meta_put_blob(t, "graph", b, sizeof b);
 }
 
+/* No graph of n rows has more lists above the ground: how many there are follows from the rows' numbers. Of many rows the
+ * mean, n/(m-1), is enough to tell what cannot be. */
+static uint64_t graph_most_upper(const dv_hnsw *g, uint32_t n) {
+  uint64_t n_lists = 0;
+  if (n >= GRAPH_WALK_ROWS && g->m > 1) return (uint64_t)n * 2 / (g->m - 1) + 1024;
+  for (uint32_t row = 0; row < n; row++) n_lists += dv_hnsw_level(g, row);
+  return n_lists;
+}
+
 /* Reads everything but the lists on the ground. */
 static int graph_load(dvx_table *t) {
   dvx_graph *gr = &t->graph;
@@ -293,9 +302,9 @@ static int graph_load(dvx_table *t) {
   g->n_linked = dv_load_u32(b + 20);
   g->entry = dv_load_u32(b + 24);
   g->top = dv_load_u32(b + 28);
-  for (size_t i = 0; i < n; i++) gr->has_list[i >> 6] &= ~((uint64_t)1 << (i & 63));
-  uint32_t n_expected = 0;
-  for (uint32_t row = 0; row < n; row++) n_expected += dv_hnsw_level(g, row);
+  memset(gr->has_list, 0, n / 64 * 8);
+  for (size_t i = n & ~(uint32_t)63; i < n; i++) gr->has_list[i >> 6] &= ~((uint64_t)1 << (i & 63));
+  uint64_t n_expected = graph_most_upper(g, n);
   if (n_upper > n_expected || dv_hnsw_reserve_upper(g, n_upper) != DV_OK) {
     graph_damaged(t, "it claims %i lists above the ground", n_upper);
     return n_upper > n_expected ? SQLITE_OK : SQLITE_NOMEM;
@@ -844,7 +853,7 @@ int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, 
   /* A new graph knows nothing of rows that were settled earlier in this transaction. */
   rc = graph_note_rows(t, vids, n, is_new || is_all, noted);
   size_t limit = graph_fresh_limit(gr);
-  if (!is_all) max_links = gr->n_fresh <= limit ? 0 : limit > DVX_LINKS_A_COMMIT ? limit : DVX_LINKS_A_COMMIT;
+  if (!is_all) max_links = gr->n_fresh > limit ? DVX_LINKS_A_COMMIT : 0;
   if (rc == SQLITE_OK && max_links > 0) rc = graph_link_fresh(t, max_links, noted, placed);
   bool is_same = gr->n_unwalked == 0 && gr->curve_stored[0] != 0; /* nothing was linked since it was last measured */
   bool is_due = is_all || gr->n_unwalked * GRAPH_WALK_PART >= n_rows ||

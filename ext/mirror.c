@@ -3,7 +3,7 @@
  *
  * Codes lie in one region, row after row, that is reserved when the mirror is made and filled as it is used: a stored
  * block is copied into its place when a row of it is first looked at, so that opening a table reads nothing of it. A
- * scan asks for all of them.
+ * scan asks for all of them. While codes are not stored, they are made from vectors in the same way.
  *
  * A row that changed since %_code was written is stale: it is coded from its current vector when the next search
  * begins. So a commit only sets a bit a row, and a search is never wrong because of a pending change. Uncommitted rows
@@ -14,6 +14,7 @@
  */
 #include "ext_int.h"
 
+#define MIRROR_MADE_PART 8u /* without stored codes: so many are made from the log row by row, then it is read through */
 #define MIRROR_ALIGNMENT 64u /* of the codes: a row of 384 then lies in six lines of the cache instead of seven */
 
 static inline bool mirror_bit(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }
@@ -201,6 +202,9 @@ int dvx_mirror_need_code(dvx_table *t, size_t i) {
     }
     rc = sqlite3_reset(stmt);
     if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+  } else if (!m->is_stored && ++m->n_made == m->n / MIRROR_MADE_PART) {
+    int rc = dvx_vectors_load_if_cold(t); /* there will be more */
+    if (rc != SQLITE_OK) return rc;
   }
   return mirror_bit(m->has_code, i) ? SQLITE_OK : mirror_make(t, i);
 }

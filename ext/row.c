@@ -26,11 +26,13 @@ int dvx_row_time(dvx_table *t, uint32_t vid, int64_t *out) {
     *out = t->overlay.pending[p->last - 1].time;
     return SQLITE_OK;
   }
-  if (t->rows.times[vid] == DVX_TIME_UNKNOWN) {
+  uint64_t *has_time = &t->rows.has_time[vid >> 6], bit = (uint64_t)1 << (vid & 63);
+  if ((*has_time & bit) == 0) {
     dv_record rec;
     int rc = dvx_log_record(t, dvx_word_seq(t->rows.words[vid]), &rec);
     if (rc != SQLITE_OK) return rc;
     t->rows.times[vid] = rec.time;
+    *has_time |= bit;
   }
   *out = t->rows.times[vid];
   return SQLITE_OK;

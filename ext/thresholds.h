@@ -27,13 +27,14 @@
 #define DVX_ID_MISSES 32u
 /* index=auto: so many rows get a graph. Below, a scan is as fast and needs no upkeep. */
 #define DVX_GRAPH_FROM_ROWS 20000u
-/* Rows that a commit may link, when it settles, or as many as may be fresh if that is more. */
+/* Rows that a commit may link, when it settles. */
 #define DVX_LINKS_A_COMMIT 512u
 /* Rows wait for the graph until there are more than one in DVX_FRESH_PART of the table's, but not fewer than
  * DVX_FRESH_ROWS nor more than DVX_FRESH_MOST; if more are left, a commit settles early, from DVX_SETTLE_STEP records
- * on. At 100,000 rows a settling writes nearly all of the graph, whether it links 300 rows or 1000. */
+ * on. At 100,000 rows a settling writes nearly all of the graph, whether it links 200 rows or 500; but a fresh row costs
+ * every search a distance. */
 #define DVX_FRESH_ROWS 256u
-#define DVX_FRESH_MOST 1024u
+#define DVX_FRESH_MOST 512u
 #define DVX_FRESH_PART 64u
 /* What a scan is taken to cost, as a factor: see search.c. */
 #define DVX_SCAN_COST 1.0
