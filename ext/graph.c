@@ -856,8 +856,8 @@ int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, 
   if (!is_all) max_links = gr->n_fresh > limit ? DVX_LINKS_A_COMMIT : 0;
   if (rc == SQLITE_OK && max_links > 0) rc = graph_link_fresh(t, max_links, noted, placed);
   bool is_same = gr->n_unwalked == 0 && gr->curve_stored[0] != 0; /* nothing was linked since it was last measured */
-  bool is_due = is_all || gr->n_unwalked * GRAPH_WALK_PART >= n_rows ||
-                (n_rows <= GRAPH_WALK_ROWS && gr->n_unwalked > 0);
+  bool is_due =
+      is_all || gr->n_unwalked * GRAPH_WALK_PART >= n_rows || (n_rows <= GRAPH_WALK_ROWS && gr->n_unwalked > 0);
   for (int pass = 0; rc == SQLITE_OK && gr->is_there && is_due && pass < 3; pass++) {
     size_t n_lost;
     rc = graph_find_lost(t, &n_lost);

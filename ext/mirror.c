@@ -14,7 +14,8 @@
  */
 #include "ext_int.h"
 
-#define MIRROR_MADE_PART 8u /* without stored codes: so many are made from the log row by row, then it is read through */
+#define MIRROR_MADE_PART                                                                                               \
+  8u /* without stored codes: so many are made from the log row by row, then it is read through */
 #define MIRROR_ALIGNMENT 64u /* of the codes: a row of 384 then lies in six lines of the cache instead of seven */
 
 static inline bool mirror_bit(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }

@@ -481,9 +481,9 @@ static void print_stretch(const table *hnsw, stretch *st, size_t n_done, double 
   double p50 = quantile(st->commits, st->n_commits, 0.5), p99 = quantile(st->commits, st->n_commits, 0.99);
   printf("%9zu %6.2f %6.2f %7.2f %7.2f %8.2f %6.1f %7.2f %7.2f %7.2f %6.0f %7.0f %6.4f %6.4f %7.1f %7.1f %8.1f %6.1f\n",
          n_done, st->flat_us / n, st->hnsw_us / n, (st->hnsw_us - st->flat_us) / n, upkeep_us / (double)n_done,
-         st->refresh_us / n, st->search_us / (double)st->n_commits, p50, p99, quantile(st->commits, st->n_commits, 1), fresh, graph_linked(hnsw),
-         recall_of(hnsw, "{\"ef\":24}", tenth), recall_of(hnsw, "{\"ef\":64}", tenth), log / 1e6, derived / 1e6,
-         file_bytes(hnsw->path, "") / 1e6, file_bytes(hnsw->path, "-wal") / 1e6);
+         st->refresh_us / n, st->search_us / (double)st->n_commits, p50, p99, quantile(st->commits, st->n_commits, 1),
+         fresh, graph_linked(hnsw), recall_of(hnsw, "{\"ef\":24}", tenth), recall_of(hnsw, "{\"ef\":64}", tenth),
+         log / 1e6, derived / 1e6, file_bytes(hnsw->path, "") / 1e6, file_bytes(hnsw->path, "-wal") / 1e6);
   fflush(stdout);
   st->flat_us = st->hnsw_us = st->refresh_us = st->search_us = 0;
   st->n_commits = st->n = 0;
@@ -534,7 +534,8 @@ static void section_stream(void) {
       "\nstream: %zu deltas of 5 %% of the dimensions and length %g of the row, %zu a commit; half of the rows are"
       " deleted and made again\n\n"
       "             CPU us a delta  CPU us                     commit ms                            recall@10     MB\n"
-      "   deltas   flat   hnsw  upkeep (so far)  refresh search     p50     p99     max  fresh  linked  ef 24  ef 64     log"
+      "   deltas   flat   hnsw  upkeep (so far)  refresh search     p50     p99     max  fresh  linked  ef 24  ef 64   "
+      "  log"
       " derived     file    wal\n",
       n_deltas, step, batch);
   for (size_t i = 0; w.n_deltas < n_deltas; i++) {
