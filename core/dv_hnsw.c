@@ -33,12 +33,13 @@ void dv_hnsw_free(dv_hnsw *g) {
   dv_hnsw_init(g, g->m, g->seed, g->alloc);
 }
 
-static dv_status hnsw_grow(const dv_alloc *a, void *pointer, size_t n_filled, size_t n_new, int fill) {
+/* Room for n_new items of `item` bytes; those behind the first n_filled are filled. */
+static dv_status hnsw_grow(const dv_alloc *a, void *pointer, size_t item, size_t n_filled, size_t n_new, int fill) {
   uint8_t *p;
   memcpy(&p, pointer, sizeof p);
-  p = dv_alloc_resize(a, p, n_new);
+  p = dv_alloc_array(a, p, n_new, item);
   if (!p) return DV_NOMEM;
-  memset(p + n_filled, fill, n_new - n_filled);
+  memset(p + n_filled * item, fill, (n_new - n_filled) * item);
   memcpy(pointer, &p, sizeof p);
   return DV_OK;
 }
@@ -64,9 +65,10 @@ dv_status dv_hnsw_reserve_unread(dv_hnsw *g, uint32_t n, uint32_t n_unread) {
     size_t capacity = (old + old / 2 > n ? old + old / 2 : n) + 63;
     capacity &= ~(size_t)63;
     size_t filled = n_unread > old ? n_unread : old;
-    dv_status st = capacity <= SIZE_MAX / list ? hnsw_grow_ground(g, old * list, filled * list, capacity * list) : DV_NOMEM;
-    if (st == DV_OK) st = hnsw_grow(g->alloc, &g->upper_at, old * 4, capacity * 4, 0xff);
-    if (st == DV_OK) st = hnsw_grow(g->alloc, &g->changed, old / 8, capacity / 8, 0);
+    if (list > SIZE_MAX / capacity) return DV_NOMEM;
+    dv_status st = hnsw_grow_ground(g, old * list, filled * list, capacity * list);
+    if (st == DV_OK) st = hnsw_grow(g->alloc, &g->upper_at, sizeof *g->upper_at, old, capacity, 0xff);
+    if (st == DV_OK) st = hnsw_grow(g->alloc, &g->changed, 1, old / 8, capacity / 8, 0);
     if (st != DV_OK) return st;
     g->capacity = (uint32_t)capacity;
   }
@@ -80,9 +82,9 @@ dv_status dv_hnsw_reserve_upper(dv_hnsw *g, size_t n) {
   if (n <= g->upper_capacity) return DV_OK;
   size_t old = g->upper_capacity, list = g->m * sizeof *g->upper;
   size_t capacity = ((old + old / 2 > n ? old + old / 2 : n) + 63) & ~(size_t)63;
-  dv_status st = hnsw_grow(g->alloc, &g->upper, old * list, capacity * list, 0xff);
-  if (st == DV_OK) st = hnsw_grow(g->alloc, &g->upper_row, old * 4, capacity * 4, 0xff);
-  if (st == DV_OK) st = hnsw_grow(g->alloc, &g->upper_changed, old / 8, capacity / 8, 0);
+  dv_status st = hnsw_grow(g->alloc, &g->upper, list, old, capacity, 0xff);
+  if (st == DV_OK) st = hnsw_grow(g->alloc, &g->upper_row, sizeof *g->upper_row, old, capacity, 0xff);
+  if (st == DV_OK) st = hnsw_grow(g->alloc, &g->upper_changed, 1, old / 8, capacity / 8, 0);
   if (st == DV_OK) g->upper_capacity = (uint32_t)capacity;
   return st;
 }
@@ -705,11 +707,12 @@ static size_t hnsw_batch_size(const dv_hnsw *g) {
   return n < 1 ? 1 : n < HNSW_MAX_BATCH ? n : HNSW_MAX_BATCH;
 }
 
-static dv_status hnsw_batch_init(hnsw_batch *b, const dv_hnsw_runner *runner) {
+static dv_status hnsw_batch_init(hnsw_batch *b, size_t n_rows, const dv_hnsw_runner *runner) {
   const dv_alloc *a = b->g->alloc;
+  const size_t n = n_rows < HNSW_MAX_BATCH ? n_rows : HNSW_MAX_BATCH;
   b->n_workers = runner ? runner->n_workers : 1;
-  b->plans = dv_alloc_array(a, NULL, HNSW_MAX_BATCH, sizeof *b->plans);
-  b->chosen = dv_alloc_array(a, NULL, (size_t)HNSW_MAX_BATCH * (DV_HNSW_MAX_LEVEL + 1) * b->g->m, sizeof *b->chosen);
+  b->plans = dv_alloc_array(a, NULL, n, sizeof *b->plans);
+  b->chosen = dv_alloc_array(a, NULL, n * (DV_HNSW_MAX_LEVEL + 1) * b->g->m, sizeof *b->chosen);
   b->scratch = dv_alloc_array(a, NULL, b->n_workers, sizeof *b->scratch);
   for (size_t i = 0; b->scratch && i < b->n_workers; i++) dv_hnsw_scratch_init(&b->scratch[i], a);
   if (!b->plans || !b->chosen || !b->scratch) return DV_NOMEM;
@@ -754,7 +757,7 @@ static dv_status hnsw_plan_batch(hnsw_batch *b, const uint32_t *rows, size_t n, 
 dv_status dv_hnsw_link(dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows, size_t ef,
                        const dv_hnsw_runner *runner, size_t *n_done) {
   hnsw_batch b = {.g = g, .space = space, .ef = ef};
-  dv_status st = hnsw_batch_init(&b, runner);
+  dv_status st = hnsw_batch_init(&b, n_rows, runner);
   *n_done = 0;
   while (st == DV_OK && *n_done < n_rows) {
     size_t n = hnsw_batch_size(g), n_left = n_rows - *n_done;

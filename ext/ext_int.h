@@ -107,7 +107,6 @@ int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const ch
  * time.c
  */
 
-#define DVX_TIME_UNKNOWN INT64_MIN
 #define DVX_TIME_MAX ((int64_t)1 << 53)
 
 /* Milliseconds since 1970 UTC from the VFS clock. */
@@ -157,6 +156,7 @@ void dvx_pages_init(dvx_pages *p, size_t row_bytes);
 void dvx_pages_free(dvx_pages *p);
 int dvx_pages_reserve(dvx_pages *p, size_t n_rows);
 void dvx_pages_put(dvx_pages *p, size_t row); /* the row's entry is in memory now */
+void dvx_pages_drop(dvx_pages *p, size_t row); /* ... is not right any more */
 bool dvx_pages_wake(dvx_pages *p, size_t row); /* false: the entry is not in memory */
 /* Gives back n_bytes of the array, which begins on a page, if it can: entries that nobody has asked for lately. */
 void dvx_pages_give_back(dvx_pages *p, void *base, size_t n_bytes);
@@ -480,7 +480,8 @@ typedef struct dvx_overlay {
 typedef struct dvx_rows {
   uint32_t limit; /* no vid in the log may exceed this: the largest in %_row when last looked at */
   uint64_t *words;
-  int64_t *times; /* DVX_TIME_UNKNOWN until asked for */
+  int64_t *times; /* of those rows of which ... */
+  uint64_t *has_time; /* ... a bit is set: of the others nobody has asked for it yet */
   uint32_t n; /* largest committed vid */
   size_t capacity;
   uint64_t n_live;
@@ -499,7 +500,8 @@ typedef struct dvx_vectors {
 /* Search state over committed rows; see mirror.c. Row index = vid - 1. */
 typedef struct dvx_mirror {
   bool is_loaded;
-  bool is_whole; /* every code is in memory */
+  bool was_stored; /* %_code had codes when the mirror was made */
+  bool is_whole; /* every code is in memory, but of deleted rows that nothing leads to */
   size_t n; /* rows covered */
   size_t capacity;
   uint8_t *code_memory; /* what codes, aligned, lies in */
@@ -512,6 +514,7 @@ typedef struct dvx_mirror {
   size_t center_rows;
   bool has_bits;
   unsigned n_scans;
+  size_t n_made; /* codes that were made row by row because none are stored */
   uint64_t *live; /* bitmap: committed row exists */
   uint64_t *stale; /* bitmap: the row changed since its codes were made */
   size_t n_stale;
@@ -534,6 +537,7 @@ typedef struct dvx_graph {
   dv_hnsw_scratch scratch;
   dvx_pages pages; /* of lists on the ground: which are in memory */
   uint64_t *fresh; /* bitmap: rows that the graph does not answer for */
+  uint64_t *fresh_stored; /* ... in the file, by the last settling */
   size_t n_fresh;
   uint16_t curve[DVX_CURVE_POINTS]; /* recall by ef, in ten-thousandths, when it was measured; 0: it was not */
   uint16_t curve_stored[DVX_CURVE_POINTS]; /* ... by the last 'optimize' or 'rebuild' */
@@ -552,6 +556,8 @@ typedef struct dvx_graph {
 typedef struct dvx_settled {
   dvx_position position;
   uint32_t n_rows; /* rows in %_head */
+  bool has_graph; /* there is one, and new rows are to be linked soon */
+  bool is_graph_due; /* so many rows are fresh that the next settling comes early */
   bool has_codes; /* %_code is kept: the log is long enough that making codes anew from it would take a while */
   uint64_t checksum; /* of their words: finds a missing or changed block */
   uint64_t log_bytes; /* of the records up to position, about */
@@ -682,6 +688,8 @@ void dvx_vectors_trim(dvx_table *t); /* gives back what memory_limit has no room
 bool dvx_vectors_has(const dvx_table *t, uint32_t vid);
 /* Fills the cache of current vectors from the log, if most are not there and all fit. */
 int dvx_vectors_load_if_cold(dvx_table *t);
+/* What a row was before the delete that `word`, its head word, is of. *exists is false if nobody knows that any more. */
+int dvx_row_last_vector(dvx_table *t, uint32_t vid, uint64_t word, float *out, bool *exists);
 /* The committed vector of a row, whatever the open transaction did to it. */
 int dvx_row_committed_vector(dvx_table *t, uint32_t vid, const float **out);
 dvx_touched *dvx_txn_touched(const dvx_table *t, uint32_t vid);
@@ -817,6 +825,7 @@ int dvx_mirror_need_all(dvx_table *t);
 void dvx_mirror_set_pending(dvx_table *t, uint32_t vid, const float *v);
 void dvx_mirror_stale_since(dvx_table *t, uint64_t seq); /* rows with a later head count as changed */
 void dvx_mirror_row_changed(dvx_table *t, uint32_t vid); /* cannot fail: room is made by dvx_mirror_reserve */
+void dvx_mirror_code_changed(dvx_table *t, uint32_t vid); /* the row's vector changed before it was deleted */
 int dvx_mirror_reserve(dvx_table *t, size_t n_rows);
 void dvx_mirror_free(dvx_table *t);
 /* At the beginning of a search: gives memory back if the table holds more than its memory_limit. */
@@ -829,9 +838,11 @@ int dvx_graph_ready(dvx_table *t);
 int dvx_graph_judge(dvx_table *t, uint32_t i);
 /* Before a settling: what comes after the settled place is looked at while %_meta still says where that is. */
 int dvx_graph_prepare(dvx_table *t);
-/* Brings the graph, in memory and in the file, up to the n rows (rising vids, pending or not) and to at most max_links
- * rows that wait; all that wait if it is SIZE_MAX. */
-int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_links);
+/* Is it in memory that the row has links? Deleted rows may have. */
+bool dvx_graph_leads_to(const dvx_table *t, size_t i);
+/* Brings the graph, in memory and in the file, up to the n rows (rising vids, pending or not), and links rows that wait:
+ * all, or if there are many some. *is_due_again: many are left. The same log gives the same graph, whoever searched when. */
+int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again);
 /* The ef with which searches for k rows have this recall; 0: none is known. The first time it may have to be measured. */
 int dvx_graph_ef_for(dvx_table *t, double recall, size_t k, size_t *ef);
 /* About the recall of searches for ten rows with this ef; negative: not known. */

@@ -57,6 +57,7 @@ void dvx_graph_free(dvx_table *t) {
   if (gr->scratch.alloc) dv_hnsw_scratch_free(&gr->scratch);
   dvx_pages_free(&gr->pages);
   sqlite3_free(gr->fresh);
+  sqlite3_free(gr->fresh_stored);
   sqlite3_free(gr->sketches);
   sqlite3_free(gr->has_sketch);
   sqlite3_free(gr->list);
@@ -87,6 +88,7 @@ int dvx_graph_reserve(dvx_table *t, size_t n_rows) {
     n &= ~(size_t)63;
     int rc = dvx_pages_reserve(&gr->pages, n);
     if (rc == SQLITE_OK) rc = graph_grow_bits(&gr->fresh, gr->capacity, n, 0);
+    if (rc == SQLITE_OK) rc = graph_grow_bits(&gr->fresh_stored, gr->capacity, n, 0);
     if (rc != SQLITE_OK) return rc;
     gr->capacity = n;
   }
@@ -181,7 +183,11 @@ static int graph_need_all(dvx_table *t) {
   dvx_graph *gr = &t->graph;
   int rc = dvx_mirror_need_all(t);
   if (rc != SQLITE_OK || gr->is_whole) return rc;
-  for (size_t row = 0; rc == SQLITE_OK && gr->is_there && row < gr->hnsw.n; row++) rc = graph_need_list(t, row);
+  for (size_t row = 0; rc == SQLITE_OK && gr->is_there && row < gr->hnsw.n; row++) {
+    rc = graph_need_list(t, row);
+    if (rc == SQLITE_OK && !dvx_pages_has(&t->mirror.pages, row) && dvx_graph_leads_to(t, row))
+      rc = dvx_mirror_need_code(t, row); /* of a deleted one */
+  }
   gr->is_whole = rc == SQLITE_OK && gr->is_there;
   return rc;
 }
@@ -207,7 +213,9 @@ static bool graph_take_fresh(dvx_table *t, int64_t block, const uint8_t *bytes) 
   dvx_graph *gr = &t->graph;
   size_t first = (size_t)(GRAPH_FRESH_BLOCKS - block) * 8 * t->geometry.graph_bytes;
   for (size_t j = 0; j < 8 * t->geometry.graph_bytes && first + j < gr->hnsw.n; j++) {
-    if (bytes[j / 8] >> (j % 8) & 1) graph_set_fresh(gr, first + j, true);
+    if ((bytes[j / 8] >> (j % 8) & 1) == 0) continue;
+    graph_set_fresh(gr, first + j, true);
+    graph_set(gr->fresh_stored, first + j);
   }
   return true;
 }
@@ -266,6 +274,15 @@ static int graph_write_state(dvx_table *t) {
   return dvx_meta_put_blob(t, "graph", b, sizeof b);
 }
 
+/* No graph of n rows has more lists above the ground: how many there are follows from the rows' numbers. Of many rows the
+ * mean, n/(m-1), is enough to tell what cannot be. */
+static uint64_t graph_most_upper(const dv_hnsw *g, uint32_t n) {
+  uint64_t n_lists = 0;
+  if (n >= GRAPH_WALK_ROWS && g->m > 1) return (uint64_t)n * 2 / (g->m - 1) + 1024;
+  for (uint32_t row = 0; row < n; row++) n_lists += dv_hnsw_level(g, row);
+  return n_lists;
+}
+
 /* Reads everything but the lists on the ground. */
 static int graph_load(dvx_table *t) {
   dvx_graph *gr = &t->graph;
@@ -299,8 +316,7 @@ static int graph_load(dvx_table *t) {
   g->n_linked = dv_load_u32(b + 20);
   g->entry = dv_load_u32(b + 24);
   g->top = dv_load_u32(b + 28);
-  uint32_t n_expected = 0;
-  for (uint32_t row = 0; row < n; row++) n_expected += dv_hnsw_level(g, row);
+  uint64_t n_expected = graph_most_upper(g, n);
   if (n_upper > n_expected || dv_hnsw_reserve_upper(g, n_upper) != DV_OK) {
     graph_damaged(t, "it claims %i lists above the ground", n_upper);
     return n_upper > n_expected ? SQLITE_OK : SQLITE_NOMEM;
@@ -408,8 +424,12 @@ static int graph_judge_row(dvx_table *t, uint32_t row, bool is_alive) {
   int rc = graph_need_list(t, row);
   if (rc != SQLITE_OK || !gr->is_there) return rc;
   bool is_linked = dv_hnsw_is_linked(&gr->hnsw, row), is_fresh = is_alive != is_linked;
-  /* It may be fresh because no links lead to it: then it is until it is linked anew. */
-  if (is_linked && graph_bit(gr->fresh, row)) return SQLITE_OK;
+  /* It may be fresh because no links lead to it: then it is until it is linked anew. What the file does not say is judged
+   * again, or it would matter whether somebody searched in between. */
+  if (is_linked && graph_bit(gr->fresh_stored, row)) {
+    graph_set_fresh(gr, row, true);
+    return SQLITE_OK;
+  }
   if (is_alive && is_linked) {
     const uint8_t *then = NULL;
     uint8_t now[DV_SKETCH_BYTES];
@@ -421,6 +441,12 @@ static int graph_judge_row(dvx_table *t, uint32_t row, bool is_alive) {
   }
   graph_set_fresh(gr, row, is_fresh);
   return SQLITE_OK;
+}
+
+bool dvx_graph_leads_to(const dvx_table *t, size_t row) {
+  const dvx_graph *gr = &t->graph;
+  return gr->is_there && row < gr->hnsw.n && dvx_pages_has(&gr->pages, row) &&
+         dv_hnsw_is_linked(&gr->hnsw, (uint32_t)row);
 }
 
 int dvx_graph_judge(dvx_table *t, uint32_t row) {
@@ -479,13 +505,19 @@ static int graph_relink(dvx_table *t, const uint32_t *rows, size_t n, uint32_t *
 
 /* Rows that no links lead to any more (taking rows out may cut off a few that had no other way) become fresh. It takes
  * a walk over the whole graph, so it is done when a part of it has changed since the last time. */
-static int graph_find_lost(dvx_table *t, uint32_t *rows, size_t *n_lost) {
+static int graph_find_lost(dvx_table *t, size_t *n_lost) {
   dvx_graph *gr = &t->graph;
   *n_lost = 0;
   int rc = graph_need_all(t);
   if (rc != SQLITE_OK || !gr->is_there) return rc;
-  if (dv_hnsw_unreachable(&gr->hnsw, rows, n_lost) != DV_OK) return SQLITE_NOMEM;
+  uint32_t *rows = sqlite3_malloc64((size_t)gr->hnsw.n * sizeof *rows); /* n_linked may be a lie */
+  if (!rows || dv_hnsw_unreachable(&gr->hnsw, rows, n_lost) != DV_OK) {
+    sqlite3_free(rows);
+    *n_lost = 0;
+    return SQLITE_NOMEM;
+  }
   for (size_t i = 0; i < *n_lost; i++) graph_set_fresh(gr, rows[i], true);
+  sqlite3_free(rows);
   gr->n_unwalked = 0;
   return SQLITE_OK;
 }
@@ -607,39 +639,62 @@ static int graph_put(dvx_table *t, int64_t block, const uint8_t *bytes) {
   return rc;
 }
 
-static bool graph_block_changed(const dvx_table *t, size_t first, const uint64_t *placed) {
-  const dv_hnsw *g = &t->graph.hnsw;
-  for (size_t i = first; i < first + t->geometry.graph_rows && i < g->n; i++)
-    if (graph_bit(g->changed, i) || graph_bit(placed, i)) return true;
-  return false;
+/* Is all known of the rows of a block that it stores? Then what is stored need not be read. */
+static bool graph_block_is_known(const dvx_graph *gr, size_t first, size_t end, const uint64_t *placed) {
+  for (size_t row = first; row < end; row++) {
+    if (!dvx_pages_has(&gr->pages, row)) return false;
+    if (!graph_bit(placed, row) && (row >= gr->n_sketches || !graph_bit(gr->has_sketch, row))) return false;
+  }
+  return true;
 }
 
-static int graph_save_ground(dvx_table *t, const uint64_t *placed, uint8_t *bytes) {
+/* Writes the block of the rows from `first` on, which changed. */
+static int graph_save_block(dvx_table *t, size_t first, const uint64_t *placed, uint8_t *bytes) {
   dvx_graph *gr = &t->graph;
   const dv_hnsw *g = &gr->hnsw;
   const dvx_geometry *geo = &t->geometry;
   const size_t n = t->config->dimensions, stride = dv_code_stride(n), room = (size_t)2 * g->m;
-  int rc = SQLITE_OK;
-  for (size_t first = 0; rc == SQLITE_OK && first < g->n; first += geo->graph_rows) {
-    if (!graph_block_changed(t, first, placed)) continue;
-    bool is_there;
-    int64_t block = (int64_t)(first / geo->graph_rows);
-    rc = graph_get(t, block, bytes, &is_there);
+  const size_t end = g->n - first < geo->graph_rows ? g->n : first + geo->graph_rows;
+  const int64_t block = (int64_t)(first / geo->graph_rows);
+  bool is_there = false;
+  if (!graph_block_is_known(gr, first, end, placed)) {
+    int rc = graph_get(t, block, bytes, &is_there);
     if (rc != SQLITE_OK) return rc;
-    if (!is_there) memset(bytes, 0, geo->graph_bytes);
-    for (size_t j = 0; j < geo->graph_rows; j++) {
-      size_t row = first + j;
-      uint8_t *at = bytes + j * graph_entry_bytes(gr);
-      if (row >= g->n || !is_there) memset(at, 0xff, 4 * room);
-      if (row >= g->n || !dvx_pages_has(&gr->pages, row)) continue;
-      for (size_t l = 0; l < room; l++) dv_store_u32(at + 4 * l, g->ground[row * room + l]);
-      if (!graph_bit(placed, row)) continue;
-      dv_sketch_make(&t->mirror.code_rows[row], t->mirror.codes + row * stride, n, at + 4 * room);
-      if (row >= gr->n_sketches) continue;
-      memcpy(gr->sketches + row * DV_SKETCH_BYTES, at + 4 * room, DV_SKETCH_BYTES);
-      graph_set(gr->has_sketch, row);
+  }
+  if (!is_there) memset(bytes, 0, geo->graph_bytes);
+  for (size_t row = first; row < first + geo->graph_rows; row++) {
+    uint8_t *at = bytes + (row - first) * graph_entry_bytes(gr), *sketch = at + 4 * room;
+    if (row >= end || !is_there) memset(at, 0xff, 4 * room);
+    if (row >= end || !dvx_pages_has(&gr->pages, row)) continue;
+    for (size_t l = 0; l < room; l++) dv_store_u32(at + 4 * l, g->ground[row * room + l]);
+    bool is_kept = row < gr->n_sketches;
+    if (graph_bit(placed, row)) {
+      dv_sketch_make(&t->mirror.code_rows[row], t->mirror.codes + row * stride, n, sketch);
+    } else if (is_kept && graph_bit(gr->has_sketch, row)) {
+      memcpy(sketch, gr->sketches + row * DV_SKETCH_BYTES, DV_SKETCH_BYTES);
     }
-    rc = graph_put(t, block, bytes);
+    if (!is_kept) continue;
+    memcpy(gr->sketches + row * DV_SKETCH_BYTES, sketch, DV_SKETCH_BYTES);
+    graph_set(gr->has_sketch, row);
+  }
+  return graph_put(t, block, bytes);
+}
+
+static int graph_save_ground(dvx_table *t, const uint64_t *placed, uint8_t *bytes) {
+  const dv_hnsw *g = &t->graph.hnsw;
+  const size_t n_a_block = t->geometry.graph_rows;
+  int rc = SQLITE_OK;
+  for (size_t row = 0; rc == SQLITE_OK && row < g->n;) {
+    uint64_t bits = (g->changed[row >> 6] | placed[row >> 6]) >> (row & 63);
+    if (bits == 0) {
+      row = (row | 63) + 1;
+    } else if ((bits & 1) == 0) {
+      row++;
+    } else {
+      size_t first = row / n_a_block * n_a_block;
+      rc = graph_save_block(t, first, placed, bytes);
+      row = first + n_a_block;
+    }
   }
   return rc;
 }
@@ -649,14 +704,17 @@ static int graph_save_upper(dvx_table *t, uint8_t *bytes) {
   const size_t n_bytes = graph_upper_bytes(&t->graph), n_a_block = t->geometry.graph_bytes / n_bytes;
   int rc = SQLITE_OK;
   for (size_t first = 0; rc == SQLITE_OK && first < g->n_upper; first += n_a_block) {
+    const size_t end = g->n_upper - first < n_a_block ? g->n_upper : first + n_a_block;
     bool is_changed = false;
+    for (size_t i = first; i < end && !is_changed; i++) is_changed = graph_bit(g->upper_changed, i);
+    if (!is_changed) continue;
     memset(bytes, 0, t->geometry.graph_bytes);
-    for (size_t j = 0, i = first; j < n_a_block && i < g->n_upper; j++, i++) {
-      is_changed |= graph_bit(g->upper_changed, i);
-      dv_store_u32(bytes + j * n_bytes, g->upper_row[i]);
-      for (size_t l = 0; l < g->m; l++) dv_store_u32(bytes + j * n_bytes + 4 + 4 * l, g->upper[i * g->m + l]);
+    for (size_t i = first; i < end; i++) {
+      uint8_t *at = bytes + (i - first) * n_bytes;
+      dv_store_u32(at, g->upper_row[i]);
+      for (size_t l = 0; l < g->m; l++) dv_store_u32(at + 4 + 4 * l, g->upper[i * g->m + l]);
     }
-    if (is_changed) rc = graph_put(t, -1 - (int64_t)(first / n_a_block), bytes);
+    rc = graph_put(t, -1 - (int64_t)(first / n_a_block), bytes);
   }
   return rc;
 }
@@ -693,6 +751,7 @@ static int graph_save(dvx_table *t, const uint64_t *placed) {
   sqlite3_free(bytes);
   if (rc != SQLITE_OK) return rc;
   gr->stamp = stamp;
+  memcpy(gr->fresh_stored, gr->fresh, gr->capacity / 8);
   dv_hnsw_forget_changes(&gr->hnsw);
   return SQLITE_OK;
 }
@@ -713,33 +772,68 @@ int dvx_graph_drop(dvx_table *t) {
 
 /* The code of a row as this transaction leaves it, and whether it is fresh then. */
 static int graph_note_row(dvx_table *t, uint32_t vid, uint64_t *noted) {
-  int rc = SQLITE_OK;
   if (!t->graph.is_there || !graph_is_touched(t, vid - 1)) return SQLITE_OK; /* dvx_mirror_ready has seen to it */
-  bool is_alive = dvx_word_exists(dvx_row_word(t, vid));
-  if (is_alive) {
-    const float *v = NULL;
-    rc = dvx_row_vector(t, vid, &v);
-    if (rc == SQLITE_OK) dvx_mirror_set_pending(t, vid, v);
+  uint64_t word = dvx_row_word(t, vid);
+  bool is_alive = dvx_word_exists(word), is_known = is_alive;
+  const float *v = NULL;
+  int rc = is_alive ? dvx_row_vector(t, vid, &v) : graph_need_list(t, vid - 1);
+  if (rc == SQLITE_OK && !is_alive && dvx_graph_leads_to(t, vid - 1)) {
+    rc = dvx_row_last_vector(t, vid, word, t->next_vector, &is_known);
+    v = t->next_vector;
   }
+  if (rc == SQLITE_OK && is_known) dvx_mirror_set_pending(t, vid, v);
   if (rc == SQLITE_OK) rc = graph_judge_row(t, vid - 1, is_alive);
   graph_set(noted, vid - 1);
   return rc;
 }
 
-/* The rows that are settled; or all that the transaction has touched, if everything is to be linked. */
+/* The rows that are settled; or all that the transaction has touched, if everything is to be linked. The others that it
+ * has touched are as the file has them: whether somebody searched before the transaction must not matter. */
 static int graph_note_rows(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, uint64_t *noted) {
   const dvx_overlay *o = &t->overlay;
+  dvx_graph *gr = &t->graph;
   int rc = SQLITE_OK;
   for (size_t i = 0; rc == SQLITE_OK && !is_all && i < n; i++) rc = graph_note_row(t, vids[i], noted);
-  for (size_t i = 0; rc == SQLITE_OK && is_all && o->n_touched && i < o->n_touched_slots; i++) {
-    if (o->touched[i].vid && o->touched[i].last) rc = graph_note_row(t, o->touched[i].vid, noted);
+  for (size_t i = 0; rc == SQLITE_OK && o->n_touched && i < o->n_touched_slots; i++) {
+    uint32_t vid = o->touched[i].vid;
+    if (vid == 0 || o->touched[i].last == 0 || !gr->is_there) continue;
+    if (is_all) {
+      rc = graph_note_row(t, vid, noted);
+    } else if (!graph_bit(noted, vid - 1)) {
+      graph_set_fresh(gr, vid - 1, graph_bit(gr->fresh_stored, vid - 1));
+    }
   }
   return rc;
 }
 
-static int graph_link_fresh(dvx_table *t, size_t max_links, uint32_t *rows, const uint64_t *noted, uint64_t *placed) {
+/* So many rows may be fresh before they are linked: many together, since nearly every block changes when some hundred
+ * are; but a search scans them. */
+static size_t graph_fresh_limit(const dvx_graph *gr) {
+  size_t n = gr->hnsw.n / DVX_FRESH_PART;
+  return n < DVX_FRESH_ROWS ? DVX_FRESH_ROWS : n < DVX_FRESH_MOST ? n : DVX_FRESH_MOST;
+}
+
+/* The next fresh row from `row` on that may be linked now; n_rows if there is none. */
+static size_t graph_next_fresh(const dvx_table *t, size_t row, const uint64_t *noted) {
+  const dvx_graph *gr = &t->graph;
+  const size_t n_rows = gr->hnsw.n;
+  while (row < n_rows) {
+    uint64_t bits = gr->fresh[row >> 6] >> (row & 63);
+    if (bits == 0) {
+      row = (row | 63) + 1;
+    } else if ((bits & 1) && (graph_bit(noted, row) || !graph_is_touched(t, row))) {
+      return row;
+    } else {
+      row++;
+    }
+  }
+  return n_rows;
+}
+
+static int graph_link_fresh(dvx_table *t, size_t max_links, const uint64_t *noted, uint64_t *placed) {
   dvx_graph *gr = &t->graph;
-  size_t n_rows = gr->hnsw.n, n_left = max_links, n = 0;
+  uint32_t rows[GRAPH_CHUNK], alive[GRAPH_CHUNK];
+  size_t n_rows = gr->hnsw.n, n_left = max_links, n = 0, row = 0;
   int rc = SQLITE_OK;
   if (max_links == SIZE_MAX && gr->n_fresh > GRAPH_CHUNK) {
     /* Reading everything in its order is faster than bringing in half of it piece by piece. And what is in memory, any
@@ -748,14 +842,17 @@ static int graph_link_fresh(dvx_table *t, size_t max_links, uint32_t *rows, cons
     size_t n_threads = t->threads == DVX_THREADS_ALL ? dvx_host_cores() : (size_t)t->threads;
     if (rc == SQLITE_OK) gr->crew = dvx_crew_new(n_threads);
   }
-  for (size_t i = 0; rc == SQLITE_OK && gr->is_there && i <= n_rows; i++) {
-    if (i < n_rows && n_left > 0 && graph_bit(gr->fresh, i) && (graph_bit(noted, i) || !graph_is_touched(t, i))) {
-      rows[n++] = (uint32_t)i;
+  while (rc == SQLITE_OK && gr->is_there) {
+    if (n_left > 0) row = graph_next_fresh(t, row, noted);
+    bool is_end = n_left == 0 || row == n_rows;
+    if (!is_end) {
+      rows[n++] = (uint32_t)row++;
       n_left--;
     }
-    if (n == 0 || (i < n_rows && n < GRAPH_CHUNK)) continue;
-    rc = graph_relink(t, rows, n, rows + n_rows, placed);
+    if (!is_end && n < GRAPH_CHUNK) continue;
+    if (n > 0) rc = graph_relink(t, rows, n, alive, placed);
     n = 0;
+    if (is_end) break;
     if (rc == SQLITE_OK && max_links == SIZE_MAX && dvx_is_interrupted(t->conn))
       rc = dvx_fail(t->conn, t, SQLITE_INTERRUPT, "it was interrupted");
   }
@@ -770,14 +867,15 @@ int dvx_graph_prepare(dvx_table *t) {
   return rc == SQLITE_OK && is_wanted ? dvx_mirror_ready(t) : rc;
 }
 
-int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_links) {
+int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again) {
   dvx_graph *gr = &t->graph;
   bool is_wanted;
+  *is_due_again = false;
   int rc = graph_is_wanted(t, &is_wanted);
   if (rc != SQLITE_OK || !is_wanted) return rc;
   rc = dvx_mirror_ready(t);
   if (rc == SQLITE_OK && gr->is_damaged) {
-    if (max_links != SIZE_MAX) return SQLITE_OK;
+    if (!is_all) return SQLITE_OK;
     rc = dvx_graph_drop(t);
   }
   if (rc != SQLITE_OK) return rc;
@@ -789,33 +887,37 @@ int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, size_t max_li
     graph_set_fresh(gr, i, graph_bit(t->mirror.live, i));
   if (rc != SQLITE_OK) return rc;
 
-  size_t n_rows = gr->hnsw.n, n_words = (n_rows + 63) / 64;
-  uint32_t *rows = sqlite3_malloc64(2 * n_rows * sizeof *rows + 2 * n_words * sizeof(uint64_t) + 8);
-  if (!rows) return SQLITE_NOMEM;
-  uint64_t *placed = (uint64_t *)(void *)(rows + 2 * n_rows), *noted = placed + n_words;
+  size_t n_words = ((size_t)gr->hnsw.n + 63) / 64, n_rows = dvx_table_last_vid(t), max_links = SIZE_MAX;
+  uint64_t *placed = sqlite3_malloc64(2 * n_words * sizeof *placed);
+  if (!placed) return SQLITE_NOMEM;
+  uint64_t *noted = placed + n_words;
   memset(placed, 0, 2 * n_words * sizeof *placed);
   /* A new graph knows nothing of rows that were settled earlier in this transaction. */
-  rc = graph_note_rows(t, vids, n, is_new || max_links == SIZE_MAX, noted);
-  if (rc == SQLITE_OK) rc = graph_link_fresh(t, max_links, rows, noted, placed);
+  rc = graph_note_rows(t, vids, n, is_new || is_all, noted);
+  size_t limit = graph_fresh_limit(gr);
+  if (!is_all) max_links = gr->n_fresh > limit ? DVX_LINKS_A_COMMIT : 0;
+  if (rc == SQLITE_OK && max_links > 0) rc = graph_link_fresh(t, max_links, noted, placed);
   bool is_same = gr->n_unwalked == 0 && gr->curve_stored[0] != 0; /* nothing was linked since it was last measured */
-  bool is_due = max_links == SIZE_MAX || gr->n_unwalked * GRAPH_WALK_PART >= n_rows || n_rows <= GRAPH_WALK_ROWS;
+  bool is_due =
+      is_all || gr->n_unwalked * GRAPH_WALK_PART >= n_rows || (n_rows <= GRAPH_WALK_ROWS && gr->n_unwalked > 0);
   for (int pass = 0; rc == SQLITE_OK && gr->is_there && is_due && pass < 3; pass++) {
     size_t n_lost;
-    rc = graph_find_lost(t, rows, &n_lost);
-    is_due = n_lost > 0 && max_links == SIZE_MAX; /* else they wait */
-    if (rc == SQLITE_OK && is_due && gr->is_there) rc = graph_link_fresh(t, max_links, rows, noted, placed);
+    rc = graph_find_lost(t, &n_lost);
+    is_due = n_lost > 0 && is_all; /* else they wait */
+    if (rc == SQLITE_OK && is_due && gr->is_there) rc = graph_link_fresh(t, max_links, noted, placed);
   }
-  if (rc == SQLITE_OK && gr->is_there && max_links == SIZE_MAX && gr->hnsw.n_linked > 0 && !is_same) {
+  if (rc == SQLITE_OK && gr->is_there && is_all && gr->hnsw.n_linked > 0 && !is_same) {
     memset(gr->curve, 0, sizeof gr->curve);
     rc = graph_measure_curve(t);
     memcpy(gr->curve_stored, gr->curve, sizeof gr->curve);
   }
   if (rc == SQLITE_OK && gr->is_there) rc = graph_save(t, placed);
-  sqlite3_free(rows);
-  if (rc == SQLITE_OK && gr->is_damaged && max_links == SIZE_MAX) {
+  *is_due_again = gr->is_there && gr->n_fresh > limit;
+  sqlite3_free(placed);
+  if (rc == SQLITE_OK && gr->is_damaged && is_all) {
     /* Found only now: once more, from nothing. */
     rc = dvx_graph_drop(t);
-    if (rc == SQLITE_OK) rc = dvx_graph_settle(t, vids, n, max_links);
+    if (rc == SQLITE_OK) rc = dvx_graph_settle(t, vids, n, is_all, is_due_again);
   }
   return rc;
 }

@@ -3,7 +3,8 @@
  *
  * Codes lie in one region, row after row, that is reserved when the mirror is made and filled as it is used: a stored
  * block is copied into its place when a row of it is first looked at, so that opening a table reads nothing of it. A
- * scan asks for all of them. Under a memory_limit they are given back (pages.c) and asked for again.
+ * scan asks for all of them. While codes are not stored, they are made from vectors in the same way. Under a
+ * memory_limit they are given back (pages.c) and asked for again.
  *
  * A row that changed since %_code was written is stale: it is coded from its current vector when the next search
  * begins. So a commit only sets a bit a row, and a search is never wrong because of a pending change. Uncommitted rows
@@ -13,6 +14,8 @@
  * Row i of every array is vid i + 1. All arrays grow together; the padding of codes is zero.
  */
 #include "ext_int.h"
+
+#define MIRROR_MADE_PART 8u /* without stored codes: so many are made row by row, then the log is read through */
 
 static inline bool mirror_bit(const uint64_t *bits, size_t i) { return bits[i >> 6] >> (i & 63) & 1; }
 static inline void mirror_set(uint64_t *bits, size_t i) { bits[i >> 6] |= (uint64_t)1 << (i & 63); }
@@ -79,11 +82,18 @@ int dvx_mirror_reserve(dvx_table *t, size_t n_rows) {
   return rc;
 }
 
+void dvx_mirror_code_changed(dvx_table *t, uint32_t vid) {
+  dvx_mirror *m = &t->mirror;
+  if (m->is_loaded && vid <= m->capacity) dvx_pages_drop(&m->pages, vid - 1);
+}
+
 void dvx_mirror_row_changed(dvx_table *t, uint32_t vid) {
   dvx_mirror *m = &t->mirror;
   size_t i = vid - 1;
   if (!m->is_loaded || i >= m->capacity) return;
   if (i >= m->n) m->n = i + 1;
+  /* The code of a deleted row stays that of its last vector: the graph may still lead through it. */
+  if (dvx_word_exists(t->rows.words[vid])) dvx_mirror_code_changed(t, vid);
   if (mirror_bit(m->stale, i)) return;
   mirror_set(m->stale, i);
   m->n_stale++;
@@ -131,9 +141,15 @@ static int mirror_see_stored(dvx_table *t) {
   return rc;
 }
 
+/* Are codes stored? What 'optimize' wrote in a transaction that is still open stands for pending vectors: it counts only
+ * for who knew of the codes before. */
+static bool mirror_has_stored(const dvx_table *t) {
+  return t->settled.has_codes && !t->is_settle_wrong && (t->mirror.was_stored || !t->overlay.is_settled_touched);
+}
+
 /* Has %_code the code of the vector that row i has now? */
 static bool mirror_is_stored(const dvx_table *t, size_t i) {
-  return t->settled.has_codes && !t->is_settle_wrong && !mirror_bit(t->mirror.stale, i) &&
+  return mirror_has_stored(t) && !mirror_bit(t->mirror.stale, i) && mirror_bit(t->mirror.live, i) &&
          dvx_word_seq(t->rows.words[i + 1]) <= t->settled.position.seq;
 }
 
@@ -151,6 +167,24 @@ static void mirror_take_block(dvx_table *t, int64_t block, const uint8_t *bytes,
   }
 }
 
+/* The code of a deleted row, for the graph that may lead through it: that of its last vector, or zeros if nobody knows it
+ * any more. */
+static int mirror_make_deleted(dvx_table *t, size_t i) {
+  bool exists = false;
+  int rc = dvx_row_last_vector(t, (uint32_t)i + 1, t->rows.words[i + 1], t->next_vector, &exists);
+  if (rc == SQLITE_CORRUPT_VTAB) {
+    sqlite3_free(t->conn->error);
+    t->conn->error = NULL;
+  } else if (rc != SQLITE_OK) {
+    return rc;
+  } else if (exists) {
+    mirror_encode(t, i, t->next_vector);
+    return SQLITE_OK;
+  }
+  mirror_put(t, i, 0, NULL);
+  return SQLITE_OK;
+}
+
 /* The code of a row that no block has: from its vector. */
 static int mirror_make(dvx_table *t, size_t i) {
   const float *v = NULL;
@@ -159,6 +193,8 @@ static int mirror_make(dvx_table *t, size_t i) {
   bool is_committed = i < t->rows.n && dvx_word_exists(t->rows.words[vid]);
   if (is_committed) {
     rc = dvx_row_committed_vector(t, vid, &v);
+  } else if (i < t->rows.n && t->rows.words[vid] != 0 && t->graph.is_there) {
+    return mirror_make_deleted(t, i); /* it is the graph that asks: links lead there */
   } else if (dvx_word_exists(dvx_row_word(t, vid))) {
     rc = dvx_row_vector(t, vid, &v);
   }
@@ -187,6 +223,8 @@ int dvx_mirror_need_code(dvx_table *t, size_t i) {
     }
     rc = sqlite3_reset(stmt);
     if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+  } else if (rc == SQLITE_OK && !mirror_has_stored(t) && ++m->n_made == m->n / MIRROR_MADE_PART) {
+    rc = dvx_vectors_load_if_cold(t); /* there will be more */
   }
   return rc == SQLITE_OK && !dvx_pages_has(&m->pages, i) ? mirror_make(t, i) : rc;
 }
@@ -194,7 +232,9 @@ int dvx_mirror_need_code(dvx_table *t, size_t i) {
 int dvx_mirror_need_range(dvx_table *t, size_t first, size_t end) {
   dvx_mirror *m = &t->mirror;
   int rc = mirror_see_stored(t);
-  if (rc == SQLITE_OK && t->settled.has_codes && first < end) {
+  if (rc == SQLITE_OK && !mirror_has_stored(t)) {
+    rc = dvx_vectors_load_if_cold(t); /* once through the log, not once along each row's chain */
+  } else if (rc == SQLITE_OK && first < end) {
     sqlite3_stmt *stmt = NULL;
     rc = dvx_shadow_stmt(t, DVX_SQL_CODE_RANGE, &stmt);
     if (rc != SQLITE_OK) return rc;
@@ -208,7 +248,13 @@ int dvx_mirror_need_range(dvx_table *t, size_t first, size_t end) {
     if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
   }
   for (size_t i = first; rc == SQLITE_OK && i < end; i++) {
-    if (!dvx_pages_has(&m->pages, i) && !dvx_pages_wake(&m->pages, i)) rc = mirror_make(t, i);
+    if (dvx_pages_has(&m->pages, i) || dvx_pages_wake(&m->pages, i)) continue;
+    if (mirror_bit(m->live, i)) {
+      rc = mirror_make(t, i);
+    } else { /* made when the graph leads there */
+      mirror_put(t, i, 0, NULL);
+      dvx_pages_drop(&m->pages, i);
+    }
   }
   return rc;
 }
@@ -238,18 +284,17 @@ static int mirror_load(dvx_table *t) {
   dv_flat_scratch_init(&m->scratch, &dvx_alloc);
   rc = dvx_mirror_reserve(t, t->rows.n ? t->rows.n : 1);
   if (rc == SQLITE_OK) {
-    /* What 'optimize' wrote in a transaction that is still open stands for pending vectors. */
-    bool is_stored = s.has_codes && !t->is_settle_wrong && !t->overlay.is_settled_touched;
+    m->was_stored = s.has_codes && !t->is_settle_wrong && !t->overlay.is_settled_touched;
     m->n = t->rows.n;
     for (size_t i = 0; i < m->n; i++) {
       uint64_t word = t->rows.words[i + 1];
       if (dvx_word_exists(word)) mirror_set(m->live, i);
-      if (word != 0 && (!is_stored || dvx_word_seq(word) > s.position.seq)) {
+      if (word != 0 && (t->is_settle_wrong || dvx_word_seq(word) > s.position.seq)) {
         mirror_set(m->stale, i);
         m->n_stale++;
       }
     }
-    if (!is_stored) rc = dvx_vectors_load_if_cold(t);
+    if (m->n_stale > m->n / 4) rc = dvx_vectors_load_if_cold(t);
   }
   if (rc != SQLITE_OK) dvx_mirror_free(t);
   return rc;
@@ -268,6 +313,7 @@ static int mirror_refresh(dvx_table *t, size_t i) {
     mirror_clear(m->live, i);
   }
   int rc = dvx_graph_judge(t, (uint32_t)i);
+  if (rc == SQLITE_OK && !dvx_pages_has(&m->pages, i) && dvx_graph_leads_to(t, i)) rc = mirror_make(t, i);
   if (rc != SQLITE_OK) return rc;
   mirror_clear(m->stale, i);
   m->n_stale--;

@@ -62,6 +62,11 @@ void dvx_pages_put(dvx_pages *p, size_t row) {
   }
 }
 
+void dvx_pages_drop(dvx_pages *p, size_t row) {
+  p->has[row >> 6] &= ~((uint64_t)1 << (row & 63));
+  p->asleep[row >> 6] &= ~((uint64_t)1 << (row & 63));
+}
+
 bool dvx_pages_wake(dvx_pages *p, size_t row) {
   uint64_t *asleep = &p->asleep[row >> 6];
   if ((*asleep >> (row & 63) & 1) == 0) return false;

@@ -26,11 +26,13 @@ int dvx_row_time(dvx_table *t, uint32_t vid, int64_t *out) {
     *out = t->overlay.pending[p->last - 1].time;
     return SQLITE_OK;
   }
-  if (t->rows.times[vid] == DVX_TIME_UNKNOWN) {
+  uint64_t *has_time = &t->rows.has_time[vid >> 6], bit = (uint64_t)1 << (vid & 63);
+  if ((*has_time & bit) == 0) {
     dv_record rec;
     int rc = dvx_log_record(t, dvx_word_seq(t->rows.words[vid]), &rec);
     if (rc != SQLITE_OK) return rc;
     t->rows.times[vid] = rec.time;
+    *has_time |= bit;
   }
   *out = t->rows.times[vid];
   return SQLITE_OK;
@@ -175,6 +177,16 @@ static int row_fold(dvx_table *t, uint32_t vid, uint64_t seq, uint64_t base_seq,
 
 int dvx_row_vector_at(dvx_table *t, uint32_t vid, uint64_t seq, float *out, bool *exists) {
   return row_fold(t, vid, seq, 0, NULL, out, exists);
+}
+
+int dvx_row_last_vector(dvx_table *t, uint32_t vid, uint64_t word, float *out, bool *exists) {
+  dv_record rec;
+  uint64_t seq = dvx_word_seq(word);
+  *exists = false;
+  if (seq == 0) return SQLITE_OK;
+  int rc = dvx_log_record(t, seq, &rec);
+  if (rc != SQLITE_OK || rec.vid != vid || rec.link == 0 || rec.link >= seq) return rc;
+  return row_fold(t, vid, seq - rec.link, 0, NULL, out, exists);
 }
 
 int dvx_row_seq_at(dvx_table *t, uint32_t vid, int64_t time, uint64_t *seq) {

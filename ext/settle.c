@@ -202,30 +202,22 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
       s.has_codes = true;
       if (rc == SQLITE_OK) rc = settle_all_codes(t, block);
     }
-    if (rc == SQLITE_OK) rc = dvx_settled_write(t, &s);
-    if (rc == SQLITE_OK) t->is_settle_wrong = false;
     if (rc != SQLITE_OK) dvx_table_poison(t, "writing derived data failed half-way");
   }
   sqlite3_free(block);
-  if (rc == SQLITE_OK) t->settled = s;
   if (rc == SQLITE_OK) {
     t->overlay.is_settled_touched = true;
-    rc = dvx_graph_settle(t, list.vids, list.n, max_records == SIZE_MAX ? SIZE_MAX : DVX_LINKS_A_COMMIT);
+    rc = dvx_graph_settle(t, list.vids, list.n, max_records == SIZE_MAX, &s.is_graph_due);
+    s.has_graph = t->graph.is_there;
+    bool is_other = s.is_graph_due != t->settled.is_graph_due || s.has_graph != t->settled.has_graph;
+    if (rc == SQLITE_OK && (list.n || is_other)) rc = dvx_settled_write(t, &s);
     if (rc != SQLITE_OK) dvx_table_poison(t, "writing the graph failed half-way");
   }
+  if (rc == SQLITE_OK) {
+    t->settled = s;
+    if (list.n) t->is_settle_wrong = false;
+  }
   sqlite3_free(list.vids);
-  return rc;
-}
-
-/* Do more rows wait for the graph than one commit links? It is asked while a batch of records waits at least, and links
- * twice as many rows: so fresh rows stay few, though every record may make one. Rows that changed since the last search
- * may be fresh: only a look at them tells. */
-static int settle_graph_is_due(dvx_table *t, uint64_t n_waiting, bool *is_due) {
-  *is_due = false;
-  if (!t->graph.is_there || n_waiting <= DVX_LINKS_A_COMMIT / 2) return SQLITE_OK;
-  if (t->graph.n_fresh + t->mirror.n_stale <= DVX_FRESH_ROWS) return SQLITE_OK;
-  int rc = dvx_mirror_ready(t);
-  *is_due = rc == SQLITE_OK && t->graph.is_there && t->graph.n_fresh > DVX_FRESH_ROWS;
   return rc;
 }
 
@@ -237,7 +229,12 @@ int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records) {
     t->is_settled_known = true;
   }
   uint64_t n_waiting = t->overlay.written.seq - t->settled.position.seq;
-  bool is_due = n_waiting > limit || t->is_settle_wrong;
-  int rc = is_due ? SQLITE_OK : settle_graph_is_due(t, n_waiting, &is_due);
-  return rc == SQLITE_OK && is_due ? dvx_table_settle(t, max_records) : rc;
+  /* New rows are fresh, and searches scan fresh ones: so they settle earlier than changes do, which may be small. And
+   * while more rows are known to wait for the graph than one commit links, half as many records as that are enough: so
+   * fresh rows stay few though every record may make one. All of this is told by the file alone. */
+  uint32_t n_rows = dvx_table_last_vid(t), n_new = n_rows > t->settled.n_rows ? n_rows - t->settled.n_rows : 0;
+  bool is_graph_due = t->settled.has_graph && (n_new > DVX_SETTLE_STEP ||
+                                               (t->settled.is_graph_due && n_waiting > DVX_LINKS_A_COMMIT / 2));
+  if (n_waiting <= limit && !t->is_settle_wrong && !is_graph_due) return SQLITE_OK;
+  return dvx_table_settle(t, max_records);
 }

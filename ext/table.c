@@ -27,6 +27,7 @@ static void table_free_memory(dvx_table *t) {
   dvx_ids_clear(&t->ids);
   sqlite3_free(t->rows.words);
   sqlite3_free(t->rows.times);
+  sqlite3_free(t->rows.has_time);
   memset(&t->rows, 0, sizeof t->rows);
   for (size_t i = 0; i < t->vectors.n_chunks; i++) sqlite3_free(t->vectors.chunks[i]);
   sqlite3_free(t->vectors.chunks);
@@ -367,8 +368,11 @@ int dvx_rows_reserve(dvx_table *t, uint32_t n) {
   int64_t *times = sqlite3_realloc64(r->times, capacity * sizeof *times);
   if (!times) return SQLITE_NOMEM;
   r->times = times;
+  uint64_t *has_time = sqlite3_realloc64(r->has_time, capacity / 8);
+  if (!has_time) return SQLITE_NOMEM;
+  r->has_time = has_time;
   memset(words + r->capacity, 0, (capacity - r->capacity) * sizeof *words);
-  for (size_t i = r->capacity; i < capacity; i++) times[i] = DVX_TIME_UNKNOWN;
+  memset((uint8_t *)has_time + r->capacity / 8, 0, (capacity - r->capacity) / 8);
   r->capacity = capacity;
   return SQLITE_OK;
 }
@@ -383,6 +387,7 @@ void dvx_rows_set(dvx_table *t, uint32_t vid, uint64_t word, int64_t time) {
   if (vid > r->n) r->n = vid;
   r->words[vid] = word;
   r->times[vid] = time;
+  r->has_time[vid >> 6] |= (uint64_t)1 << (vid & 63);
   dvx_mirror_row_changed(t, vid);
 }
 
@@ -461,6 +466,8 @@ int dvx_settled_read(dvx_table *t, dvx_settled *s) {
   s->position.max_time = (int64_t)dv_load_u64(b + 32);
   s->n_rows = dv_load_u32(b + 40);
   s->has_codes = b[44] != 0;
+  s->is_graph_due = b[45] != 0;
+  s->has_graph = b[46] != 0;
   s->checksum = dv_load_u64(b + 48);
   s->log_bytes = dv_load_u64(b + 56);
   return SQLITE_OK;
@@ -476,6 +483,8 @@ int dvx_settled_write(dvx_table *t, const dvx_settled *s) {
   dv_store_u64(b + 32, (uint64_t)s->position.max_time);
   dv_store_u32(b + 40, s->n_rows);
   b[44] = s->has_codes;
+  b[45] = s->is_graph_due;
+  b[46] = s->has_graph;
   dv_store_u64(b + 48, s->checksum);
   dv_store_u64(b + 56, s->log_bytes);
   return dvx_meta_put_blob(t, "settled", b, sizeof b);
@@ -582,7 +591,9 @@ static int table_load_heads(dvx_table *t, const dvx_settled *s, bool *is_right) 
       uint64_t word = dv_load_u64(bytes + 8 * (size_t)i);
       if (word == 0) continue;
       sum += dvx_word_mix(first + i, word);
-      dvx_rows_set(t, first + i, word, DVX_TIME_UNKNOWN);
+      t->rows.n_live += dvx_word_exists(word);
+      t->rows.words[first + i] = word;
+      t->rows.n = first + i;
     }
   }
   rc = sqlite3_reset(stmt);
@@ -606,7 +617,10 @@ static int table_load(dvx_table *t) {
     /* Derived data is missing or does not fit the log: the log alone tells. */
     t->is_settle_wrong = s.position.pack != 0;
     if (rc != SQLITE_OK && rc != SQLITE_NOTFOUND) return rc;
-    if (t->rows.words) memset(t->rows.words, 0, t->rows.capacity * sizeof *t->rows.words);
+    if (t->rows.words) {
+      memset(t->rows.words, 0, t->rows.capacity * sizeof *t->rows.words);
+      memset(t->rows.has_time, 0, t->rows.capacity / 8);
+    }
     t->rows.n = 0;
     t->rows.n_live = 0;
     memset(&from, 0, sizeof from);

@@ -30,9 +30,13 @@
 #define DVX_GRAPH_FROM_ROWS 20000u
 /* Rows that a commit may link, when it settles. */
 #define DVX_LINKS_A_COMMIT 512u
-/* A commit settles earlier, from half as many records on, when more rows than this wait for the graph. (Half of its
- * blocks change whether few are linked or many, so not earlier.) */
-#define DVX_FRESH_ROWS 512u
+/* Rows wait for the graph until there are more than one in DVX_FRESH_PART of the table's, but not fewer than
+ * DVX_FRESH_ROWS nor more than DVX_FRESH_MOST; if more are left, a commit settles early, from half of
+ * DVX_LINKS_A_COMMIT records on. At 100,000 rows a settling writes nearly all of the graph, whether it links 200 rows or 500; but a fresh row costs
+ * every search a distance. */
+#define DVX_FRESH_ROWS 256u
+#define DVX_FRESH_MOST 512u
+#define DVX_FRESH_PART 64u
 /* What a scan is taken to cost, as a factor: see search.c. */
 #define DVX_SCAN_COST 1.0
 /* Fewer rows than this are coded one by one rather than by reading the whole log. */
@@ -53,6 +57,8 @@
 #define DVX_GRAPH_FROM_ROWS 8u
 #define DVX_LINKS_A_COMMIT 4u
 #define DVX_FRESH_ROWS 3u
+#define DVX_FRESH_MOST 3u
+#define DVX_FRESH_PART 64u
 #define DVX_SCAN_COST 1e6 /* the graph is always asked */
 
 #endif

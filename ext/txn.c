@@ -640,6 +640,7 @@ void dvx_txn_commit(dvx_table *t) {
         txn_apply_cached(t, p);
       }
       dvx_rows_set(t, p->vid, last->word, last->time);
+      if (last->previous) dvx_mirror_code_changed(t, p->vid);
     }
   }
   if (t->is_loaded) {
