@@ -23,6 +23,8 @@
 #define DVX_VECTOR_CACHE_BYTES ((size_t)(sizeof(void *) == 4 ? 256 : 1024) << 20)
 /* Past states kept for the next search of the same moment. */
 #define DVX_PAST_BYTES ((size_t)256 << 20)
+/* A column whose distinct values are more text than this is not held in memory for filters. */
+#define DVX_COLUMN_BYTES ((size_t)64 << 20)
 /* After this many look-ups that missed, all ids are loaded, if there are not too many. */
 #define DVX_ID_MISSES 32u
 /* index=auto: so many rows get a graph. Below, a scan is as fast and needs no upkeep. */
@@ -45,6 +47,7 @@
 #define DVX_CODES_FROM_BYTES ((uint64_t)1000)
 #define DVX_VECTOR_CACHE_BYTES ((size_t)1)
 #define DVX_PAST_BYTES ((size_t)200)
+#define DVX_COLUMN_BYTES ((size_t)24)
 #define DVX_ID_MISSES 3u
 #define DVX_LOAD_ROWS 2u
 #define DVX_GRAPH_FROM_ROWS 8u
