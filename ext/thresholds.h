@@ -33,8 +33,10 @@
 #define DVX_LINKS_A_COMMIT 512u
 /* A commit settles earlier, from DVX_SETTLE_STEP records on, when this many rows wait for the graph. */
 #define DVX_FRESH_ROWS 256u
-/* What a scan is taken to cost, as a factor: see search.c. */
+/* What a scan is taken to cost, as a factor: see search.c. A benchmark has it forced to nothing, or to very much. */
+#ifndef DVX_SCAN_COST
 #define DVX_SCAN_COST 1.0
+#endif
 /* Fewer rows than this are coded one by one rather than by reading the whole log. */
 #define DVX_LOAD_ROWS 256u
 
