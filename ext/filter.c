@@ -17,6 +17,7 @@
 #include "ext_int.h"
 
 #define FILTER_IN_CHUNK 400 /* values of an IN list in one statement; longer lists are asked in pieces */
+#define FILTER_BATCH 32 /* distinct values that SQLite judges at a time */
 #define FILTER_MAX_KEY 65536u /* a filter that takes more bytes to write out is not remembered */
 
 static const char *filter_affinity(const dvx_table *t, int column) {
@@ -402,29 +403,57 @@ static uint32_t filter_code(const dvx_column_array *a, const dv_value *v) {
   return h.is_exact ? dvx_columns_code(a, &key) : 0;
 }
 
-/* SQLite's own word on one distinct value after the other. */
+/* `SELECT CAST(?1 AS TEXT) LIKE ?33, CAST(?2 AS TEXT) LIKE ?33, …`: a step costs more than what it computes. */
+static int filter_prepare_batch(dvx_table *t, const dvx_condition *c, filter_slice s, int n_batch,
+                                sqlite3_stmt **out) {
+  dvx_str sql = {0};
+  for (int i = 0; i < n_batch; i++) {
+    int parameter = n_batch + 1;
+    char *left = dvx_format("CAST(?%d AS %s)", i + 1, filter_affinity(t, c->column));
+    if (!left) {
+      dvx_str_free(&sql);
+      return SQLITE_NOMEM;
+    }
+    dvx_str_addf(&sql, i ? "," : "SELECT ");
+    filter_expression(t, c, s, left, &parameter, &sql);
+    sqlite3_free(left);
+  }
+  int parameter = n_batch + 1;
+  int rc = filter_prepare(t, &sql, out);
+  return rc == SQLITE_OK ? filter_bind(*out, c, s, &parameter) : rc;
+}
+
+static int filter_ask_batch(dvx_table *t, const dvx_column_array *a, sqlite3_stmt *stmt, uint32_t first, int n,
+                            uint8_t *passes) {
+  for (int i = 0; i < n; i++) {
+    dv_value v = {0};
+    if (first + (uint32_t)i) dvx_columns_distinct(a, first + (uint32_t)i, &v);
+    /* Not copied, as dvx_bind_value() would: the statement is done with them before they can move. */
+    int rc = v.type == DV_TEXT   ? sqlite3_bind_text(stmt, i + 1, (const char *)v.bytes, (int)v.n_bytes, SQLITE_STATIC)
+             : v.type == DV_BLOB ? sqlite3_bind_blob(stmt, i + 1, v.bytes, (int)v.n_bytes, SQLITE_STATIC)
+                                 : sqlite3_bind_null(stmt, i + 1);
+    if (rc != SQLITE_OK) return rc;
+  }
+  if (sqlite3_step(stmt) == SQLITE_ROW) {
+    for (int i = 0; i < n; i++) {
+      if (sqlite3_column_int(stmt, i)) passes[first + (uint32_t)i] = 1;
+    }
+  }
+  int rc = sqlite3_reset(stmt);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
+}
+
+/* SQLite's own word on the distinct values. */
 static int filter_ask(dvx_table *t, const dvx_column_array *a, const dvx_condition *c, filter_slice s,
                       uint8_t *passes) {
-  dvx_str sql = {0};
   sqlite3_stmt *stmt = NULL;
-  int parameter = 2;
-  char *left = dvx_format("CAST(?1 AS %s)", filter_affinity(t, c->column));
-  if (!left) return SQLITE_NOMEM;
-  dvx_str_addf(&sql, "SELECT ");
-  filter_expression(t, c, s, left, &parameter, &sql);
-  sqlite3_free(left);
-  int rc = filter_prepare(t, &sql, &stmt);
-  parameter = 2;
-  if (rc == SQLITE_OK) rc = filter_bind(stmt, c, s, &parameter);
   /* NULL is asked about only for the sake of a like() that somebody has made himself. */
-  for (uint32_t code = filter_is_pattern(c) && t->columns.n ? 0 : 1; rc == SQLITE_OK && code < a->n_distinct; code++) {
-    dv_value v = {0};
-    if (passes[code]) continue;
-    if (code) dvx_columns_distinct(a, code, &v);
-    rc = dvx_bind_value(stmt, 1, &v);
-    if (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) passes[code] = sqlite3_column_int(stmt, 0) != 0;
-    int reset = sqlite3_reset(stmt);
-    if (rc == SQLITE_OK && reset != SQLITE_OK) rc = dvx_fail_sqlite(t->conn, t, reset);
+  uint32_t code = filter_is_pattern(c) && t->columns.n ? 0 : 1;
+  int n_batch = c->is_in || a->n_distinct < FILTER_BATCH ? 1 : FILTER_BATCH;
+  int rc = filter_prepare_batch(t, c, s, n_batch, &stmt);
+  for (; rc == SQLITE_OK && code < a->n_distinct; code += (uint32_t)n_batch) {
+    uint32_t n_left = a->n_distinct - code;
+    rc = filter_ask_batch(t, a, stmt, code, n_left < (uint32_t)n_batch ? (int)n_left : n_batch, passes);
   }
   sqlite3_finalize(stmt);
   return rc;
