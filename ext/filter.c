@@ -404,8 +404,7 @@ static uint32_t filter_code(const dvx_column_array *a, const dv_value *v) {
 }
 
 /* `SELECT CAST(?1 AS TEXT) LIKE ?33, CAST(?2 AS TEXT) LIKE ?33, …`: a step costs more than what it computes. */
-static int filter_prepare_batch(dvx_table *t, const dvx_condition *c, filter_slice s, int n_batch,
-                                sqlite3_stmt **out) {
+static int filter_prepare_batch(dvx_table *t, const dvx_condition *c, filter_slice s, int n_batch, sqlite3_stmt **out) {
   dvx_str sql = {0};
   for (int i = 0; i < n_batch; i++) {
     int parameter = n_batch + 1;

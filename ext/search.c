@@ -277,10 +277,10 @@ static int search_scan(search_run *s, const dv_code_query *cq, const uint64_t *m
 /* ---- the graph --------------------------------------------------------------------------------------------------- */
 
 /* What a search costs, in distances of codes read in their order; measured by bench_filter. Codes of scattered rows
- * take twice as long as those in order, half of which is waiting for memory. */
+ * take two to four times as long as those in order: the more rows, the more of it is waiting for memory. */
 static double search_cost_of_scan(const dvx_table *t, size_t n_passing, bool is_exact) {
   bool has_bits = !is_exact && n_passing >= t->mirror.n / 8;
-  return DVX_SCAN_COST * (has_bits ? 0.25 * (double)t->mirror.n : 2.0 * (double)n_passing);
+  return DVX_SCAN_COST * (has_bits ? 0.25 * (double)t->mirror.n : 3.0 * (double)n_passing);
 }
 
 /* A hit finds its place among ef others by moving them: for a large ef that is most of the work. */
@@ -327,13 +327,15 @@ static search_plan search_plan_of(const dvx_table *t, const dvx_search_options *
   if (!gr->is_there || gr->hnsw.n_linked == 0 || o->is_exact || o->has_max_distance) return none;
   if (n_passing == 0 || k >= n_live) return none;
   p.n_wanted = ef_for_target ? ef_for_target : (size_t)(o->ef > 0 ? o->ef : t->hnsw_ef_search);
-  if (n_passing < n_live) p.n_wanted += p.n_wanted / 4; /* those that pass are found a little less surely than all are */
+  if (n_passing < n_live)
+    p.n_wanted += p.n_wanted / 4; /* those that pass are found a little less surely than all are */
   if (p.n_wanted < k) p.n_wanted = k;
   p.ef = p.n_wanted;
   p.cost_of_scan = search_cost_of_scan(t, n_passing, false);
   /* Rows that are linked still, but deleted, take places too. */
   double n_linked = (double)gr->hnsw.n_linked;
-  if (n_passing < n_live || n_linked > (double)n_live) p.ef = search_widened(t, p.n_wanted, (double)n_passing / n_linked);
+  if (n_passing < n_live || n_linked > (double)n_live)
+    p.ef = search_widened(t, p.n_wanted, (double)n_passing / n_linked);
   if (p.ef < k) p.ef = k;
   bool is_asked_for = t->config->index == DVX_INDEX_HNSW && n_passing == n_live && gr->n_fresh <= n_live / 8;
   if (is_asked_for || search_cost_of_graph(p.ef, gr->n_fresh) < p.cost_of_scan) return p;
@@ -419,6 +421,44 @@ static size_t search_ef_limit(const dvx_table *t, double cost, size_t n_fresh) {
   return ef < t->graph.hnsw.n_linked ? ef : t->graph.hnsw.n_linked;
 }
 
+/* One search for rows that pass. *n_found of those in the pool do. */
+static int search_pool_watched(search_run *s, const dv_code_query *cq, const dv_hnsw_space *space, size_t ef,
+                               search_watch *w, size_t *n_found) {
+  dvx_graph *gr = &s->t->graph;
+  dv_hnsw_watch watch = {w->n_wanted, search_goes_on, w};
+  dv_status status = dv_hnsw_search_watched(&gr->hnsw, space, cq, ef, &watch, &gr->scratch);
+  *n_found = 0;
+  w->is_hopeless = w->is_hopeless || (status != DV_OK && gr->is_damaged);
+  if (w->is_hopeless) return SQLITE_OK;
+  if (status == DV_OK) *n_found = search_count_hits(w->mask, gr->scratch.pool, gr->scratch.n_pool);
+  return search_status(s->t, status, gr->rc);
+}
+
+/* ... and once more with the ef that it showed to be needed, if that is still cheaper than a scan. */
+static int search_pool_passing(search_run *s, const dv_code_query *cq, const uint64_t *mask, const search_plan *p,
+                               const dv_hnsw_space *space, bool *is_found) {
+  dvx_table *t = s->t;
+  dvx_graph *gr = &t->graph;
+  search_watch w = {.mask = mask, .n_wanted = p->n_wanted};
+  size_t ef = p->ef + p->ef / 4, n_found; /* an even spread is not quite even */
+  /* The last of the k must not be among the last of all that were found, where some are missed. */
+  size_t n_enough = s->out->k < p->n_wanted / 3 ? 3 * s->out->k : p->n_wanted;
+  w.ef_limit = search_ef_limit(t, SEARCH_PATIENCE * p->cost_of_scan, gr->n_fresh);
+  if (w.ef_limit < ef) w.ef_limit = ef;
+  for (int attempt = 0; attempt < 2; attempt++) {
+    int rc = search_pool_watched(s, cq, space, ef, &w, &n_found);
+    if (rc != SQLITE_OK) return rc;
+    if (w.is_hopeless) return SQLITE_OK;
+    *is_found = w.is_enough || n_found >= n_enough;
+    if (*is_found || n_found == 0) return SQLITE_OK;
+    size_t wider = search_widened(t, p->n_wanted, (double)n_found / (double)gr->scratch.n_pool);
+    wider += wider / 4;
+    if (wider <= ef || search_cost_of_graph(wider, gr->n_fresh) > p->cost_of_scan) return SQLITE_OK;
+    ef = wider;
+  }
+  return SQLITE_OK;
+}
+
 /* Fills the pool. *is_found is false when the graph cannot tell, or not sooner than a scan. */
 static int search_pool(search_run *s, const dv_code_query *cq, const uint64_t *mask, size_t n_passing,
                        const search_plan *p, bool *is_found) {
@@ -426,29 +466,13 @@ static int search_pool(search_run *s, const dv_code_query *cq, const uint64_t *m
   dvx_graph *gr = &t->graph;
   dv_hnsw_space space;
   dv_hnsw_pager pager;
-  dvx_graph_space(t, &space, &pager);
-  search_watch watch = {.mask = mask, .n_wanted = p->n_wanted};
-  dv_hnsw_watch watched = {p->n_wanted, search_goes_on, &watch};
-  bool is_watched = mask && n_passing < (size_t)t->rows.n_live;
-  size_t ef = p->ef;
-  if (is_watched) {
-    watch.ef_limit = search_ef_limit(t, SEARCH_PATIENCE * p->cost_of_scan, gr->n_fresh);
-    if (watch.ef_limit < ef) watch.ef_limit = ef;
-    ef += ef / 4; /* an even spread is not quite even */
-  }
   *is_found = false;
-  dv_status status = dv_hnsw_search_watched(&gr->hnsw, &space, cq, ef, is_watched ? &watched : NULL, &gr->scratch);
+  dvx_graph_space(t, &space, &pager);
+  if (mask && n_passing < (size_t)t->rows.n_live) return search_pool_passing(s, cq, mask, p, &space, is_found);
+  dv_status status = dv_hnsw_search(&gr->hnsw, &space, cq, p->ef, &gr->scratch);
+  *is_found = status == DV_OK;
   if (status != DV_OK && gr->is_damaged) return SQLITE_OK;
-  int rc = search_status(t, status, gr->rc);
-  if (rc != SQLITE_OK || !is_watched) {
-    *is_found = rc == SQLITE_OK;
-    return rc;
-  }
-  /* The last of the k must not be among the last of all that were found, where some are missed. */
-  size_t n_found = search_count_hits(mask, gr->scratch.pool, gr->scratch.n_pool);
-  size_t n_enough = s->out->k < p->n_wanted / 3 ? 3 * s->out->k : p->n_wanted;
-  *is_found = watch.is_enough || (!watch.is_hopeless && n_found >= n_enough);
-  return SQLITE_OK;
+  return search_status(t, status, gr->rc);
 }
 
 /* *is_done is false when a scan has to answer. */

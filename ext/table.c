@@ -716,8 +716,8 @@ size_t dvx_table_memory(const dvx_table *t) {
   size_t bits = 8 * dv_bit_words(t->config->dimensions) + sizeof(dv_bit_row);
   size_t row = dv_code_stride(t->config->dimensions) + sizeof(dv_code_row) + (m->bits ? bits : 0);
   size_t n = sizeof *t + t->vectors.n_bytes + t->rows.capacity * 16 + t->ids.n_slots * sizeof(dvx_id_entry) +
-             t->ids.n_by_vid * 4 + t->ids.texts.capacity + m->capacity * row + dvx_graph_memory(t) + dvx_columns_memory(t) +
-             t->overlay.arena.capacity + t->overlay.pending_capacity * sizeof(dvx_pending);
+             t->ids.n_by_vid * 4 + t->ids.texts.capacity + m->capacity * row + dvx_graph_memory(t) +
+             dvx_columns_memory(t) + t->overlay.arena.capacity + t->overlay.pending_capacity * sizeof(dvx_pending);
   for (size_t i = 0; i < DVX_PACK_SLOTS; i++) n += t->log.slots[i].capacity;
   return n;
 }

@@ -11,7 +11,7 @@
  *     --libraries DIR  where peers.sh installed sqlite-vec              default: <cache directory>/peers
  *     --scratch DIR  where the databases go                             default: $TMPDIR or /tmp
  *     --no-peer      without sqlite-vec
- *     --cpu          counts the time that the process has had, not the time that passed: for a machine that is busy
+ *     --clock cpu    the time that the process has had, not the time that passed: for a machine that is busy
  *
  * One database, three connections, each with the extension in another build: as it is, with scans that cost nothing
  * (DVX_SCAN_COST=0: it always scans the rows that pass), and with scans that are never worth it (1e6: it always asks
@@ -292,10 +292,11 @@ static void make_peer(void) {
     c->db = NULL;
     return;
   }
-  snprintf(sql, sizeof sql,
-           "CREATE VIRTUAL TABLE docs USING vec0(id INTEGER PRIMARY KEY, v FLOAT[%zu] distance_metric=cosine, i INTEGER,"
-           " r FLOAT, t TEXT, path TEXT, p INTEGER PARTITION KEY, nearness FLOAT)",
-           n_dimensions);
+  snprintf(
+      sql, sizeof sql,
+      "CREATE VIRTUAL TABLE docs USING vec0(id INTEGER PRIMARY KEY, v FLOAT[%zu] distance_metric=cosine, i INTEGER,"
+      " r FLOAT, t TEXT, path TEXT, p INTEGER PARTITION KEY, nearness FLOAT)",
+      n_dimensions);
   run(c->db, sql);
   insert_rows(c->db);
 }
@@ -449,8 +450,9 @@ static void remove_scratch(void) {
 }
 
 static void usage(void) {
-  fprintf(stderr, "usage: bench_filter [--set NAME] [--rows N] [--queries N] [--rounds N] [--data DIR] [--libraries DIR]"
-                  " [--scratch DIR] [--no-peer] [--cpu] [delta_vectors.so]\n");
+  fprintf(stderr,
+          "usage: bench_filter [--set NAME] [--rows N] [--queries N] [--rounds N] [--data DIR] [--libraries DIR]"
+          " [--scratch DIR] [--no-peer] [--clock cpu] [delta_vectors.so]\n");
   exit(2);
 }
 
@@ -461,12 +463,12 @@ int main(int argc, char **argv) {
   for (int i = 1; i < argc; i++) {
     if (strcmp(argv[i], "--no-peer") == 0)
       has_peer = false;
-    else if (strcmp(argv[i], "--cpu") == 0)
-      clock_used = CLOCK_THREAD_CPUTIME_ID;
     else if (argv[i][0] != '-')
       snprintf(extension, sizeof extension, "%s%s", strchr(argv[i], '/') ? "" : "./", argv[i]);
     else if (i + 1 == argc)
       usage();
+    else if (strcmp(argv[i], "--clock") == 0)
+      clock_used = strcmp(argv[++i], "cpu") == 0 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
     else if (strcmp(argv[i], "--set") == 0)
       snprintf(set_name, sizeof set_name, "%s", argv[++i]);
     else if (strcmp(argv[i], "--rows") == 0)

@@ -13,11 +13,43 @@ enum { N_ROWS = 60 };
 static const char *const columns[] = {"i", "r", "s", "b", "p", "q", "id"};
 enum { N_COLUMNS = sizeof columns / sizeof columns[0] };
 
-static const char *const literals[] = {
-    "NULL", "0", "1", "-1", "3", "-0.0", "0.5", "2.5", "3.0", "-3.5", "9007199254740992", "9007199254740993",
-    "-9007199254740993", "9007199254740992.0", "9007199254740994.0", "9223372036854775807", "-9223372036854775807 - 1",
-    "9223372036854775808.0", "-9223372036854775808.0", "-9.4e18", "1e300", "9e999", "-9e999", "1e-310", "''", "'3'",
-    "'3.0'", "' 3 '", "'abc'", "'ABC'", "'abd '", "'abc '", "'r\xc3\xa9'", "x''", "x'616263'", "x'00'", "'it''s'"};
+static const char *const literals[] = {"NULL",
+                                       "0",
+                                       "1",
+                                       "-1",
+                                       "3",
+                                       "-0.0",
+                                       "0.5",
+                                       "2.5",
+                                       "3.0",
+                                       "-3.5",
+                                       "9007199254740992",
+                                       "9007199254740993",
+                                       "-9007199254740993",
+                                       "9007199254740992.0",
+                                       "9007199254740994.0",
+                                       "9223372036854775807",
+                                       "-9223372036854775807 - 1",
+                                       "9223372036854775808.0",
+                                       "-9223372036854775808.0",
+                                       "-9.4e18",
+                                       "1e300",
+                                       "9e999",
+                                       "-9e999",
+                                       "1e-310",
+                                       "''",
+                                       "'3'",
+                                       "'3.0'",
+                                       "' 3 '",
+                                       "'abc'",
+                                       "'ABC'",
+                                       "'abd '",
+                                       "'abc '",
+                                       "'r\xc3\xa9'",
+                                       "x''",
+                                       "x'616263'",
+                                       "x'00'",
+                                       "'it''s'"};
 enum { N_LITERALS = sizeof literals / sizeof literals[0] };
 
 static const char *const comparisons[] = {"=", "<>", "<", "<=", ">", ">=", "IS", "IS NOT", "LIKE", "GLOB"};
@@ -94,8 +126,8 @@ static void add_row(sqlite3 *db, int id, bool is_first) {
   if (is_first) snprintf(time, sizeof time, "%lld", (long long)++clock_ms);
   sql_run(db, "INSERT OR REPLACE INTO plain(id, " COLUMNS ") VALUES(%d, %s, %s, %s, %s, %s, %s)", id, values[0],
           values[1], values[2], values[3], values[4], values[5]);
-  sql_run(db, "INSERT OR REPLACE INTO docs(id, v, as_of, " COLUMNS ") VALUES(%d, '[%d]', %s, %s, %s, %s, %s, %s, %s)", id,
-          id, time, values[0], values[1], values[2], values[3], values[4], values[5]);
+  sql_run(db, "INSERT OR REPLACE INTO docs(id, v, as_of, " COLUMNS ") VALUES(%d, '[%d]', %s, %s, %s, %s, %s, %s, %s)",
+          id, id, time, values[0], values[1], values[2], values[3], values[4], values[5]);
 }
 
 static void fill(sqlite3 *db) {
@@ -305,11 +337,14 @@ START_TEST(filter_is_known_until_metadata_change) {
     agrees(a, "i > 0 AND s = 'abc'");
     sql_run(a, "UPDATE docs SET v = '[5]' WHERE id = 5");
     agrees(a, "i > 0 AND s = 'abc'");
-    sql_run(i % 2 ? a : b, "UPDATE docs SET i = %d, s = 'abc' WHERE id = %d; UPDATE plain SET i = %d, s = 'abc' WHERE id = %d",
-            i, 10 + i, i, 10 + i);
+    sql_run(i % 2 ? a : b,
+            "UPDATE docs SET i = %d, s = 'abc' WHERE id = %d; UPDATE plain SET i = %d, s = 'abc' WHERE id = %d", i,
+            10 + i, i, 10 + i);
     agrees(a, "i > 0 AND s = 'abc'");
-    sql_run(a, "UPDATE docs SET i = NULL, r = NULL, s = NULL, b = NULL, p = NULL, q = NULL WHERE id = %d;"
-               "UPDATE plain SET i = NULL, r = NULL, s = NULL, b = NULL, p = NULL, q = NULL WHERE id = %d", 20 + i, 20 + i);
+    sql_run(a,
+            "UPDATE docs SET i = NULL, r = NULL, s = NULL, b = NULL, p = NULL, q = NULL WHERE id = %d;"
+            "UPDATE plain SET i = NULL, r = NULL, s = NULL, b = NULL, p = NULL, q = NULL WHERE id = %d",
+            20 + i, 20 + i);
     agrees(b, "i IS NULL");
     agrees(b, "s IS NULL");
     agrees(a, "i > 0 AND s = 'abc'");
@@ -355,8 +390,9 @@ END_TEST
 
 /* Lines that somebody has edited: the column is left to SQL, and the others are not. */
 START_TEST(values_of_other_types_in_a_damaged_file_are_put_to_sql) {
-  static const char *const damages[] = {"c1 = 'abc' WHERE vid = 3",  "c1 = 2.5 WHERE vid = 4", "c2 = 'abc' WHERE vid = 5",
-                                        "c3 = x'616263' WHERE vid = 6", "c4 = 'abc' WHERE vid = 7", "c5 = 'abc' WHERE vid = 8",
+  static const char *const damages[] = {"c1 = 'abc' WHERE vid = 3", "c1 = 2.5 WHERE vid = 4",
+                                        "c2 = 'abc' WHERE vid = 5", "c3 = x'616263' WHERE vid = 6",
+                                        "c4 = 'abc' WHERE vid = 7", "c5 = 'abc' WHERE vid = 8",
                                         "c6 = x'00' WHERE vid = 9"};
   char condition[200];
   fill(a);
