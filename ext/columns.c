@@ -12,9 +12,9 @@
  *   lists     of a partition key: the rows that have a value, linked both ways through two arrays, so that a search of
  *             one partition does not look at the rows of others
  *
- * What is here is a function of the committed rows. %_row can hold more than those, when a transaction has written early
- * or a COMMIT was refused: rows with such changes are not read until the transaction has ended, and count as marked
- * until then. Filters do not look at them here, but at what is pending.
+ * What is here is a function of the committed rows: but for rows with uncommitted metadata, when a transaction has
+ * written those to %_row early, or a COMMIT was refused. Filters do not look for them here but at what is pending; and
+ * whatever becomes of the transaction marks them (dvx_columns_row_changed in txn.c).
  *
  * A column is unfit, and conditions on it are put to SQL, when it is JSON, when its lines hold what its type does not
  * allow (a damaged file), or when its distinct values are more text than DVX_COLUMN_BYTES.
@@ -338,36 +338,13 @@ static int columns_read(columns_reader *r, size_t first, size_t end) {
 
 /* ---- staying current --------------------------------------------------------------------------------------------- */
 
-static void columns_mark(dvx_columns *c, size_t i) {
-  if (columns_bit(c->marked, i)) return;
-  columns_put_bit(c->marked, i, true);
-  c->n_marked++;
-}
-
 void dvx_columns_row_changed(dvx_table *t, uint32_t vid) {
   dvx_columns *c = &t->columns;
   if (vid == 0 || vid > c->n) return; /* a row that is not here will be read when it is */
   c->n_changes++;
-  columns_mark(c, vid - 1);
-}
-
-/* Does %_row hold uncommitted metadata of the row? */
-static bool columns_is_ahead(const dvx_table *t, size_t i) {
-  const dvx_touched *p = t->overlay.n_written ? dvx_txn_touched(t, (uint32_t)i + 1) : NULL;
-  return p && p->last;
-}
-
-/* Of the rows just read, those for which %_row is ahead. */
-static void columns_mark_ahead(dvx_table *t) {
-  const dvx_overlay *o = &t->overlay;
-  for (size_t i = 0; o->n_written && o->n_touched && i < o->n_touched_slots; i++) {
-    const dvx_touched *p = &o->touched[i];
-    if (p->vid && p->last && p->vid <= t->columns.n) columns_mark(&t->columns, p->vid - 1);
-  }
-}
-
-static bool columns_is_due(const dvx_table *t, size_t i) {
-  return columns_bit(t->columns.marked, i) && !columns_is_ahead(t, i);
+  if (columns_bit(c->marked, vid - 1)) return;
+  columns_put_bit(c->marked, vid - 1, true);
+  c->n_marked++;
 }
 
 /* Reads marked rows again, in runs. */
@@ -378,12 +355,12 @@ static int columns_read_marked(columns_reader *r) {
       i = (i | 63) + 1;
       continue;
     }
-    if (!columns_is_due(r->t, i)) {
+    if (!columns_bit(c->marked, i)) {
       i++;
       continue;
     }
     size_t end = i + 1;
-    for (size_t ahead = end; ahead < c->n && ahead < end + COLUMNS_RUN_GAP && !columns_is_ahead(r->t, ahead); ahead++) {
+    for (size_t ahead = end; ahead < c->n && ahead < end + COLUMNS_RUN_GAP; ahead++) {
       if (columns_bit(c->marked, ahead)) end = ahead + 1;
     }
     int rc = columns_read(r, i, end);
@@ -417,7 +394,6 @@ static int columns_refresh(dvx_table *t, columns_reader *r) {
     rc = columns_read(r, c->n, n);
     if (rc == SQLITE_OK) c->n = n;
     c->n_changes++;
-    columns_mark_ahead(t);
   }
   return rc;
 }
@@ -455,7 +431,6 @@ static int columns_load(dvx_table *t, columns_reader *r) {
   if (rc == SQLITE_OK) {
     c->n = n;
     c->n_changes++;
-    columns_mark_ahead(t);
     return SQLITE_OK;
   }
   for (int j = 0; j < r->n; j++) column_free(&c->arrays[r->columns[j]], DVX_COLUMN_UNREAD);
