@@ -421,7 +421,7 @@ static int table_apply(void *ctx, const dv_record *rec) {
   bool is_deleted = rec->delta.op == DV_OP_DELETE;
   dvx_vectors_apply(t, rec->vid, before, rec);
   dvx_rows_set(t, rec->vid, rec->seq << 16 | (is_deleted ? DVX_WORD_DELETED : 0) | chain, rec->time);
-  if (rec->extra & (DV_RECORD_FIELDS | DV_RECORD_ALL_FIELDS)) dvx_columns_row_changed(t, rec->vid);
+  if (rec->extra & DV_RECORD_FIELDS) dvx_columns_row_changed(t, rec->vid);
   if (before == 0 && t->ids.is_complete) {
     /* A create carries the id: the map of all ids stays complete. */
     dv_reader fields = dv_reader_of(rec->fields, rec->n_fields);
