@@ -414,11 +414,18 @@ START_TEST(values_of_other_types_in_a_damaged_file_are_put_to_sql) {
       agrees(a, condition);
     }
   }
+}
+END_TEST
+
+START_TEST(row_without_a_line_passes_nothing) {
+  fill(a);
   sql_run(a, "DELETE FROM docs_row WHERE vid IN (11, 12); DELETE FROM plain WHERE id IN (11, 12)");
   sql_close(a);
   a = sql_open(sql_path("test.db"));
   agrees(a, "r IS NULL");
+  agrees(a, "i IS NOT 3");
   agrees(a, "p IS NOT 3");
+  agrees(a, "q IS NULL");
 }
 END_TEST
 
@@ -447,6 +454,7 @@ int main(int argc, char **argv) {
   tcase_add_test(cases, values_that_no_row_has_any_more_are_let_go);
   tcase_add_test(cases, past_metadata_are_those_of_then);
   tcase_add_test(cases, values_of_other_types_in_a_damaged_file_are_put_to_sql);
+  tcase_add_test(cases, row_without_a_line_passes_nothing);
   tcase_add_test(cases, memory_of_columns_is_told);
   suite_add_tcase(suite, cases);
   return sql_main(suite, argc, argv);
