@@ -312,13 +312,20 @@ HNSW_INLINE void hnsw_prefetch_list(const dv_hnsw *g, uint32_t row, uint32_t lev
 
 /* From what the pool holds (all visited, all fresh) to the ef nearest that links lead to. */
 static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint32_t level, size_t ef,
-                                   dv_hnsw_scratch *s) {
+                                   const dv_hnsw_watch *watch, dv_hnsw_scratch *s) {
   const size_t room = hnsw_room(g, level);
-  size_t at = 0;
+  size_t at = 0, n_watched = watch ? watch->first : SIZE_MAX;
   while (at < s->n_pool) {
     if ((s->pool[at].row & HNSW_FRESH) == 0) {
       at++;
       continue;
+    }
+    if (at >= n_watched) {
+      if (!watch->goes_on(watch->ctx, s->pool, at)) {
+        s->n_pool = at;
+        return DV_OK;
+      }
+      n_watched = at + at / 4 + 1;
     }
     uint32_t *rows = s->rows;
     size_t n = 0;
@@ -402,6 +409,11 @@ static void hnsw_pool_restart(const dv_hnsw *g, dv_hnsw_scratch *s) {
 
 dv_status dv_hnsw_search(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t ef,
                          dv_hnsw_scratch *s) {
+  return dv_hnsw_search_watched(g, space, q, ef, NULL, s);
+}
+
+dv_status dv_hnsw_search_watched(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t ef,
+                                 const dv_hnsw_watch *watch, dv_hnsw_scratch *s) {
   s->n_pool = s->n_distances = s->n_hops = 0;
   dv_status st = hnsw_scratch_reserve(s, g, ef);
   if (st != DV_OK || g->entry == DV_HNSW_NONE || ef == 0) return st;
@@ -410,7 +422,7 @@ dv_status dv_hnsw_search(const dv_hnsw *g, const dv_hnsw_space *space, const dv_
   if (st != DV_OK) return st;
   s->n_pool = 1;
   hnsw_pool_restart(g, s);
-  return hnsw_search_level(g, &t, 0, ef, s); /* every hit has been expanded: no top bit is left */
+  return hnsw_search_level(g, &t, 0, ef, watch, s); /* every hit has been expanded: no top bit is left */
 }
 
 /* ---- choosing links ---------------------------------------------------------------------------------------------- */
@@ -631,7 +643,7 @@ static dv_status hnsw_plan_levels(const hnsw_batch *b, size_t i, dv_hnsw_scratch
     if (g->entry != DV_HNSW_NONE && level <= g->top) {
       if (s->n_pool == 0) s->pool[s->n_pool++] = start;
       hnsw_pool_restart(g, s);
-      st = hnsw_search_level(g, &t, level, b->ef, s);
+      st = hnsw_search_level(g, &t, level, b->ef, NULL, s);
       if (st != DV_OK) return st;
     }
     hnsw_pool_batch(b, &t, i, level, s);
@@ -923,7 +935,7 @@ static dv_status hnsw_count_found(const dv_hnsw *g, const hnsw_target *t, uint32
   s->n_pool = 1;
   hnsw_pool_restart(g, s);
   (void)hnsw_visit(s, row);
-  st = hnsw_search_level(g, t, 0, ef, s);
+  st = hnsw_search_level(g, t, 0, ef, NULL, s);
   return st == DV_OK ? hnsw_count_near(t, row, farthest, s, n_found) : st;
 }
 

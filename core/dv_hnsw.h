@@ -117,6 +117,19 @@ bool dv_hnsw_is_linked(const dv_hnsw *g, uint32_t row);
 dv_status dv_hnsw_search(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t ef,
                          dv_hnsw_scratch *s);
 
+/* Looks on at a search whose result is only partly wanted: goes_on(ctx, pool, n) is called now and then, from
+ * n = `first` on, when links have led to nothing nearer than the n nearest so far. false ends the search, with those n
+ * in the pool. The top bit of a row means nothing to it. */
+typedef struct dv_hnsw_watch {
+  size_t first;
+  bool (*goes_on)(void *ctx, const dv_hnsw_hit *pool, size_t n);
+  void *ctx;
+} dv_hnsw_watch;
+
+/* As dv_hnsw_search, watched; NULL: not. */
+dv_status dv_hnsw_search_watched(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t ef,
+                                 const dv_hnsw_watch *watch, dv_hnsw_scratch *s);
+
 /* Threads for dv_hnsw_link: run() calls task(arg, i, worker) for every i < n and returns when all are done; worker is
  * below n_workers, and no two tasks at a time have the same. */
 typedef struct dv_hnsw_runner {

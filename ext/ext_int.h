@@ -409,6 +409,105 @@ void dvx_ids_remove(dvx_ids *ids, uint32_t vid);
 void dvx_ids_clear(dvx_ids *ids);
 
 /* ================================================================================================================
+ * columns.c: metadata columns as arrays by row, for filters
+ */
+
+#define DVX_MAX_COLUMNS 64 /* as config.c allows */
+
+typedef enum dvx_column_state {
+  DVX_COLUMN_UNREAD,
+  DVX_COLUMN_READY,
+  DVX_COLUMN_UNFIT /* cannot be held: conditions on it are put to SQL */
+} dvx_column_state;
+
+/* One of a column's distinct values. */
+typedef struct dvx_distinct {
+  uint64_t hash;
+  union {
+    int64_t key; /* of a number */
+    size_t offset; /* of a text or blob, in the column's bytes */
+  } place;
+  uint32_t n_bytes;
+  uint32_t n_rows; /* partition keys: that have it, ... */
+  uint32_t first; /* ... and 1 + the first of them; 0: none */
+} dvx_distinct;
+
+/* Row index = vid - 1. */
+typedef struct dvx_column_array {
+  dvx_column_state state;
+  dv_value_type type; /* of every value but NULL */
+  bool is_coded; /* codes instead of numbers */
+  bool is_listed; /* a partition key: its rows are linked */
+  int64_t *keys; /* numbers, as integers of the same order: see dvx_columns_real_key */
+  uint64_t *is_there; /* bitmap: the number is not NULL */
+  uint32_t *codes; /* index of distinct; 0: NULL */
+  uint32_t *next; /* 1 + row; 0: none */
+  uint32_t *previous;
+  dvx_distinct *distinct; /* from 1 on */
+  uint32_t n_distinct;
+  size_t distinct_capacity;
+  uint32_t *slots; /* hash of codes: open addressing, power of two; 0: free */
+  size_t n_slots;
+  dv_buf bytes;
+} dvx_column_array;
+
+/* Rows that pass some conditions, for who asks with the same ones again. */
+typedef struct dvx_known_filter {
+  uint8_t *key; /* the conditions, written out; NULL: free */
+  size_t n_key;
+  uint64_t *bits; /* behind the key, in the same memory */
+  size_t n_words;
+  uint64_t n_changes; /* of the columns when they were found */
+  uint64_t used;
+} dvx_known_filter;
+
+#define DVX_KNOWN_FILTERS 4u
+
+typedef struct dvx_columns {
+  dvx_column_array *arrays; /* of all columns; NULL before the first filter */
+  size_t n; /* rows covered: rows behind are read when the columns are next used */
+  size_t capacity;
+  uint64_t *has_line; /* bitmap: %_row has a line for the row */
+  uint64_t *marked; /* bitmap: to be read again before use */
+  size_t n_marked;
+  uint64_t n_changes; /* how often anything here became another */
+  dvx_known_filter known[DVX_KNOWN_FILTERS];
+  uint64_t clock; /* for the least recently used of them */
+} dvx_columns;
+
+/* Brings those that are in memory, and the wanted ones, up to the committed rows. Inside begin_read. */
+int dvx_columns_ready(dvx_table *t, const int *wanted, int n_wanted);
+/* A commit set metadata of the row, or its uncommitted ones are gone. Cannot fail. */
+void dvx_columns_row_changed(dvx_table *t, uint32_t vid);
+void dvx_columns_free(dvx_table *t);
+size_t dvx_columns_memory(const dvx_table *t);
+
+int64_t dvx_columns_real_key(double real);
+/* Code of a text or blob, of the column's type, or of a number's key, as an integer; 0: no row has it. */
+uint32_t dvx_columns_code(const dvx_column_array *a, const dv_value *v);
+/* The value of a code, in the same terms. Borrowed. */
+void dvx_columns_distinct(const dvx_column_array *a, uint32_t code, dv_value *out);
+
+/* Which numbers, by key, and whether NULL, pass. */
+typedef struct dvx_number_test {
+  bool is_none; /* no number does; NULL may */
+  bool keeps_null;
+  bool is_outside; /* those that are not in ... */
+  int64_t low; /* ... low .. low + span; or, with a list, those in it */
+  uint64_t span;
+  int64_t *list; /* rising; NULL: none */
+  size_t n_list;
+} dvx_number_test;
+bool dvx_columns_passes(const dvx_number_test *test, int64_t key);
+
+/* Each takes from the bitmap of n rows those that do not pass. Words of it that are zero cost nothing. */
+void dvx_columns_keep_numbers(const dvx_column_array *a, size_t n, const dvx_number_test *test, uint64_t *bits);
+void dvx_columns_keep_code(const dvx_column_array *a, size_t n, uint32_t code, uint64_t *bits);
+void dvx_columns_keep_codes(const dvx_column_array *a, size_t n, const uint8_t *passes, uint64_t *bits); /* by code */
+/* Adds the rows of a value of a partition key. */
+void dvx_columns_add_list(const dvx_column_array *a, uint32_t code, uint64_t *bits);
+
+/* ================================================================================================================
  * table.c: state per (connection, schema, table): rows, pending deltas, folding
  */
 
@@ -625,6 +724,7 @@ struct dvx_table {
   dvx_overlay overlay;
   dvx_mirror mirror;
   dvx_graph graph;
+  dvx_columns columns;
   dvx_past *past;
   float *fold_vector; /* scratch: dimensions floats each */
   float *next_vector;
@@ -927,6 +1027,7 @@ typedef struct dvx_condition {
  * With has_as_of the rows' metadata of that time count. *out is to be freed with sqlite3_free. */
 int dvx_filter_rows(dvx_table *t, const dvx_condition *conditions, int n_conditions, bool has_as_of, int64_t as_of,
                     uint64_t **out);
+void dvx_filter_forget(dvx_table *t); /* drops known filters */
 
 /* search.c */
 /* Rows whose last change is later than `time`: only these can differ from their state at that time. Appended to *vids

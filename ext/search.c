@@ -14,6 +14,10 @@
 
 #define SEARCH_APPROXIMATE_RECALL 0.999
 #define SEARCH_PART_ROWS ((size_t)8192)
+/* Where a scan costs so many times as much as a look at the graph, it is worth looking whether the graph will do. */
+#define SEARCH_PROBE 4.0
+/* How far what is found near a query may be from what was expected before a search of the graph is given up. */
+#define SEARCH_PATIENCE 1.5
 
 /* What the rows that changed after `as_of` were then. Right for every time in as_of .. until-1. */
 struct dvx_past {
@@ -306,16 +310,18 @@ static int search_scan_in_parts(search_run *s, dv_code_query *cq, const uint64_t
 
 /* ---- the graph --------------------------------------------------------------------------------------------------- */
 
-/* What a search costs, in distances of codes read in their order: see docs/performance.md for where these come from. */
+/* What a search costs, in distances of codes read in their order; measured by bench_filter. Codes of scattered rows
+ * take two to four times as long as those in order: the more rows, the more of it is waiting for memory. */
 static double search_cost_of_scan(const dvx_table *t, size_t n_passing, bool is_exact) {
   if (t->config->metric == DV_L1) return DVX_SCAN_COST * 8.0 * (double)n_passing; /* of vectors */
   bool has_bits = !is_exact && n_passing >= t->mirror.n / 8;
-  return DVX_SCAN_COST * (has_bits ? 0.25 * (double)t->mirror.n : 2.0 * (double)n_passing);
+  return DVX_SCAN_COST * (has_bits ? 0.25 * (double)t->mirror.n : 3.0 * (double)n_passing);
 }
 
+/* A hit finds its place among ef others by moving them: for a large ef that is most of the work. */
 static double search_cost_of_graph(const dvx_table *t, size_t ef, size_t n_fresh) {
-  double vectors = t->config->metric == DV_L1 ? 16.0 * (double)ef : 0.0;
-  return 5.0 * (200.0 + 12.0 * (double)ef) + 2.0 * (double)n_fresh + vectors;
+  double n = (double)ef, vectors = t->config->metric == DV_L1 ? 16.0 * n : 0.0;
+  return 5.0 * (200.0 + 12.0 * n) + 0.015 * n * n + 2.0 * (double)n_fresh + vectors;
 }
 
 static size_t search_count(const uint64_t *bits, size_t n_words) {
@@ -335,26 +341,48 @@ static double search_target(const dvx_table *t, const dvx_search_options *o) {
   return o->ef > 0 ? 0 : t->config->recall_target;
 }
 
-/* Candidates for how many rows are looked for: so that as many pass the mask. 0: a scan is better. */
-static size_t search_ef(const dvx_table *t, const dvx_search_options *o, size_t ef_for_target, size_t n_passing) {
+/* How the graph is asked. */
+typedef struct search_plan {
+  size_t n_wanted; /* so many of the rows found must pass; 0: a scan is better */
+  size_t ef; /* what finds that many, if those that pass are spread evenly */
+  double cost_of_scan;
+} search_plan;
+
+/* ef for n_wanted rows of which `share` pass, within what there is. */
+static size_t search_widened(const dvx_table *t, size_t n_wanted, double share) {
+  double n_linked = (double)t->graph.hnsw.n_linked, ef = (double)n_wanted / share;
+  return ef < n_linked ? (size_t)ef : t->graph.hnsw.n_linked;
+}
+
+static search_plan search_plan_of(const dvx_table *t, const dvx_search_options *o, size_t ef_for_target,
+                                  size_t n_passing) {
   const dvx_graph *gr = &t->graph;
   size_t n_live = (size_t)t->rows.n_live, k = o->k;
-  if (!gr->is_there || gr->hnsw.n_linked == 0 || o->is_exact || o->has_max_distance) return 0;
-  if (n_passing == 0 || k >= n_live) return 0;
-  size_t ef = ef_for_target ? ef_for_target : (size_t)(o->ef > 0 ? o->ef : t->hnsw_ef_search);
-  if (ef < k) ef = k;
+  search_plan none = {0}, p = {0};
+  if (!gr->is_there || gr->hnsw.n_linked == 0 || o->is_exact || o->has_max_distance) return none;
+  if (n_passing == 0 || k >= n_live) return none;
+  p.n_wanted = ef_for_target ? ef_for_target : (size_t)(o->ef > 0 ? o->ef : t->hnsw_ef_search);
+  if (n_passing < n_live)
+    p.n_wanted += p.n_wanted / 4; /* those that pass are found a little less surely than all are */
+  if (p.n_wanted < k) p.n_wanted = k;
+  p.ef = p.n_wanted;
+  p.cost_of_scan = search_cost_of_scan(t, n_passing, false);
   /* Rows that are linked still, but deleted, take places too. */
-  double n_linked = (double)gr->hnsw.n_linked, wanted = (double)ef * n_linked / (double)n_passing;
-  if (n_passing < n_live || n_linked > (double)n_live) ef = wanted < n_linked ? (size_t)wanted : gr->hnsw.n_linked;
-  if (ef < k) ef = k;
+  double n_linked = (double)gr->hnsw.n_linked;
+  if (n_passing < n_live || n_linked > (double)n_live)
+    p.ef = search_widened(t, p.n_wanted, (double)n_passing / n_linked);
+  if (p.ef < k) p.ef = k;
   bool is_asked_for = t->config->index == DVX_INDEX_HNSW && n_passing == n_live && gr->n_fresh <= n_live / 8;
-  double scan = search_cost_of_scan(t, n_passing, false);
-  return is_asked_for || search_cost_of_graph(t, ef, gr->n_fresh) < scan ? ef : 0;
+  if (is_asked_for || search_cost_of_graph(t, p.ef, gr->n_fresh) < p.cost_of_scan) return p;
+  /* Rows that pass may lie where the query does: finding that out must cost little beside the scan. */
+  if (n_passing == n_live || SEARCH_PROBE * search_cost_of_graph(t, p.n_wanted, gr->n_fresh) > p.cost_of_scan) return none;
+  p.ef = 4 * p.n_wanted;
+  return p;
 }
 
 bool dvx_search_uses_graph(const dvx_table *t) {
   dvx_search_options plain = {.k = 10};
-  return search_ef(t, &plain, 0, (size_t)t->rows.n_live) > 0;
+  return search_plan_of(t, &plain, 0, (size_t)t->rows.n_live).n_wanted > 0;
 }
 
 /* The rows to be measured: what the graph finds and all that are fresh, as far as the mask has them. */
@@ -394,20 +422,103 @@ static int search_list(search_run *s, const uint64_t *mask, size_t *n) {
   return SQLITE_OK;
 }
 
-/* *is_done is false when the graph cannot tell, and a scan has to. */
-static int search_graph(search_run *s, dv_code_query *cq, const uint64_t *mask, size_t n_passing, size_t ef,
-                        bool *is_done) {
+/* A search of the graph for rows that pass a mask. They may lie where the query is, or far from it: what is found near
+ * it tells. */
+typedef struct search_watch {
+  const uint64_t *mask;
+  size_t n_wanted;
+  size_t ef_limit; /* if it would take more, a scan is better */
+  bool is_enough;
+  bool is_hopeless;
+} search_watch;
+
+static size_t search_count_hits(const uint64_t *mask, const dv_hnsw_hit *pool, size_t n) {
+  size_t n_passing = 0;
+  for (size_t i = 0; i < n; i++) n_passing += search_bit(mask, pool[i].row & (DV_HNSW_MAX_ROWS - 1));
+  return n_passing;
+}
+
+static bool search_goes_on(void *ctx, const dv_hnsw_hit *pool, size_t n) {
+  search_watch *w = ctx;
+  size_t n_found = search_count_hits(w->mask, pool, n);
+  w->is_enough = n_found >= w->n_wanted;
+  w->is_hopeless = !w->is_enough && (double)w->n_wanted * (double)n > (double)w->ef_limit * (double)n_found;
+  return !w->is_enough && !w->is_hopeless;
+}
+
+/* The ef up to which the graph is cheaper than this. */
+static size_t search_ef_limit(const dvx_table *t, double cost, size_t n_fresh) {
+  size_t ef = 0;
+  for (size_t step = (size_t)1 << 20; step > 0; step /= 2) {
+    if (search_cost_of_graph(t, ef + step, n_fresh) < cost) ef += step;
+  }
+  return ef < t->graph.hnsw.n_linked ? ef : t->graph.hnsw.n_linked;
+}
+
+/* One search for rows that pass. *n_found of those in the pool do. */
+static int search_pool_watched(search_run *s, const dv_code_query *cq, const dv_hnsw_space *space, size_t ef,
+                               search_watch *w, size_t *n_found) {
+  dvx_graph *gr = &s->t->graph;
+  dv_hnsw_watch watch = {w->n_wanted, search_goes_on, w};
+  dv_status status = dv_hnsw_search_watched(&gr->hnsw, space, cq, ef, &watch, &gr->scratch);
+  *n_found = 0;
+  w->is_hopeless = w->is_hopeless || (status != DV_OK && gr->is_damaged);
+  if (w->is_hopeless) return SQLITE_OK;
+  if (status == DV_OK) *n_found = search_count_hits(w->mask, gr->scratch.pool, gr->scratch.n_pool);
+  return search_status(s->t, status, gr->rc);
+}
+
+/* ... and once more with the ef that it showed to be needed, if that is still cheaper than a scan. */
+static int search_pool_passing(search_run *s, const dv_code_query *cq, const uint64_t *mask, const search_plan *p,
+                               const dv_hnsw_space *space, bool *is_found) {
+  dvx_table *t = s->t;
+  dvx_graph *gr = &t->graph;
+  search_watch w = {.mask = mask, .n_wanted = p->n_wanted};
+  size_t ef = p->ef + p->ef / 4, n_found; /* an even spread is not quite even */
+  /* The last of the k must not be among the last of all that were found, where some are missed. */
+  size_t n_enough = s->out->k < p->n_wanted / 3 ? 3 * s->out->k : p->n_wanted;
+  w.ef_limit = search_ef_limit(t, SEARCH_PATIENCE * p->cost_of_scan, gr->n_fresh);
+  if (w.ef_limit < ef) w.ef_limit = ef;
+  for (int attempt = 0; attempt < 2; attempt++) {
+    int rc = search_pool_watched(s, cq, space, ef, &w, &n_found);
+    if (rc != SQLITE_OK) return rc;
+    if (w.is_hopeless) return SQLITE_OK;
+    *is_found = w.is_enough || n_found >= n_enough;
+    if (*is_found || n_found == 0) return SQLITE_OK;
+    size_t wider = search_widened(t, p->n_wanted, (double)n_found / (double)gr->scratch.n_pool);
+    wider += wider / 4;
+    if (wider <= ef || search_cost_of_graph(t, wider, gr->n_fresh) > p->cost_of_scan) return SQLITE_OK;
+    ef = wider;
+  }
+  return SQLITE_OK;
+}
+
+/* Fills the pool. *is_found is false when the graph cannot tell, or not sooner than a scan. */
+static int search_pool(search_run *s, const dv_code_query *cq, const uint64_t *mask, size_t n_passing,
+                       const search_plan *p, bool *is_found) {
   dvx_table *t = s->t;
   dvx_graph *gr = &t->graph;
   dv_hnsw_space space;
   dv_hnsw_pager pager;
-  size_t n = 0;
+  *is_found = false;
   dvx_graph_space(t, &space, &pager);
-  dv_status status = dv_hnsw_search(&gr->hnsw, &space, cq, ef, &gr->scratch);
-  *is_done = false;
+  if (mask && n_passing < (size_t)t->rows.n_live) return search_pool_passing(s, cq, mask, p, &space, is_found);
+  dv_status status = dv_hnsw_search(&gr->hnsw, &space, cq, p->ef, &gr->scratch);
+  *is_found = status == DV_OK;
   if (status != DV_OK && gr->is_damaged) return SQLITE_OK;
-  int rc = search_status(t, status, gr->rc);
-  if (rc == SQLITE_OK) rc = search_list(s, mask, &n);
+  return search_status(t, status, gr->rc);
+}
+
+/* *is_done is false when a scan has to answer. */
+static int search_graph(search_run *s, dv_code_query *cq, const uint64_t *mask, size_t n_passing,
+                        const search_plan *p, bool *is_done) {
+  dvx_graph *gr = &s->t->graph;
+  size_t n = 0;
+  bool is_found;
+  *is_done = false;
+  int rc = search_pool(s, cq, mask, n_passing, p, &is_found);
+  if (rc != SQLITE_OK || !is_found) return rc;
+  rc = search_list(s, mask, &n);
   if (rc != SQLITE_OK) return rc;
   size_t n_wanted = s->out->k < n_passing ? s->out->k : n_passing;
   if (n < n_wanted) return SQLITE_OK; /* those that pass lie where the graph did not look */
@@ -430,12 +541,13 @@ static int search_settled(search_run *s) {
     return SQLITE_NOMEM;
   }
   size_t n_passing = owned ? search_count(owned, (t->mirror.n + 63) / 64) : (size_t)t->rows.n_live;
-  size_t ef_for_target = 0, ef = 0;
+  size_t ef_for_target = 0;
+  search_plan plan = {0};
   double target = search_target(t, s->o);
   if (target > 0 && !s->o->is_exact) rc = dvx_graph_ef_for(t, target, s->o->k, &ef_for_target);
   /* A target that no search is known to reach: a scan does. */
-  if (target <= 0 || ef_for_target > 0) ef = search_ef(t, s->o, ef_for_target, n_passing);
-  if (rc == SQLITE_OK && ef > 0) rc = search_graph(s, &cq, mask, n_passing, ef, &is_done);
+  if (target <= 0 || ef_for_target > 0) plan = search_plan_of(t, s->o, ef_for_target, n_passing);
+  if (rc == SQLITE_OK && plan.n_wanted > 0) rc = search_graph(s, &cq, mask, n_passing, &plan, &is_done);
   bool is_of_codes = t->config->metric != DV_L1; /* which has none that would help */
   bool is_in_parts = is_of_codes && !t->mirror.is_whole && (n_passing < t->mirror.n / 8 || !search_all_fit(t));
   if (rc == SQLITE_OK && !is_done && is_in_parts) {

@@ -23,6 +23,7 @@ static void table_free_memory(dvx_table *t) {
   dvx_search_forget(t);
   dvx_graph_free(t);
   dvx_mirror_free(t);
+  dvx_columns_free(t);
   dvx_log_free(t);
   dvx_ids_clear(&t->ids);
   sqlite3_free(t->rows.words);
@@ -428,6 +429,7 @@ static int table_apply(void *ctx, const dv_record *rec) {
   bool is_deleted = rec->delta.op == DV_OP_DELETE;
   dvx_vectors_apply(t, rec->vid, before, rec);
   dvx_rows_set(t, rec->vid, rec->seq << 16 | (is_deleted ? DVX_WORD_DELETED : 0) | chain, rec->time);
+  if (rec->extra & DV_RECORD_FIELDS) dvx_columns_row_changed(t, rec->vid);
   if (before == 0 && t->ids.is_complete) {
     /* A create carries the id: the map of all ids stays complete. */
     dv_reader fields = dv_reader_of(rec->fields, rec->n_fields);
@@ -771,8 +773,9 @@ size_t dvx_table_memory(const dvx_table *t) {
   size_t bits = 8 * dv_bit_words(t->config->dimensions) + sizeof(dv_bit_row);
   size_t row = sizeof(dv_code_row) + (m->bits ? bits : 0);
   size_t n = sizeof *t + t->vectors.n_bytes + t->rows.capacity * 16 + t->ids.n_slots * sizeof(dvx_id_entry) +
-             t->ids.n_by_vid * 4 + t->ids.texts.capacity + m->capacity * row + dvx_pages_bytes(&m->pages) + dvx_graph_memory(t) +
-             t->overlay.arena.capacity + t->overlay.pending_capacity * sizeof(dvx_pending);
+             t->ids.n_by_vid * 4 + t->ids.texts.capacity + m->capacity * row + dvx_pages_bytes(&m->pages) +
+             dvx_graph_memory(t) + dvx_columns_memory(t) + t->overlay.arena.capacity +
+             t->overlay.pending_capacity * sizeof(dvx_pending);
   for (size_t i = 0; i < DVX_PACK_SLOTS; i++) n += t->log.slots[i].capacity;
   return n;
 }

@@ -24,6 +24,8 @@
 #define DVX_MEMORY_UNIT ((size_t)1 << 20)
 /* Past states kept for the next search of the same moment. */
 #define DVX_PAST_BYTES ((size_t)256 << 20)
+/* A column whose distinct values are more text than this is not held in memory for filters. */
+#define DVX_COLUMN_BYTES ((size_t)64 << 20)
 /* After this many look-ups that missed, all ids are loaded, if there are not too many. */
 #define DVX_ID_MISSES 32u
 /* index=auto: so many rows get a graph. Below, a scan is as fast and needs no upkeep. */
@@ -37,8 +39,10 @@
 #define DVX_FRESH_ROWS 256u
 #define DVX_FRESH_MOST 512u
 #define DVX_FRESH_PART 64u
-/* What a scan is taken to cost, as a factor: see search.c. */
+/* What a scan is taken to cost, as a factor: see search.c. A benchmark has it forced to nothing, or to very much. */
+#ifndef DVX_SCAN_COST
 #define DVX_SCAN_COST 1.0
+#endif
 /* Fewer rows than this are coded one by one rather than by reading the whole log. */
 #define DVX_LOAD_ROWS 256u
 
@@ -52,6 +56,7 @@
 #define DVX_MEMORY_LIMIT 1 /* everything is given back at every chance */
 #define DVX_MEMORY_UNIT ((size_t)1)
 #define DVX_PAST_BYTES ((size_t)200)
+#define DVX_COLUMN_BYTES ((size_t)24)
 #define DVX_ID_MISSES 3u
 #define DVX_LOAD_ROWS 2u
 #define DVX_GRAPH_FROM_ROWS 8u

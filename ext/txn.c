@@ -457,6 +457,7 @@ static void txn_cut(dvx_table *t, size_t n) {
     row->last = p->previous;
     if (row->vector_for > n) row->vector_for = 0;
     if (p->vid <= t->rows.n) dvx_mirror_row_changed(t, p->vid); /* the graph left it alone while it was touched */
+    if (p->has_fields) dvx_columns_row_changed(t, p->vid); /* they may have been read from %_row */
     if (p->is_new_row) {
       dvx_ids_remove(&t->ids, p->vid);
       o->last_vid = p->vid - 1;
@@ -623,6 +624,12 @@ static void txn_apply_cached(dvx_table *t, const dvx_touched *p) {
   }
 }
 
+/* Does the pending delta, or one of its row before it, set metadata? `at` is 1 + its index. */
+static bool txn_sets_fields(const dvx_overlay *o, uint32_t at) {
+  while (at && !o->pending[at - 1].has_fields) at = o->pending[at - 1].previous;
+  return at != 0;
+}
+
 void dvx_txn_commit(dvx_table *t) {
   dvx_overlay *o = &t->overlay;
   if (!o->is_open) return;
@@ -641,6 +648,7 @@ void dvx_txn_commit(dvx_table *t) {
       }
       dvx_rows_set(t, p->vid, last->word, last->time);
       if (last->previous) dvx_mirror_code_changed(t, p->vid);
+      if (txn_sets_fields(o, p->last)) dvx_columns_row_changed(t, p->vid);
     }
   }
   if (t->is_loaded) {

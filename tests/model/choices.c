@@ -307,9 +307,14 @@ static model_term random_term(program *p, const model_table *t, bool has_auxilia
   return term;
 }
 
+/* Often one of a few that belong to the program, since a filter that was asked before may be remembered. */
 model_filter random_filter(program *p, const model_table *t, bool has_auxiliary) {
+  bool is_usual = rng_chance(&p->rng, 40);
+  rng saved = p->rng;
+  if (is_usual) p->rng = (rng){mix(p->seed, 1000 + (uint64_t)rng_below(&saved, 3))};
   model_filter f = {.n_terms = rng_chance(&p->rng, 70) ? 1 : 2};
   for (int i = 0; i < f.n_terms; i++) f.terms[i] = random_term(p, t, has_auxiliary);
+  if (is_usual) p->rng = saved;
   return f;
 }
 
