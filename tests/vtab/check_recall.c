@@ -188,14 +188,19 @@ static void report(const data_set *s, int k, const char *what, double target, do
   fflush(stdout);
 }
 
-/* With the search option recall_target. Of k = 1 and 100, too: what the table measures is k = 10. */
-static void check_targets(const data_set *s) {
-  static const int ks[] = {10, 1, 100};
+static void find_truth(const data_set *s) {
   double seconds;
   memset(truth, 0, sizeof truth);
   search_all(MAX_K, "{\"exact\":true}", truth, &seconds);
   report(s, MAX_K, "exact", 1, 1, seconds);
+}
+
+/* With the search option recall_target. Of k = 1 and 100, too: what the table measures is k = 10. */
+static void check_targets(const data_set *s) {
+  static const int ks[] = {10, 1, 100};
+  double seconds;
   for (size_t j = 0; j < sizeof ks / sizeof ks[0]; j++) {
+    if (ks[j] == 100 && n_queries > 200) n_queries = 200; /* they say as much, and take long; the last of ks */
     for (int i = 0; i < N_TARGETS; i++) {
       char options[64];
       snprintf(options, sizeof options, "{\"recall_target\":%g}", targets[i]);
@@ -256,8 +261,9 @@ START_TEST(recall_target_is_held) {
   make_table(s);
   if (is_verbose)
     printf("%-12s %zu rows, %zu queries; loaded and linked in %.0f s\n", s->name, n_rows, n_queries, now() - begin);
-  check_targets(s);
+  find_truth(s);
   check_estimates(s);
+  check_targets(s);
   check_table_option();
   sql_close(db);
   free(rows), free(queries);
