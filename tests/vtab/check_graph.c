@@ -486,6 +486,28 @@ START_TEST(change_that_is_rolled_back_was_never_there) {
 }
 END_TEST
 
+/* A row that was moved and not searched for since, then touched, looked at and rolled back: the graph does not answer for
+ * it, though it was left alone while it was touched. */
+START_TEST(change_before_one_that_is_rolled_back) {
+  float v[N_DIMENSIONS], there[N_DIMENSIONS], elsewhere[N_DIMENSIONS];
+  linked_table(metrics[_i / 2]);
+  make_vector(17, false, v);
+  far_place(3, there), far_place(9, elsewhere);
+  nearest_is(a, v, 17);
+  move_row(a, 17, there);
+  sql_run(a, "BEGIN; SAVEPOINT s");
+  move_row(a, 17, elsewhere);
+  nearest_is(a, elsewhere, 17);
+  sql_run(a, _i % 2 ? "ROLLBACK TO s" : "ROLLBACK");
+  nearest_is(a, there, 17);
+  nearest_is_not(a, elsewhere, 17);
+  nearest_is_not(a, v, 17);
+  if (_i % 2) sql_run(a, "COMMIT");
+  ck_assert_int_eq(n_fresh(a), 1);
+  sql_sound(a);
+}
+END_TEST
+
 /* What was linked inside a transaction is right when it commits, for who did it and for others. */
 START_TEST(linked_in_the_transaction_then_committed) {
   linked_table(metrics[_i / N_CHANGES]);
@@ -1355,6 +1377,22 @@ START_TEST(damage_is_named_and_mended) {
 }
 END_TEST
 
+/* A graph whose stamp or beginning is gone leaves blocks behind. They do not come to life in the next one, not even those
+ * of which no row lives any more. */
+START_TEST(blocks_of_a_lost_graph_stay_out_of_the_next) {
+  make_damage_base(false);
+  int64_t rows = meta(a, "graph_rows");
+  sql_run(a, "DELETE FROM docs WHERE id > %lld AND id <= %lld", (long long)rows, (long long)(2 * rows));
+  sql_run(a, "DELETE FROM docs_meta WHERE key = %Q", _i ? "graph" : "graph_stamp");
+  reopen();
+  optimize(a);
+  reopen();
+  ck_assert_str_eq(status(a, "index"), "hnsw");
+  ck_assert_int_eq(n_fresh(a), 0);
+  sql_sound(a);
+}
+END_TEST
+
 /* Random bytes at random places, a few at a time. */
 START_TEST(random_damage_is_mended) {
   const char *copy = sql_path("copy.db");
@@ -1496,6 +1534,7 @@ int main(int argc, char **argv) {
   tcase_add_loop_test(t, flat_has_no_graph, 0, N_METRICS);
   tcase_add_loop_test(t, change_is_seen_at_once, 0, N_METRICS * N_CHANGES);
   tcase_add_loop_test(t, change_that_is_rolled_back_was_never_there, 0, N_METRICS * N_CHANGES);
+  tcase_add_loop_test(t, change_before_one_that_is_rolled_back, 0, 2 * N_METRICS);
   tcase_add_loop_test(t, linked_in_the_transaction_then_committed, 0, N_METRICS * N_CHANGES);
   tcase_add_loop_test(t, past_moments_are_searched_as_they_were, 0, N_METRICS);
   tcase_add_loop_test(t, fresh_rows_stay_few, 0, 4);
@@ -1503,6 +1542,7 @@ int main(int argc, char **argv) {
   tcase_add_loop_test(t, same_statements_give_the_same_graph, 0, N_METRICS);
   tcase_add_loop_test(t, rebuild_gives_the_same_graph_every_time, 0, N_METRICS);
   tcase_add_loop_test(t, damage_is_named_and_mended, 0, N_DAMAGES);
+  tcase_add_loop_test(t, blocks_of_a_lost_graph_stay_out_of_the_next, 0, 2);
   tcase_add_loop_test(t, random_damage_is_mended, 0, 4);
   tcase_add_loop_test(t, damaged_codes_are_named_and_mended, 0, N_CODE_DAMAGES);
   suite_add_tcase(suite, t);
