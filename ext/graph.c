@@ -302,7 +302,7 @@ static int graph_load(dvx_table *t) {
   g->n_linked = dv_load_u32(b + 20);
   g->entry = dv_load_u32(b + 24);
   g->top = dv_load_u32(b + 28);
-  memset(gr->has_list, 0, n / 64 * 8);
+  memset(gr->has_list, 0, (size_t)n / 64 * 8);
   for (size_t i = n & ~(uint32_t)63; i < n; i++) gr->has_list[i >> 6] &= ~((uint64_t)1 << (i & 63));
   uint64_t n_expected = graph_most_upper(g, n);
   if (n_upper > n_expected || dv_hnsw_reserve_upper(g, n_upper) != DV_OK) {
@@ -826,7 +826,7 @@ int dvx_graph_prepare(dvx_table *t) {
   return rc == SQLITE_OK && is_wanted ? dvx_mirror_ready(t) : rc;
 }
 
-int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again) {
+static int graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again) {
   dvx_graph *gr = &t->graph;
   bool is_wanted;
   *is_due_again = false;
@@ -872,12 +872,15 @@ int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, 
   if (rc == SQLITE_OK && gr->is_there) rc = graph_save(t, placed);
   *is_due_again = gr->is_there && gr->n_fresh > limit;
   sqlite3_free(placed);
-  if (rc == SQLITE_OK && gr->is_damaged && is_all) {
-    /* Found only now: once more, from nothing. */
-    rc = dvx_graph_drop(t);
-    if (rc == SQLITE_OK) rc = dvx_graph_settle(t, vids, n, is_all, is_due_again);
-  }
   return rc;
+}
+
+int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again) {
+  int rc = graph_settle(t, vids, n, is_all, is_due_again);
+  if (rc != SQLITE_OK || !t->graph.is_damaged || !is_all) return rc;
+  /* Found only now: once more, from nothing. */
+  rc = dvx_graph_drop(t);
+  return rc == SQLITE_OK ? graph_settle(t, vids, n, is_all, is_due_again) : rc;
 }
 
 /* ---- is it right? ------------------------------------------------------------------------------------------------ */
