@@ -934,12 +934,12 @@ void dvx_mirror_trim(dvx_table *t);
 /* graph.c: owner of %_graph */
 /* Looks at what is stored, if it may have changed since. Afterwards t->graph.is_there tells whether it can be used. */
 int dvx_graph_ready(dvx_table *t);
-/* Can the graph answer for row i, whose code is current? If not, it is fresh. */
-int dvx_graph_judge(dvx_table *t, uint32_t i);
+/* Can the graph answer for the row, whose code is current? If not, it is fresh. */
+int dvx_graph_judge(dvx_table *t, uint32_t row);
 /* Before a settling: what comes after the settled place is looked at while %_meta still says where that is. */
 int dvx_graph_prepare(dvx_table *t);
 /* Is it in memory that the row has links? Deleted rows may have. */
-bool dvx_graph_leads_to(const dvx_table *t, size_t i);
+bool dvx_graph_leads_to(const dvx_table *t, size_t row);
 /* Brings the graph, in memory and in the file, up to the n rows (rising vids, pending or not), and links rows that wait:
  * all, or if there are many some. *is_due_again: many are left. The same log gives the same graph, whoever searched when. */
 int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again);

@@ -867,7 +867,7 @@ int dvx_graph_prepare(dvx_table *t) {
   return rc == SQLITE_OK && is_wanted ? dvx_mirror_ready(t) : rc;
 }
 
-int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again) {
+static int graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again) {
   dvx_graph *gr = &t->graph;
   bool is_wanted;
   *is_due_again = false;
@@ -914,12 +914,15 @@ int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, 
   if (rc == SQLITE_OK && gr->is_there) rc = graph_save(t, placed);
   *is_due_again = gr->is_there && gr->n_fresh > limit;
   sqlite3_free(placed);
-  if (rc == SQLITE_OK && gr->is_damaged && is_all) {
-    /* Found only now: once more, from nothing. */
-    rc = dvx_graph_drop(t);
-    if (rc == SQLITE_OK) rc = dvx_graph_settle(t, vids, n, is_all, is_due_again);
-  }
   return rc;
+}
+
+int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again) {
+  int rc = graph_settle(t, vids, n, is_all, is_due_again);
+  if (rc != SQLITE_OK || !t->graph.is_damaged || !is_all) return rc;
+  /* Found only now: once more, from nothing. */
+  rc = dvx_graph_drop(t);
+  return rc == SQLITE_OK ? graph_settle(t, vids, n, is_all, is_due_again) : rc;
 }
 
 /* ---- is it right? ------------------------------------------------------------------------------------------------ */

@@ -618,9 +618,9 @@ static void alone(const char *path, const char *name) {
   double sums[3] = {0}, spread[N];
   for (size_t i = 0; i < N; i++) {
     double p = quantile(plain[i], n_rounds, 0.5), a = quantile(after[i], n_rounds, 0.5);
-    sums[0] += p / N;
-    sums[1] += a / N;
-    sums[2] += quantile(commit[i], n_rounds, 0.5) / N;
+    sums[0] += p / (double)N;
+    sums[1] += a / (double)N;
+    sums[2] += quantile(commit[i], n_rounds, 0.5) / (double)N;
     spread[i] = a / p;
   }
   printf("%-32s %9.1f %9.1f %6.3f %6.3f %9.1f %9.1f\n", name, sums[0], sums[1], sums[1] / sums[0],
