@@ -1023,6 +1023,8 @@ typedef struct dvx_condition {
   size_t n_values;
 } dvx_condition;
 
+#define DVX_MAX_CONDITIONS 64
+
 /* Bitmap by vid - 1 of the rows (dvx_table_last_vid many) that pass every condition; deleted rows may be among them.
  * With has_as_of the rows' metadata of that time count. *out is to be freed with sqlite3_free. */
 int dvx_filter_rows(dvx_table *t, const dvx_condition *conditions, int n_conditions, bool has_as_of, int64_t as_of,

