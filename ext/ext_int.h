@@ -586,7 +586,6 @@ typedef struct dvx_rows {
   uint64_t n_live;
 } dvx_rows;
 
-#define DVX_CHUNK_ROWS 64u
 /* Cache of current committed vectors, filled as they are asked for. */
 typedef struct dvx_vectors {
   float **chunks;
@@ -721,6 +720,7 @@ struct dvx_table {
   dvx_ids ids;
   dvx_rows rows;
   dvx_vectors vectors;
+  unsigned chunk_shift; /* a chunk of vectors has 1 << chunk_shift rows */
   dvx_overlay overlay;
   dvx_mirror mirror;
   dvx_graph graph;
@@ -784,6 +784,7 @@ void dvx_table_committed(dvx_table *t);
 /* Applies a committed record to the row's cached vector, if there is one. */
 void dvx_vectors_apply(dvx_table *t, uint32_t vid, uint64_t before, const dv_record *rec);
 void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v);
+unsigned dvx_vectors_chunk_shift(size_t n_dimensions);
 void dvx_vectors_trim(dvx_table *t); /* gives back what memory_limit has no room for */
 bool dvx_vectors_has(const dvx_table *t, uint32_t vid);
 /* Fills the cache of current vectors from the log, if most are not there and all fit. */

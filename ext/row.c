@@ -5,7 +5,7 @@
  * full vector (a key, a create, a dense update stored whole), and applying the deltas on the way forward again. Seqs
  * fall strictly along a chain, so the walk ends whatever the file says.
  *
- * Current committed vectors are cached in chunks of 64 rows, allocated when a row is first asked for and given back in
+ * Current committed vectors are cached in chunks of a few rows, allocated when a row is first asked for and given back in
  * turn when the budget is used up; commits of this and other connections are applied to cached vectors in place.
  */
 #include "ext_int.h"
@@ -224,10 +224,25 @@ static size_t row_cache_limit(const dvx_table *t) {
   return others < limit && limit - others > least ? limit - others : least;
 }
 
+/* Rows a chunk: as many as fill two pages, so that memory is that of rows that were asked for, and not of their
+ * neighbours; but no more than a word has bits. */
+unsigned dvx_vectors_chunk_shift(size_t n_dimensions) {
+  unsigned shift = 6;
+  while (shift > 0 && (n_dimensions * sizeof(float) << shift) > 8192) shift--;
+  return shift;
+}
+
+static inline size_t row_chunk_bytes(const dvx_table *t) {
+  return (t->config->dimensions * sizeof(float)) << t->chunk_shift;
+}
+
+static inline size_t row_chunk(const dvx_table *t, uint32_t vid) { return vid >> t->chunk_shift; }
+static inline unsigned row_in_chunk(const dvx_table *t, uint32_t vid) { return vid & ((1u << t->chunk_shift) - 1); }
+
 /* Gives chunks back until n_bytes more would be within the limit; the next to go is the one that came longest ago. */
 static void row_cache_trim(dvx_table *t, size_t n_bytes) {
   dvx_vectors *v = &t->vectors;
-  const size_t limit = row_cache_limit(t), chunk_bytes = DVX_CHUNK_ROWS * t->config->dimensions * sizeof(float);
+  const size_t limit = row_cache_limit(t), chunk_bytes = row_chunk_bytes(t);
   while (v->n_bytes && v->n_bytes + n_bytes > limit) {
     size_t victim = v->hand;
     v->hand = (v->hand + 1) % v->n_chunks;
@@ -244,9 +259,8 @@ void dvx_vectors_trim(dvx_table *t) { row_cache_trim(t, 0); }
 /* The place of a committed row in the cache, allocated if need be; NULL when there is no memory for it. */
 static float *row_cache_slot(dvx_table *t, uint32_t vid) {
   dvx_vectors *v = &t->vectors;
-  size_t chunk = vid / DVX_CHUNK_ROWS;
-  size_t n = t->config->dimensions;
-  size_t chunk_bytes = DVX_CHUNK_ROWS * n * sizeof(float);
+  size_t chunk = row_chunk(t, vid);
+  size_t n = t->config->dimensions, chunk_bytes = row_chunk_bytes(t);
   if (chunk >= v->n_chunks) {
     size_t n_chunks = v->n_chunks ? v->n_chunks : 16;
     while (n_chunks <= chunk) n_chunks *= 2;
@@ -266,20 +280,20 @@ static float *row_cache_slot(dvx_table *t, uint32_t vid) {
     if (!v->chunks[chunk]) return NULL;
     v->n_bytes += chunk_bytes;
   }
-  return v->chunks[chunk] + (vid % DVX_CHUNK_ROWS) * n;
+  return v->chunks[chunk] + (row_in_chunk(t, vid)) * n;
 }
 
 static float *row_cached(const dvx_table *t, uint32_t vid) {
   const dvx_vectors *v = &t->vectors;
-  size_t chunk = vid / DVX_CHUNK_ROWS;
-  if (chunk >= v->n_chunks || (v->valid[chunk] >> (vid % DVX_CHUNK_ROWS) & 1) == 0) return NULL;
-  return v->chunks[chunk] + (vid % DVX_CHUNK_ROWS) * t->config->dimensions;
+  size_t chunk = row_chunk(t, vid);
+  if (chunk >= v->n_chunks || (v->valid[chunk] >> (row_in_chunk(t, vid)) & 1) == 0) return NULL;
+  return v->chunks[chunk] + (row_in_chunk(t, vid)) * t->config->dimensions;
 }
 
 static void row_cache_valid(dvx_table *t, uint32_t vid, bool is_valid) {
   dvx_vectors *v = &t->vectors;
-  size_t chunk = vid / DVX_CHUNK_ROWS;
-  uint64_t bit = (uint64_t)1 << (vid % DVX_CHUNK_ROWS);
+  size_t chunk = row_chunk(t, vid);
+  uint64_t bit = (uint64_t)1 << (row_in_chunk(t, vid));
   if (chunk >= v->n_chunks) return;
   if (is_valid) {
     v->valid[chunk] |= bit;
@@ -366,7 +380,7 @@ static int row_load_vectors(dvx_table *t) {
 /* Before work on every row: reading the log once is much faster than following each row's chain, if the vectors fit
  * into their cache and are not there yet. */
 int dvx_vectors_load_if_cold(dvx_table *t) {
-  size_t bytes = ((size_t)t->rows.n + DVX_CHUNK_ROWS) * t->config->dimensions * sizeof(float);
+  size_t bytes = ((size_t)t->rows.n + 64) * t->config->dimensions * sizeof(float);
   if (bytes > row_cache_limit(t) || t->rows.n < DVX_LOAD_ROWS || row_n_cached(t) > t->rows.n_live / 2)
     return SQLITE_OK;
   return row_load_vectors(t);

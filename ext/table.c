@@ -189,6 +189,7 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
   t->hnsw_ef_search = config->hnsw_ef_search;
   t->threads = config->threads;
   t->memory_limit = config->memory_limit;
+  t->chunk_shift = dvx_vectors_chunk_shift(config->dimensions);
   dv_buf_init(&t->fold_bytes, &dvx_alloc);
   dv_buf_init(&t->field_bytes, &dvx_alloc);
   dvx_txn_init(t);
