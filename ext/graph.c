@@ -213,6 +213,7 @@ static bool graph_take_fresh(dvx_table *t, int64_t block, const uint8_t *bytes) 
   dvx_graph *gr = &t->graph;
   size_t first = (size_t)(GRAPH_FRESH_BLOCKS - block) * 8 * t->geometry.graph_bytes;
   for (size_t j = 0; j < 8 * t->geometry.graph_bytes && first + j < gr->hnsw.n; j++) {
+    if (j % 8 == 0 && bytes[j / 8] == 0) j += 7; /* of a table that was optimized, all */
     if ((bytes[j / 8] >> (j % 8) & 1) == 0) continue;
     graph_set_fresh(gr, first + j, true);
     graph_set(gr->fresh_stored, first + j);
@@ -248,7 +249,8 @@ static bool graph_upper_is_sound(dv_hnsw *g) {
         while (l < g->m) g->upper[(size_t)i * g->m + l++] = DV_HNSW_NONE;
         break;
       }
-      if (id >= g->n || g->upper_at[id] == DV_HNSW_NONE || dv_hnsw_level(g, id) < level) return false;
+      /* Who has lists up there has one on the first level. */
+      if (id >= g->n || g->upper_at[id] == DV_HNSW_NONE || (level > 1 && dv_hnsw_level(g, id) < level)) return false;
     }
   }
   if (g->entry == DV_HNSW_NONE) return g->n_linked == 0;

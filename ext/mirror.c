@@ -72,7 +72,12 @@ int dvx_mirror_reserve(dvx_table *t, size_t n_rows) {
   if (n < n_rows) n = n_rows;
   n = (n + 63) & ~(size_t)63; /* whole words of the bitmaps, whole blocks of bits */
   rc = mirror_grow_codes(m, old * stride, n * stride);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->code_rows, old * sizeof *m->code_rows, n * sizeof *m->code_rows);
+  if (rc == SQLITE_OK) {
+    /* Like codes, set when they are; so a table of many rows is opened without writing to all of it. */
+    dv_code_row *rows = sqlite3_realloc64(m->code_rows, n * sizeof *rows);
+    if (rows) m->code_rows = rows;
+    if (!rows) rc = SQLITE_NOMEM;
+  }
   if (rc == SQLITE_OK) rc = dvx_pages_reserve(&m->pages, n);
   if (rc == SQLITE_OK && m->bits) rc = mirror_grow(&m->bits, old * words * 8, n * words * 8);
   if (rc == SQLITE_OK && m->bits) rc = mirror_grow(&m->bit_rows, old * sizeof *m->bit_rows, n * sizeof *m->bit_rows);
