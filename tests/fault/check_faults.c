@@ -141,6 +141,11 @@ static const work works[] = {
         "SELECT vector_at('docs', 'a', '2001-06-01'), vector_at('docs', 'b')", "SELECT length(delta_export('docs'))",
         "SELECT delta_status('docs')", "SELECT delta_recall('docs', 3, 2)",
         "INSERT INTO docs(docs) VALUES('integrity-check')"),
+    WORK("filters", "SELECT id FROM shelf WHERE v MATCH '[1,2]' AND k = 2 AND n > 1 AND s LIKE 'w%' AND p = 1",
+         "SELECT id FROM shelf WHERE v MATCH '[1,2]' AND k = 2 AND n IN (1, 2, 3) AND s = 'word 2'",
+         "BEGIN; UPDATE shelf SET n = 7, s = 'another', p = 2 WHERE id = 2",
+         "SELECT id FROM shelf WHERE v MATCH '[1,2]' AND k = 2 AND p IN (1, 2) AND s < 'b'", "COMMIT",
+         "SELECT id FROM shelf WHERE v MATCH '[1,2]' AND k = 2 AND p = 2 AND s <> 'x' AND n <> 1"),
     WORK("ddl", "BEGIN",
          "CREATE VIRTUAL TABLE other USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[2], n INTEGER)",
          "INSERT INTO other VALUES(1, '[1,2]', 5)", "ALTER TABLE other RENAME TO another", "DROP TABLE another",
@@ -166,6 +171,10 @@ static void make_base(const char *path) {
       "INSERT INTO source(id, vector, metadata, as_of) VALUES('s', '[9,9,9]', '{\"from\":\"afar\"}', '2003-01-01')");
   sql_run(db, "INSERT INTO parcel SELECT delta_export('source'); DROP TABLE source; DELETE FROM docs WHERE id = 'd'");
   sql_insert_many(db, "docs", 1, 12);
+  sql_run(db, "CREATE VIRTUAL TABLE shelf USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[2], n INTEGER, s TEXT,"
+              " p INTEGER PARTITION KEY)");
+  sql_run(db, "WITH RECURSIVE i(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM i WHERE x < 40)"
+              " INSERT INTO shelf(id, v, n, s, p) SELECT x, '[' || x || ',1]', x %% 5, 'word ' || x, x %% 3 FROM i");
   sql_close(db);
 }
 
