@@ -595,7 +595,7 @@ int dvx_graph_ef_for(dvx_table *t, double recall, size_t k, size_t *ef) {
   int rc = gr->is_there && gr->curve[0] == 0 ? graph_measure_curve(t) : SQLITE_OK;
   if (rc != SQLITE_OK || !gr->is_there || gr->curve[0] == 0) return rc;
   /* A sample says it within some tenths of a point: a part of what may be missed is kept in hand. */
-  double needed = recall + (1.0 - recall) * 0.4;
+  double needed = recall + (1.0 - recall) * 0.5;
   for (size_t i = 0; i < DVX_CURVE_POINTS && *ef == 0; i++) {
     if (gr->curve[i] / 10000.0 < needed) continue;
     *ef = graph_curve_ef[i];

@@ -16,6 +16,8 @@
 #define SEARCH_PART_ROWS ((size_t)8192)
 /* Where a scan costs so many times as much as a look at the graph, it is worth looking whether the graph will do. */
 #define SEARCH_PROBE 4.0
+/* index=hnsw means the graph, unless a recall_target makes it so many times as slow as a scan. */
+#define SEARCH_FAR 16.0
 /* How far what is found near a query may be from what was expected before a search of the graph is given up. */
 #define SEARCH_PATIENCE 1.5
 
@@ -373,6 +375,8 @@ static search_plan search_plan_of(const dvx_table *t, const dvx_search_options *
     p.ef = search_widened(t, p.n_wanted, (double)n_passing / n_linked);
   if (p.ef < k) p.ef = k;
   bool is_asked_for = t->config->index == DVX_INDEX_HNSW && n_passing == n_live && gr->n_fresh <= n_live / 8;
+  /* ... but a target of recall is, not the graph: where it takes so much of it, a scan finds more, and sooner. */
+  if (ef_for_target && search_cost_of_graph(t, p.ef, gr->n_fresh) > SEARCH_FAR * p.cost_of_scan) is_asked_for = false;
   if (is_asked_for || search_cost_of_graph(t, p.ef, gr->n_fresh) < p.cost_of_scan) return p;
   /* Rows that pass may lie where the query does: finding that out must cost little beside the scan. */
   if (n_passing == n_live || SEARCH_PROBE * search_cost_of_graph(t, p.n_wanted, gr->n_fresh) > p.cost_of_scan) return none;

@@ -676,8 +676,8 @@ END_TEST
 /* ---- how much a commit does ---------------------------------------------------------------------------------------- */
 
 /* Every commit moves or inserts a few rows, so that they are fresh. However many do, no more wait than there are records
- * (of new rows: fewer) between two settlings, and those that one leaves: seen after each commit; and at the end if nobody looked at the table in between, and by a connection that
- * knows nothing of the graph when it begins. */
+ * (of new rows: fewer) between two settlings, and those that one leaves: seen after each commit; and at the end if
+ * nobody looked at the table in between, and by a connection that knows nothing of the graph when it begins. */
 START_TEST(fresh_rows_stay_few) {
   enum { MOVES, INSERTS, INSERTS_UNSEEN, INSERTS_OPENED_ANEW };
   int n = _i == INSERTS_OPENED_ANEW ? 2500 : 1200, n_commit = 20, n_unseen = 0;
@@ -705,7 +705,7 @@ START_TEST(fresh_rows_stay_few) {
   }
   ck_assert_msg(most <= bound, "%lld rows waited for the graph, expected at most %lld", (long long)most,
                 (long long)bound);
-  ck_assert_int_gt(most, 0);
+  ck_assert(most > 0 || _i >= INSERTS_UNSEEN); /* at one moment there may be none */
   ck_assert(recall(a, 20, 10, false, "{\"ef\":150}") >= 0.95);
   sql_sound(a);
 }
