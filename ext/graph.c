@@ -67,8 +67,9 @@ void dvx_graph_free(dvx_table *t) {
 size_t dvx_graph_memory(const dvx_table *t) {
   const dvx_graph *gr = &t->graph;
   const dv_hnsw *g = &gr->hnsw;
-  return dvx_pages_bytes(&gr->pages) + g->capacity * sizeof *g->upper_at + g->capacity / 8 + g->upper_capacity * graph_upper_bytes(gr) + gr->capacity / 4 +
-         gr->n_sketches * DV_SKETCH_BYTES + gr->list_capacity * sizeof *gr->list + gr->scratch.n_visited_words * 8 +
+  return dvx_pages_bytes(&gr->pages) + g->capacity * sizeof *g->upper_at + g->capacity / 8 +
+         g->upper_capacity * graph_upper_bytes(gr) + gr->capacity / 4 + gr->n_sketches * DV_SKETCH_BYTES +
+         gr->list_capacity * sizeof *gr->list + gr->scratch.n_visited_words * 8 +
          gr->scratch.pool_capacity * sizeof *gr->scratch.pool;
 }
 

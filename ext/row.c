@@ -280,14 +280,14 @@ static float *row_cache_slot(dvx_table *t, uint32_t vid) {
     if (!v->chunks[chunk]) return NULL;
     v->n_bytes += chunk_bytes;
   }
-  return v->chunks[chunk] + (row_in_chunk(t, vid)) * n;
+  return v->chunks[chunk] + (row_in_chunk(t, vid))*n;
 }
 
 static float *row_cached(const dvx_table *t, uint32_t vid) {
   const dvx_vectors *v = &t->vectors;
   size_t chunk = row_chunk(t, vid);
   if (chunk >= v->n_chunks || (v->valid[chunk] >> (row_in_chunk(t, vid)) & 1) == 0) return NULL;
-  return v->chunks[chunk] + (row_in_chunk(t, vid)) * t->config->dimensions;
+  return v->chunks[chunk] + (row_in_chunk(t, vid))*t->config->dimensions;
 }
 
 static void row_cache_valid(dvx_table *t, uint32_t vid, bool is_valid) {
@@ -381,8 +381,7 @@ static int row_load_vectors(dvx_table *t) {
  * into their cache and are not there yet. */
 int dvx_vectors_load_if_cold(dvx_table *t) {
   size_t bytes = ((size_t)t->rows.n + 64) * t->config->dimensions * sizeof(float);
-  if (bytes > row_cache_limit(t) || t->rows.n < DVX_LOAD_ROWS || row_n_cached(t) > t->rows.n_live / 2)
-    return SQLITE_OK;
+  if (bytes > row_cache_limit(t) || t->rows.n < DVX_LOAD_ROWS || row_n_cached(t) > t->rows.n_live / 2) return SQLITE_OK;
   return row_load_vectors(t);
 }
 

@@ -379,7 +379,8 @@ static search_plan search_plan_of(const dvx_table *t, const dvx_search_options *
   if (ef_for_target && search_cost_of_graph(t, p.ef, gr->n_fresh) > SEARCH_FAR * p.cost_of_scan) is_asked_for = false;
   if (is_asked_for || search_cost_of_graph(t, p.ef, gr->n_fresh) < p.cost_of_scan) return p;
   /* Rows that pass may lie where the query does: finding that out must cost little beside the scan. */
-  if (n_passing == n_live || SEARCH_PROBE * search_cost_of_graph(t, p.n_wanted, gr->n_fresh) > p.cost_of_scan) return none;
+  if (n_passing == n_live || SEARCH_PROBE * search_cost_of_graph(t, p.n_wanted, gr->n_fresh) > p.cost_of_scan)
+    return none;
   p.ef = 4 * p.n_wanted;
   return p;
 }
@@ -514,8 +515,8 @@ static int search_pool(search_run *s, const dv_code_query *cq, const uint64_t *m
 }
 
 /* *is_done is false when a scan has to answer. */
-static int search_graph(search_run *s, dv_code_query *cq, const uint64_t *mask, size_t n_passing,
-                        const search_plan *p, bool *is_done) {
+static int search_graph(search_run *s, dv_code_query *cq, const uint64_t *mask, size_t n_passing, const search_plan *p,
+                        bool *is_done) {
   dvx_graph *gr = &s->t->graph;
   size_t n = 0;
   bool is_found;
@@ -539,7 +540,8 @@ static int search_settled(search_run *s) {
   if (t->mirror.n == 0 || t->rows.n_live == 0) return SQLITE_OK;
   int rc = search_mask(s, &mask, &owned);
   if (rc != SQLITE_OK) return rc;
-  dv_status status = dv_code_query_init(&cq, dvx_graph_metric(t->config->metric), s->query.v, t->config->dimensions, &dvx_alloc);
+  dv_status status =
+      dv_code_query_init(&cq, dvx_graph_metric(t->config->metric), s->query.v, t->config->dimensions, &dvx_alloc);
   if (status != DV_OK) {
     sqlite3_free(owned);
     return SQLITE_NOMEM;

@@ -233,8 +233,8 @@ int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records) {
    * while more rows are known to wait for the graph than one commit links, half as many records as that are enough: so
    * fresh rows stay few though every record may make one. All of this is told by the file alone. */
   uint32_t n_rows = dvx_table_last_vid(t), n_new = n_rows > t->settled.n_rows ? n_rows - t->settled.n_rows : 0;
-  bool is_graph_due = t->settled.has_graph && (n_new > DVX_SETTLE_STEP ||
-                                               (t->settled.is_graph_due && n_waiting > DVX_LINKS_A_COMMIT / 2));
+  bool is_graph_due = t->settled.has_graph &&
+                      (n_new > DVX_SETTLE_STEP || (t->settled.is_graph_due && n_waiting > DVX_LINKS_A_COMMIT / 2));
   if (n_waiting <= limit && !t->is_settle_wrong && !is_graph_due) return SQLITE_OK;
   return dvx_table_settle(t, max_records);
 }

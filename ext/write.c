@@ -401,7 +401,8 @@ static int command_set(dvx_table *t, const char *text, bool *is_setting) {
     *is_setting = true;
     const char *value = text + n_name + 1;
     int64_t n = *value ? 0 : -1;
-    for (const char *p = value; *p && n >= 0; p++) n = *p < '0' || *p > '9' || n > range->high ? -1 : n * 10 + (*p - '0');
+    for (const char *p = value; *p && n >= 0; p++)
+      n = *p < '0' || *p > '9' || n > range->high ? -1 : n * 10 + (*p - '0');
     if (n < range->low || n > range->high) {
       return dvx_fail(t->conn, t, SQLITE_ERROR, "%s=%S: expected a number from %i to %i", range->name, value,
                       strlen(value), range->low, range->high);

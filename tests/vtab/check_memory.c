@@ -23,7 +23,8 @@ static void memory_teardown(void) {
 
 /* Rows near one of fifty centres, with a number and a word to filter by. */
 static void fill(const char *table, int first, int last) {
-  sqlite3_stmt *insert = sql_prepare(db, "INSERT INTO \"%w\"(id, vector, part, word) VALUES(?1, ?2, ?1 %% 100, 'w' || ?1 %% 7)", table);
+  sqlite3_stmt *insert =
+      sql_prepare(db, "INSERT INTO \"%w\"(id, vector, part, word) VALUES(?1, ?2, ?1 %% 100, 'w' || ?1 %% 7)", table);
   static float v[DIMENSIONS];
   sql_run(db, "BEGIN");
   for (int i = first; i <= last; i++) {
@@ -49,9 +50,7 @@ static void create(const char *table, const char *options) {
           table, DIMENSIONS, options);
 }
 
-static int64_t memory_of(const char *table) {
-  return sql_integer(db, "SELECT delta_status('%q') ->> 'memory'", table);
-}
+static int64_t memory_of(const char *table) { return sql_integer(db, "SELECT delta_status('%q') ->> 'memory'", table); }
 
 /* A table with and one without the limit, both just opened. */
 static void make_both(void) {
@@ -75,8 +74,8 @@ static void agree_at(int line, const char *search, int row) {
   char *of_limited = sqlite3_mprintf(search, "limited", "limited", row);
   char *expected = sqlite3_mprintf("%s", sql_rows(db, "%s", of_free));
   const char *found = sql_rows(db, "%s", of_limited);
-  ck_assert_msg(strcmp(expected, found) == 0, "line %d, row %d: %s\n  expected %s\n  found    %s", line, row, of_limited,
-                expected, found);
+  ck_assert_msg(strcmp(expected, found) == 0, "line %d, row %d: %s\n  expected %s\n  found    %s", line, row,
+                of_limited, expected, found);
   sqlite3_free(expected);
   sqlite3_free(of_free);
   sqlite3_free(of_limited);
@@ -86,8 +85,9 @@ static const char by_graph[] =
     "SELECT id, distance FROM \"%w\" WHERE vector MATCH (SELECT vector FROM \"%w\" WHERE id = %d) AND k = 10";
 static const char exactly[] =
     "SELECT id, distance FROM vector_search('%q', (SELECT vector FROM \"%w\" WHERE id = %d), 10, '{\"exact\":true}')";
-static const char filtered[] = "SELECT id, distance FROM \"%w\" WHERE vector MATCH (SELECT vector FROM \"%w\" WHERE id = %d) "
-                               "AND k = 10 AND part < 3 AND word <> 'w1'";
+static const char filtered[] =
+    "SELECT id, distance FROM \"%w\" WHERE vector MATCH (SELECT vector FROM \"%w\" WHERE id = %d) "
+    "AND k = 10 AND part < 3 AND word <> 'w1'";
 static const char within[] =
     "SELECT id, distance FROM \"%w\" WHERE vector MATCH (SELECT vector FROM \"%w\" WHERE id = %d) AND distance < 10.5";
 
@@ -152,14 +152,17 @@ START_TEST(limit_is_set_by_a_command_for_good) {
   fill("docs", 1, 10);
   sql_run(db, "INSERT INTO docs(docs) VALUES('memory_limit=3')");
   sql_run(db, "INSERT INTO docs(docs) VALUES('threads=0')");
-  sql_is(db, "memory_limit|3 threads|0", "SELECT key, value FROM docs_meta WHERE key IN ('memory_limit', 'threads') ORDER BY 1");
+  sql_is(db, "memory_limit|3 threads|0",
+         "SELECT key, value FROM docs_meta WHERE key IN ('memory_limit', 'threads') ORDER BY 1");
   sql_fails(db, SQLITE_ERROR, "memory_limit=0: expected a number from 1 to 1048576",
             "INSERT INTO docs(docs) VALUES('memory_limit=0')");
   sql_fails(db, SQLITE_ERROR, "memory_limit=lots: expected a number from 1 to 1048576",
             "INSERT INTO docs(docs) VALUES('memory_limit=lots')");
-  sql_fails(db, SQLITE_ERROR, "threads=65: expected a number from 0 to 64", "INSERT INTO docs(docs) VALUES('threads=65')");
+  sql_fails(db, SQLITE_ERROR, "threads=65: expected a number from 0 to 64",
+            "INSERT INTO docs(docs) VALUES('threads=65')");
   sql_fails(db, SQLITE_ERROR, "threads=: expected a number from 0 to 64", "INSERT INTO docs(docs) VALUES('threads=')");
-  sql_is(db, "memory_limit|3 threads|0", "SELECT key, value FROM docs_meta WHERE key IN ('memory_limit', 'threads') ORDER BY 1");
+  sql_is(db, "memory_limit|3 threads|0",
+         "SELECT key, value FROM docs_meta WHERE key IN ('memory_limit', 'threads') ORDER BY 1");
 }
 END_TEST
 
