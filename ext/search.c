@@ -366,7 +366,9 @@ static search_plan search_plan_of(const dvx_table *t, const dvx_search_options *
   p.n_wanted = ef_for_target ? ef_for_target : (size_t)(o->ef > 0 ? o->ef : t->hnsw_ef_search);
   if (n_passing < n_live)
     p.n_wanted += p.n_wanted / 4; /* those that pass are found a little less surely than all are */
-  if (p.n_wanted < k) p.n_wanted = k;
+  /* By l2 the k nearest are others than by l1, though not far away. */
+  size_t n_least = t->config->metric == DV_L1 ? 4 * k : k;
+  if (p.n_wanted < n_least) p.n_wanted = n_least;
   p.ef = p.n_wanted;
   p.cost_of_scan = search_cost_of_scan(t, n_passing, false);
   /* Rows that are linked still, but deleted, take places too. */

@@ -17,7 +17,9 @@
  * CK_RUN_CASE=delete.
  */
 #define _XOPEN_SOURCE 700
+#ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
+#endif
 #include "vtab/support.c" /* this directory has one program, and no helpers of its own */
 
 #include <errno.h>

@@ -18,7 +18,9 @@
  * check_kill [N]: N kills (default 500, also DV_KILLS=N), divided among {WAL, DELETE} x {NORMAL, FULL}. DV_SEED=n.
  */
 #define _XOPEN_SOURCE 700
+#ifndef _DEFAULT_SOURCE
 #define _DEFAULT_SOURCE
+#endif
 #include "vtab/support.c" /* this directory has one program, and no helpers of its own */
 
 #include <errno.h>

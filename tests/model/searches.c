@@ -176,7 +176,10 @@ void search(program *p, connection *c) {
     break;
   }
   bool says_exact = is_exact && (form == FUNCTION || form == TABLE_FUNCTION);
-  q.question.is_approximate = !says_exact && (p->is_hnsw || !MODEL_FLAT_IS_EXACT);
+  /* With small thresholds index=auto has a graph of these few rows too. It finds them all, but by l2, if they are to be
+   * near by l1. */
+  bool may_miss = p->is_hnsw || p->shape.metric == MODEL_L1 || !MODEL_FLAT_IS_EXACT;
+  q.question.is_approximate = !says_exact && may_miss;
 
   result r;
   if (query(p, c, &s, &r) && !all.is_undecided) {
