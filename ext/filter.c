@@ -682,7 +682,7 @@ int dvx_filter_rows(dvx_table *t, const dvx_condition *conditions, int n_conditi
   uint64_t *bits = sqlite3_malloc64(2 * n_words * sizeof *bits);
   if (!bits) return SQLITE_NOMEM;
   int rc = n_wanted ? dvx_columns_ready(t, wanted, n_wanted) : SQLITE_OK;
-  if (rc == SQLITE_OK) rc = filter_kept(t, kept, n_kept, n_rows, bits, bits + n_words);
+  if (rc == SQLITE_OK) rc = filter_conditions(t, kept, n_kept, n_rows, bits, bits + n_words);
   if (rc == SQLITE_OK)
     rc = has_as_of ? filter_past(t, kept, n_kept, as_of, bits) : filter_touched(t, kept, n_kept, bits);
   if (rc != SQLITE_OK) {
