@@ -666,26 +666,25 @@ static bool filter_is_made_up(const dvx_table *t, const dvx_condition *condition
   return false;
 }
 
-int dvx_filter_rows(dvx_table *t, const dvx_condition *given, int n_given, bool has_as_of, int64_t as_of,
+int dvx_filter_rows(dvx_table *t, const dvx_condition *conditions, int n_conditions, bool has_as_of, int64_t as_of,
                     uint64_t **out) {
-  dvx_condition conditions[DVX_MAX_CONDITIONS];
-  int n_conditions = 0;
-  for (int i = 0; i < n_given; i++) {
-    if (!filter_is_made_up(t, given, n_given, &given[i])) conditions[n_conditions++] = given[i];
+  dvx_condition kept[DVX_MAX_CONDITIONS];
+  int n_kept = 0;
+  for (int i = 0; i < n_conditions; i++) {
+    if (!filter_is_made_up(t, conditions, n_conditions, &conditions[i])) kept[n_kept++] = conditions[i];
   }
   size_t n_rows = dvx_table_last_vid(t);
   size_t n_words = n_rows / 64 + 1;
   int wanted[DVX_MAX_COLUMNS], n_wanted = 0;
-  for (int i = 0; i < n_conditions && n_wanted < DVX_MAX_COLUMNS; i++) {
-    if (conditions[i].column >= 0) wanted[n_wanted++] = conditions[i].column;
+  for (int i = 0; i < n_kept && n_wanted < DVX_MAX_COLUMNS; i++) {
+    if (kept[i].column >= 0) wanted[n_wanted++] = kept[i].column;
   }
   uint64_t *bits = sqlite3_malloc64(2 * n_words * sizeof *bits);
   if (!bits) return SQLITE_NOMEM;
   int rc = n_wanted ? dvx_columns_ready(t, wanted, n_wanted) : SQLITE_OK;
-  if (rc == SQLITE_OK) rc = filter_conditions(t, conditions, n_conditions, n_rows, bits, bits + n_words);
+  if (rc == SQLITE_OK) rc = filter_conditions(t, kept, n_kept, n_rows, bits, bits + n_words);
   if (rc == SQLITE_OK)
-    rc = has_as_of ? filter_past(t, conditions, n_conditions, as_of, bits)
-                   : filter_touched(t, conditions, n_conditions, bits);
+    rc = has_as_of ? filter_past(t, kept, n_kept, as_of, bits) : filter_touched(t, kept, n_kept, bits);
   if (rc != SQLITE_OK) {
     sqlite3_free(bits);
     return rc;

@@ -313,17 +313,22 @@ static int search_scan_in_parts(search_run *s, dv_code_query *cq, const uint64_t
 /* ---- the graph --------------------------------------------------------------------------------------------------- */
 
 /* What a search costs, in distances of codes read in their order; measured by bench_filter. Codes of scattered rows
- * take two to four times as long as those in order: the more rows, the more of it is waiting for memory. */
+ * take twice as long as those in order, half of which is waiting for memory. */
 static double search_cost_of_scan(const dvx_table *t, size_t n_passing, bool is_exact) {
   if (t->config->metric == DV_L1) return DVX_SCAN_COST * 8.0 * (double)n_passing; /* of vectors */
   bool has_bits = !is_exact && n_passing >= t->mirror.n / 8;
-  return DVX_SCAN_COST * (has_bits ? 0.25 * (double)t->mirror.n : 3.0 * (double)n_passing);
+  return DVX_SCAN_COST * (has_bits ? 0.25 * (double)t->mirror.n : 2.0 * (double)n_passing);
 }
 
 /* A hit finds its place among ef others by moving them: for a large ef that is most of the work. */
 static double search_cost_of_graph(const dvx_table *t, size_t ef, size_t n_fresh) {
   double n = (double)ef, vectors = t->config->metric == DV_L1 ? 16.0 * n : 0.0;
   return 5.0 * (200.0 + 12.0 * n) + 0.015 * n * n + 2.0 * (double)n_fresh + vectors;
+}
+
+/* ... for rows that pass a filter: more are kept, counted and let go than are found. */
+static double search_cost_of_filtered(const dvx_table *t, size_t ef, size_t n_fresh) {
+  return 1.6 * search_cost_of_graph(t, ef, n_fresh);
 }
 
 static size_t search_count(const uint64_t *bits, size_t n_words) {
@@ -377,11 +382,13 @@ static search_plan search_plan_of(const dvx_table *t, const dvx_search_options *
     p.ef = search_widened(t, p.n_wanted, (double)n_passing / n_linked);
   if (p.ef < k) p.ef = k;
   bool is_asked_for = t->config->index == DVX_INDEX_HNSW && n_passing == n_live && gr->n_fresh <= n_live / 8;
+  double cost =
+      n_passing < n_live ? search_cost_of_filtered(t, p.ef, gr->n_fresh) : search_cost_of_graph(t, p.ef, gr->n_fresh);
   /* ... but a target of recall is, not the graph: where it takes so much of it, a scan finds more, and sooner. */
-  if (ef_for_target && search_cost_of_graph(t, p.ef, gr->n_fresh) > SEARCH_FAR * p.cost_of_scan) is_asked_for = false;
-  if (is_asked_for || search_cost_of_graph(t, p.ef, gr->n_fresh) < p.cost_of_scan) return p;
+  if (ef_for_target && cost > SEARCH_FAR * p.cost_of_scan) is_asked_for = false;
+  if (is_asked_for || cost < p.cost_of_scan) return p;
   /* Rows that pass may lie where the query does: finding that out must cost little beside the scan. */
-  if (n_passing == n_live || SEARCH_PROBE * search_cost_of_graph(t, p.n_wanted, gr->n_fresh) > p.cost_of_scan)
+  if (n_passing == n_live || SEARCH_PROBE * search_cost_of_filtered(t, p.n_wanted, gr->n_fresh) > p.cost_of_scan)
     return none;
   p.ef = 4 * p.n_wanted;
   return p;
@@ -457,7 +464,7 @@ static bool search_goes_on(void *ctx, const dv_hnsw_hit *pool, size_t n) {
 static size_t search_ef_limit(const dvx_table *t, double cost, size_t n_fresh) {
   size_t ef = 0;
   for (size_t step = (size_t)1 << 20; step > 0; step /= 2) {
-    if (search_cost_of_graph(t, ef + step, n_fresh) < cost) ef += step;
+    if (search_cost_of_filtered(t, ef + step, n_fresh) < cost) ef += step;
   }
   return ef < t->graph.hnsw.n_linked ? ef : t->graph.hnsw.n_linked;
 }
@@ -494,7 +501,7 @@ static int search_pool_passing(search_run *s, const dv_code_query *cq, const uin
     if (*is_found || n_found == 0) return SQLITE_OK;
     size_t wider = search_widened(t, p->n_wanted, (double)n_found / (double)gr->scratch.n_pool);
     wider += wider / 4;
-    if (wider <= ef || search_cost_of_graph(t, wider, gr->n_fresh) > p->cost_of_scan) return SQLITE_OK;
+    if (wider <= ef || search_cost_of_filtered(t, wider, gr->n_fresh) > p->cost_of_scan) return SQLITE_OK;
     ef = wider;
   }
   return SQLITE_OK;
