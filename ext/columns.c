@@ -83,26 +83,15 @@ size_t dvx_columns_memory(const dvx_table *t) {
   return n;
 }
 
-/* Grows the array that the pointer at `pointer` points to; what is new is zero. */
-static int columns_grow(void *pointer, size_t n_old, size_t n_new) {
-  uint8_t *p;
-  memcpy(&p, pointer, sizeof p);
-  p = sqlite3_realloc64(p, n_new);
-  if (!p) return SQLITE_NOMEM;
-  memset(p + n_old, 0, n_new - n_old);
-  memcpy(pointer, &p, sizeof p);
-  return SQLITE_OK;
-}
-
 /* The arrays that the column's form has, from room for n_old rows to room for n. */
 static int column_grow(dvx_column_array *a, size_t n_old, size_t n) {
   int rc = SQLITE_OK;
-  if (!a->is_coded) rc = columns_grow(&a->keys, n_old * sizeof *a->keys, n * sizeof *a->keys);
-  if (rc == SQLITE_OK && !a->is_coded) rc = columns_grow(&a->is_there, n_old / 8, n / 8);
-  if (rc == SQLITE_OK && a->is_coded) rc = columns_grow(&a->codes, n_old * sizeof *a->codes, n * sizeof *a->codes);
-  if (rc == SQLITE_OK && a->is_listed) rc = columns_grow(&a->next, n_old * sizeof *a->next, n * sizeof *a->next);
+  if (!a->is_coded) rc = dvx_grow(&a->keys, n_old * sizeof *a->keys, n * sizeof *a->keys);
+  if (rc == SQLITE_OK && !a->is_coded) rc = dvx_grow(&a->is_there, n_old / 8, n / 8);
+  if (rc == SQLITE_OK && a->is_coded) rc = dvx_grow(&a->codes, n_old * sizeof *a->codes, n * sizeof *a->codes);
+  if (rc == SQLITE_OK && a->is_listed) rc = dvx_grow(&a->next, n_old * sizeof *a->next, n * sizeof *a->next);
   if (rc == SQLITE_OK && a->is_listed)
-    rc = columns_grow(&a->previous, n_old * sizeof *a->previous, n * sizeof *a->previous);
+    rc = dvx_grow(&a->previous, n_old * sizeof *a->previous, n * sizeof *a->previous);
   return rc;
 }
 
@@ -113,8 +102,8 @@ static int columns_reserve(dvx_table *t, size_t n) {
   size_t capacity = c->capacity + c->capacity / 2;
   if (capacity < n) capacity = n;
   capacity = (capacity + 63) & ~(size_t)63;
-  int rc = columns_grow(&c->has_line, c->capacity / 8, capacity / 8);
-  if (rc == SQLITE_OK) rc = columns_grow(&c->marked, c->capacity / 8, capacity / 8);
+  int rc = dvx_grow(&c->has_line, c->capacity / 8, capacity / 8);
+  if (rc == SQLITE_OK) rc = dvx_grow(&c->marked, c->capacity / 8, capacity / 8);
   for (int i = 0; rc == SQLITE_OK && i < t->config->n_columns; i++) {
     if (c->arrays[i].state == DVX_COLUMN_READY) rc = column_grow(&c->arrays[i], c->capacity, capacity);
   }

@@ -61,6 +61,8 @@ char *dvx_format(const char *format, ...);
 
 /* SQLite's allocator as core wants it. */
 extern const dv_alloc dvx_alloc;
+/* Grows the array that the pointer at `pointer` points to from n_old to n_new bytes, not 0; what is new is zero. */
+int dvx_grow(void *pointer, size_t n_old, size_t n_new);
 
 /* Remembers the message as the connection's error and returns rc. The first message of a failure wins: one that is
  * already there (not yet given away) is kept. `t` may be NULL; otherwise "delta_vectors: table schema.name: " is put in

@@ -73,14 +73,6 @@ size_t dvx_graph_memory(const dvx_table *t) {
          gr->scratch.pool_capacity * sizeof *gr->scratch.pool;
 }
 
-static int graph_grow_bits(uint64_t **bits, size_t n_old, size_t n_new, int fill) {
-  uint64_t *p = sqlite3_realloc64(*bits, n_new / 8);
-  if (!p) return SQLITE_NOMEM;
-  memset((uint8_t *)p + n_old / 8, fill, (n_new - n_old) / 8);
-  *bits = p;
-  return SQLITE_OK;
-}
-
 int dvx_graph_reserve(dvx_table *t, size_t n_rows) {
   dvx_graph *gr = &t->graph;
   if (!gr->is_there) return SQLITE_OK;
@@ -88,8 +80,8 @@ int dvx_graph_reserve(dvx_table *t, size_t n_rows) {
     size_t n = (gr->capacity + gr->capacity / 2 > n_rows ? gr->capacity + gr->capacity / 2 : n_rows) + 63;
     n &= ~(size_t)63;
     int rc = dvx_pages_reserve(&gr->pages, n);
-    if (rc == SQLITE_OK) rc = graph_grow_bits(&gr->fresh, gr->capacity, n, 0);
-    if (rc == SQLITE_OK) rc = graph_grow_bits(&gr->fresh_stored, gr->capacity, n, 0);
+    if (rc == SQLITE_OK) rc = dvx_grow(&gr->fresh, gr->capacity / 8, n / 8);
+    if (rc == SQLITE_OK) rc = dvx_grow(&gr->fresh_stored, gr->capacity / 8, n / 8);
     if (rc != SQLITE_OK) return rc;
     gr->capacity = n;
   }
@@ -394,7 +386,7 @@ static int graph_stored_sketch(dvx_table *t, size_t row, const uint8_t **out) {
     uint8_t *p = sqlite3_realloc64(gr->sketches, gr->capacity * DV_SKETCH_BYTES);
     if (!p) return SQLITE_NOMEM;
     gr->sketches = p;
-    int rc = graph_grow_bits(&gr->has_sketch, gr->n_sketches, gr->capacity, 0);
+    int rc = dvx_grow(&gr->has_sketch, gr->n_sketches / 8, gr->capacity / 8);
     if (rc != SQLITE_OK) return rc;
     gr->n_sketches = gr->capacity;
   }

@@ -35,17 +35,6 @@ void dvx_mirror_free(dvx_table *t) {
   memset(m, 0, sizeof *m);
 }
 
-/* Grows the array that the pointer at `pointer` points to; what is new is zero. */
-static int mirror_grow(void *pointer, size_t n_old, size_t n_new) {
-  uint8_t *p;
-  memcpy(&p, pointer, sizeof p);
-  p = sqlite3_realloc64(p, n_new);
-  if (!p) return SQLITE_NOMEM;
-  memset(p + n_old, 0, n_new - n_old);
-  memcpy(pointer, &p, sizeof p);
-  return SQLITE_OK;
-}
-
 /* The region of codes. What is new of it is not written to, so it takes no memory until it is; a row's padding is
  * cleared when its codes are written. It begins on a page, so that whole pages of it can be given back, and rows lie in
  * as few lines of the cache as they can. */
@@ -79,10 +68,10 @@ int dvx_mirror_reserve(dvx_table *t, size_t n_rows) {
     if (!rows) rc = SQLITE_NOMEM;
   }
   if (rc == SQLITE_OK) rc = dvx_pages_reserve(&m->pages, n);
-  if (rc == SQLITE_OK && m->bits) rc = mirror_grow(&m->bits, old * words * 8, n * words * 8);
-  if (rc == SQLITE_OK && m->bits) rc = mirror_grow(&m->bit_rows, old * sizeof *m->bit_rows, n * sizeof *m->bit_rows);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->live, old / 8, n / 8);
-  if (rc == SQLITE_OK) rc = mirror_grow(&m->stale, old / 8, n / 8);
+  if (rc == SQLITE_OK && m->bits) rc = dvx_grow(&m->bits, old * words * 8, n * words * 8);
+  if (rc == SQLITE_OK && m->bits) rc = dvx_grow(&m->bit_rows, old * sizeof *m->bit_rows, n * sizeof *m->bit_rows);
+  if (rc == SQLITE_OK) rc = dvx_grow(&m->live, old / 8, n / 8);
+  if (rc == SQLITE_OK) rc = dvx_grow(&m->stale, old / 8, n / 8);
   if (rc == SQLITE_OK) m->capacity = m->pages.n_array_rows = n;
   return rc;
 }

@@ -31,23 +31,15 @@ void dvx_pages_free(dvx_pages *p) {
   memset(p, 0, sizeof *p);
 }
 
-static int pages_grow(uint64_t **bits, size_t n_old, size_t n_new) {
-  uint64_t *grown = sqlite3_realloc64(*bits, n_new * sizeof *grown + 1);
-  if (!grown) return SQLITE_NOMEM;
-  memset(grown + n_old, 0, (n_new - n_old) * sizeof *grown);
-  *bits = grown;
-  return SQLITE_OK;
-}
-
 int dvx_pages_reserve(dvx_pages *p, size_t n_rows) {
   n_rows = (n_rows + p->segment_rows - 1) / p->segment_rows * p->segment_rows;
   if (n_rows <= p->n_rows) return SQLITE_OK;
   size_t n_words = p->n_rows / 64, n_new = n_rows / 64;
   size_t n_held = (p->n_rows * p->row_bytes / p->page_bytes + 63) / 64;
   size_t n_held_new = (n_rows * p->row_bytes / p->page_bytes + 63) / 64;
-  int rc = pages_grow(&p->has, n_words, n_new);
-  if (rc == SQLITE_OK) rc = pages_grow(&p->asleep, n_words, n_new);
-  if (rc == SQLITE_OK) rc = pages_grow(&p->held, n_held, n_held_new);
+  int rc = dvx_grow(&p->has, 8 * n_words, 8 * n_new);
+  if (rc == SQLITE_OK) rc = dvx_grow(&p->asleep, 8 * n_words, 8 * n_new);
+  if (rc == SQLITE_OK) rc = dvx_grow(&p->held, 8 * n_held, 8 * n_held_new);
   if (rc == SQLITE_OK) p->n_rows = n_rows;
   return rc;
 }

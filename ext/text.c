@@ -29,6 +29,16 @@ static void *text_resize(void *ctx, void *p, size_t n_bytes) {
 
 const dv_alloc dvx_alloc = {text_resize, NULL};
 
+int dvx_grow(void *pointer, size_t n_old, size_t n_new) {
+  uint8_t *p;
+  memcpy(&p, pointer, sizeof p);
+  p = sqlite3_realloc64(p, n_new);
+  if (!p) return SQLITE_NOMEM;
+  memset(p + n_old, 0, n_new - n_old);
+  memcpy(pointer, &p, sizeof p);
+  return SQLITE_OK;
+}
+
 /* A destructor of our own: the address of an imported function is not a thing every wasm loader can give. */
 static void text_free(void *p) { sqlite3_free(p); }
 

@@ -34,8 +34,8 @@
 #define DVX_LINKS_A_COMMIT 512u
 /* Rows wait for the graph until there are more than one in DVX_FRESH_PART of the table's, but not fewer than
  * DVX_FRESH_ROWS nor more than DVX_FRESH_MOST; if more are left, a commit settles early, from half of
- * DVX_LINKS_A_COMMIT records on. At 100,000 rows a settling writes nearly all of the graph, whether it links 200 rows or 500; but a fresh row costs
- * every search a distance. */
+ * DVX_LINKS_A_COMMIT records on. At 100,000 rows a settling writes nearly all of the graph, whether it links 200 rows
+ * or 500; but a fresh row costs every search a distance. */
 #define DVX_FRESH_ROWS 256u
 #define DVX_FRESH_MOST 512u
 #define DVX_FRESH_PART 64u
