@@ -139,7 +139,7 @@ static bool column_is_value(const dvx_column_array *a, const dvx_distinct *d, co
 
 /* The slot that has the value's code, or is free for it; n_slots if there were too many others in its place. */
 static size_t column_slot(const dvx_column_array *a, uint64_t hash, const dv_value *v) {
-  size_t mask = a->n_slots - 1, i = hash & mask;
+  size_t mask = a->n_slots - 1, i = (size_t)hash & mask;
   for (unsigned n = 0; a->slots[i]; i = (i + 1) & mask, n++) {
     const dvx_distinct *d = &a->distinct[a->slots[i]];
     if (d->hash == hash && column_is_value(a, d, v)) return i;
@@ -170,7 +170,7 @@ static int column_grow_slots(dvx_column_array *a) {
   if (!slots) return SQLITE_NOMEM;
   memset(slots, 0, n * sizeof *slots);
   for (uint32_t code = 1; code < a->n_distinct; code++) {
-    size_t i = a->distinct[code].hash & (n - 1);
+    size_t i = (size_t)a->distinct[code].hash & (n - 1);
     while (slots[i]) i = (i + 1) & (n - 1);
     slots[i] = code;
   }

@@ -37,7 +37,7 @@ static bool ids_equal(const dvx_ids *ids, const dvx_id_entry *e, uint64_t hash, 
 uint32_t dvx_ids_find(const dvx_ids *ids, const dv_value *id) {
   if (ids->n_slots == 0) return 0;
   uint64_t hash = ids_hash(id);
-  for (size_t i = hash & (ids->n_slots - 1); ids->slots[i].vid; i = (i + 1) & (ids->n_slots - 1)) {
+  for (size_t i = (size_t)hash & (ids->n_slots - 1); ids->slots[i].vid; i = (i + 1) & (ids->n_slots - 1)) {
     if (ids_equal(ids, &ids->slots[i], hash, id)) return ids->slots[i].vid;
   }
   return 0;
@@ -66,7 +66,7 @@ static int ids_grow(dvx_ids *ids) {
   for (size_t i = 0; i < ids->n_slots; i++) {
     const dvx_id_entry *e = &ids->slots[i];
     if (e->vid == 0) continue;
-    size_t at = e->hash & (n_slots - 1);
+    size_t at = (size_t)e->hash & (n_slots - 1);
     while (slots[at].vid) at = (at + 1) & (n_slots - 1);
     slots[at] = *e;
     ids->by_vid[e->vid] = (uint32_t)at + 1;
@@ -104,7 +104,7 @@ int dvx_ids_add(dvx_ids *ids, const dv_value *id, uint32_t vid) {
       return SQLITE_NOMEM;
     }
   }
-  size_t at = e.hash & (ids->n_slots - 1);
+  size_t at = (size_t)e.hash & (ids->n_slots - 1);
   while (ids->slots[at].vid) at = (at + 1) & (ids->n_slots - 1);
   ids->slots[at] = e;
   ids->by_vid[vid] = (uint32_t)at + 1;
@@ -120,7 +120,7 @@ void dvx_ids_remove(dvx_ids *ids, uint32_t vid) {
   ids->n_used--;
   /* Move back every later entry of the run that may not stand behind a free slot. */
   for (size_t i = (hole + 1) & mask; ids->slots[i].vid; i = (i + 1) & mask) {
-    size_t home = ids->slots[i].hash & mask;
+    size_t home = (size_t)ids->slots[i].hash & mask;
     if (((i - home) & mask) >= ((i - hole) & mask)) {
       ids->slots[hole] = ids->slots[i];
       ids->by_vid[ids->slots[hole].vid] = (uint32_t)hole + 1;

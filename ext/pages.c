@@ -83,7 +83,7 @@ static size_t pages_step(dvx_pages *p, uint8_t *base) {
   if (is_awake) return 0;
   size_t page = first * p->row_bytes / p->page_bytes;
   for (size_t i = page; i < page + n_pages; i++) {
-    n_given += p->held[i >> 6] >> (i & 63) & 1;
+    n_given += (size_t)(p->held[i >> 6] >> (i & 63) & 1);
     p->held[i >> 6] &= ~((uint64_t)1 << (i & 63));
   }
   if (n_given == 0) return 0;

@@ -48,7 +48,7 @@
 
 static size_t txn_slot(const dvx_overlay *o, uint32_t vid) {
   size_t mask = o->n_touched_slots - 1;
-  size_t i = ((uint64_t)vid * 0x9e3779b97f4a7c15u >> 32) & mask;
+  size_t i = (size_t)((uint64_t)vid * 0x9e3779b97f4a7c15u >> 32) & mask;
   while (o->touched[i].vid && o->touched[i].vid != vid) i = (i + 1) & mask;
   return i;
 }
@@ -525,16 +525,16 @@ int dvx_table_flush(dvx_table *t) {
   if (n == 0) return SQLITE_OK;
   sqlite3_int64 last_rowid = sqlite3_last_insert_rowid(t->conn->db);
   int rc = txn_write_rows(t);
-  size_t *sizes = NULL;
   uint64_t *seqs = NULL;
   int64_t *times = NULL;
+  size_t *sizes = NULL;
   if (rc == SQLITE_OK) {
-    sizes = sqlite3_malloc64(n * (sizeof *sizes + sizeof *seqs + sizeof *times));
-    if (!sizes) rc = SQLITE_NOMEM;
+    seqs = sqlite3_malloc64(n * (sizeof *seqs + sizeof *times + sizeof *sizes));
+    if (!seqs) rc = SQLITE_NOMEM;
   }
   if (rc == SQLITE_OK) {
-    seqs = (uint64_t *)(void *)((char *)sizes + n * sizeof(uint64_t));
-    times = (int64_t *)(void *)((char *)sizes + 2 * n * sizeof(uint64_t));
+    times = (int64_t *)(void *)(seqs + n);
+    sizes = (size_t *)(void *)(times + n); /* the last, since on 32 bits it is narrower */
     for (size_t i = 0; i < n; i++) {
       const dvx_pending *p = &o->pending[o->n_written + i];
       sizes[i] = p->n_bytes;
@@ -549,7 +549,7 @@ int dvx_table_flush(dvx_table *t) {
       o->n_written = o->n_pending;
     }
   }
-  sqlite3_free(sizes);
+  sqlite3_free(seqs);
   sqlite3_set_last_insert_rowid(t->conn->db, last_rowid);
   if (rc != SQLITE_OK) dvx_table_poison(t, "an earlier write of this transaction failed half-way");
   return rc;
