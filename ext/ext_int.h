@@ -817,6 +817,9 @@ int dvx_table_find_to_read(dvx_conn *conn, const char *name, dvx_table **out);
 /* The same for an argument; if that is NULL, the message begins with the name of the function. */
 int dvx_table_find_argument(dvx_conn *conn, const char *function, sqlite3_value *name, dvx_table **out);
 int dvx_table_find_argument_to_read(dvx_conn *conn, const char *function, sqlite3_value *name, dvx_table **out);
+/* The table, without beginning a read, if it is in memory and nothing is known to have changed it since; else NULL. What
+ * another connection has committed since this one last read is not known. */
+dvx_table *dvx_table_unless_changed(dvx_conn *conn, const char *name);
 
 /* Opens a read of the table as of the current snapshot: brings memory up to date with the file. Must be paired with
  * dvx_table_end_read, which lets go of the snapshot if this call had to open it. Nests. */
@@ -1058,6 +1061,18 @@ int dvx_write_update(dvx_table *t, int argc, sqlite3_value **argv, sqlite3_int64
 int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value *id, dv_value *out);
 /* The short form's metadata must be the text of a JSON object, since the feed gives it out as one. v is a TEXT. */
 int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v);
+
+/* ================================================================================================================
+ * direct.c: past SQL, for compiled callers on the same connection
+ */
+
+/* The object of a connection that the extension is registered on; NULL if it is not. Lives as long as that is so. */
+dvx_conn *dvx_direct_conn(sqlite3 *db);
+/* The current vector of a row, as a SELECT would see it: `dimensions` floats; NULL if there is no such row. Borrowed
+ * until the next statement that writes to the table or searches in it, or the end of the transaction. is_alone: the
+ * caller knows that no other connection writes to the database, so memory need not be compared with the file. */
+int dvx_direct_vector(dvx_conn *conn, const char *table, const dv_value *id, bool is_alone, const float **out);
+int dvx_direct_register(dvx_conn *conn);
 
 /* ================================================================================================================
  * functions.c ... each of these registers its SQL functions or modules on conn->db

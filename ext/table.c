@@ -336,6 +336,13 @@ static int table_find(dvx_conn *conn, const char *name, bool to_read, dvx_table 
   return SQLITE_OK;
 }
 
+dvx_table *dvx_table_unless_changed(dvx_conn *conn, const char *name) {
+  dvx_table *t = table_lookup_only(conn, name);
+  if (t == NULL || !t->is_loaded || t->n_objects == 0) return NULL;
+  if (t->overlay.is_open || t->n_reads) return t;
+  return t->is_version_known && table_data_version(t) == t->data_version ? t : NULL;
+}
+
 int dvx_table_find(dvx_conn *conn, const char *name, dvx_table **out) { return table_find(conn, name, false, out); }
 
 int dvx_table_find_to_read(dvx_conn *conn, const char *name, dvx_table **out) {

@@ -1,0 +1,246 @@
+/**
+ * Loads the extension into a stock sqlite-wasm. SQLite's own sqlite3_load_extension() is not in that build, and there is no
+ * dlopen(): the extension is a position-independent module ("side module") that this file places beside SQLite.
+ *
+ *   1. The module's "dylink.0" section says how much memory and how many table slots it wants.
+ *   2. Memory for its data and for a stack of its own is taken from SQLite's allocator; the function table grows.
+ *   3. Its imports env.sqlite3_… are the exports of the same name of the package: no other function is called.
+ *   4. Its entry point becomes an automatic extension, so that every connection opened from then on has it.
+ *
+ * Format of the section: WebAssembly/tool-conventions, DynamicLinking.md.
+ */
+import { DeltaVectorsError } from './errors.js';
+import { Connection, type Sqlite3, type Sqlite3Database } from './sqlite.js';
+
+/** Which instructions the module may use. The results are the same bits with each. */
+export type Variant = 'relaxed' | 'simd' | 'scalar';
+
+export interface LoadOptions {
+  /** Another place for the module: a URL, its bytes, or the compiled module. By default it lies beside this file. */
+  wasm?: string | URL | BufferSource | WebAssembly.Module;
+  /** By default the best that this engine understands. */
+  variant?: Variant;
+}
+
+export interface Loaded {
+  /** Of the extension. */
+  readonly version: string;
+  readonly variant: Variant | 'given';
+  /** Registers the extension on a connection that was open before. */
+  register(db: Sqlite3Database): void;
+}
+
+/** The C stack of the extension. The deepest use seen in the tests is a tenth of it (test/loader.test.mjs). */
+const STACK_BYTES = 256 * 1024;
+
+const loaded = new WeakMap<object, Extension>();
+const loading = new WeakMap<object, Promise<Loaded>>();
+
+/** @internal */
+export interface Extension extends Loaded {
+  readonly exports: Record<string, (...args: (number | bigint)[]) => number>;
+  /** The stack's lowest address and size, for the test that measures its use. */
+  readonly stack: { readonly at: number; readonly bytes: number };
+}
+
+/** The extension in this sqlite3, which must have been loaded. @internal */
+export function extensionOf(sqlite3: Sqlite3): Extension {
+  const extension = loaded.get(sqlite3);
+  if (extension) return extension;
+  throw new DeltaVectorsError('not-loaded', 'the extension is not loaded: call `await loadDeltaVectors(sqlite3)` first');
+}
+
+/**
+ * Loads the extension for all connections of this sqlite3 that are opened from now on. Calling it again changes nothing.
+ *
+ * @param sqlite3 what `await sqlite3InitModule()` of @sqlite.org/sqlite-wasm gave
+ */
+export function loadDeltaVectors(sqlite3: Sqlite3, options: LoadOptions = {}): Promise<Loaded> {
+  let promise = loading.get(sqlite3);
+  if (!promise) {
+    promise = load(sqlite3, options);
+    loading.set(sqlite3, promise);
+    promise.catch(() => loading.delete(sqlite3)); // so that the next call tries again
+  }
+  return promise;
+}
+
+async function load(sqlite3: Sqlite3, options: LoadOptions): Promise<Loaded> {
+  const variant = options.variant ?? bestVariant();
+  const given = options.wasm !== undefined && !(options.wasm instanceof URL) && typeof options.wasm !== 'string';
+  const module = await compile(options.wasm ?? locate(variant));
+  const plan = new Plan(sqlite3, module);
+  const instance = await WebAssembly.instantiate(module, { env: plan.env, 'GOT.func': plan.functions });
+  const extension = plan.finish(instance, given ? 'given' : variant);
+  loaded.set(sqlite3, extension);
+  return extension;
+}
+
+// Written out, each as `new URL('…', import.meta.url)`, since that is what bundlers look for.
+function locate(variant: Variant): URL {
+  switch (variant) {
+    case 'relaxed':
+      return new URL('./delta_vectors.relaxed.wasm', import.meta.url);
+    case 'simd':
+      return new URL('./delta_vectors.simd.wasm', import.meta.url);
+    case 'scalar':
+      return new URL('./delta_vectors.scalar.wasm', import.meta.url);
+    default:
+      throw new DeltaVectorsError('invalid', `variant is '${String(variant)}': expected relaxed, simd or scalar`);
+  }
+}
+
+// () -> v128: i32.const 0, i8x16.splat, and with relaxed also i16x8.relaxed_dot_i8x16_i7x16_s of it with itself.
+const HEADER = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0];
+const SIMD = [...HEADER, 10, 8, 1, 6, 0, 65, 0, 253, 15, 11];
+const RELAXED = [...HEADER, 10, 15, 1, 13, 0, 65, 0, 253, 15, 65, 0, 253, 15, 253, 146, 2, 11];
+
+function bestVariant(): Variant {
+  if (WebAssembly.validate(new Uint8Array(RELAXED))) return 'relaxed';
+  return WebAssembly.validate(new Uint8Array(SIMD)) ? 'simd' : 'scalar';
+}
+
+async function compile(wasm: string | URL | BufferSource | WebAssembly.Module): Promise<WebAssembly.Module> {
+  if (wasm instanceof WebAssembly.Module) return wasm;
+  try {
+    if (typeof wasm !== 'string' && !(wasm instanceof URL)) return await WebAssembly.compile(wasm);
+    const url = new URL(wasm, import.meta.url);
+    if (url.protocol === 'file:') {
+      // Not a literal: bundlers for browsers would look for it. They never get here, a page has no file: URLs to fetch.
+      const fs = 'node:fs/promises';
+      const { readFile } = (await import(/* @vite-ignore */ /* webpackIgnore: true */ fs)) as { readFile(url: URL): Promise<Uint8Array<ArrayBuffer>> };
+      return await WebAssembly.compile(await readFile(url));
+    }
+    const response = await fetch(url, { credentials: 'same-origin' });
+    if (!response.ok) throw new Error(`${url} answered ${response.status} ${response.statusText}`);
+    return await WebAssembly.compile(await response.arrayBuffer());
+  } catch (thrown) {
+    const what = typeof wasm === 'string' || wasm instanceof URL ? String(wasm) : 'the bytes that were given';
+    throw new DeltaVectorsError('wasm-unavailable', `cannot load the extension from ${what}: ${String((thrown as Error).message ?? thrown)}`, { cause: thrown });
+  }
+}
+
+interface Dylink {
+  memoryBytes: number;
+  memoryAlignment: number;
+  tableSlots: number;
+}
+
+function readDylink(module: WebAssembly.Module): Dylink {
+  const section = WebAssembly.Module.customSections(module, 'dylink.0')[0];
+  const bytes = section ? new Uint8Array(section) : new Uint8Array();
+  let at = 0;
+  const leb = (): number => {
+    let value = 0;
+    for (let shift = 0; ; shift += 7) {
+      const byte = bytes[at++];
+      if (byte === undefined || shift > 28) throw new DeltaVectorsError('wasm-unavailable', 'the module is not a side module');
+      value += (byte & 127) * 2 ** shift;
+      if (byte < 128) return value;
+    }
+  };
+  while (at < bytes.length) {
+    const type = leb();
+    const length = leb();
+    const end = at + length;
+    if (type === 1) {
+      const memoryBytes = leb();
+      const memoryAlignment = 2 ** leb();
+      return { memoryBytes, memoryAlignment, tableSlots: leb() };
+    }
+    at = end;
+  }
+  throw new DeltaVectorsError('wasm-unavailable', 'the module is not a side module: it has no dylink.0 section');
+}
+
+/** Where the module goes, and what it is given. */
+class Plan {
+  readonly env: Record<string, WebAssembly.ImportValue> = {};
+  readonly functions: Record<string, WebAssembly.Global> = {};
+  readonly #sqlite3: Sqlite3;
+  readonly #stackAt: number;
+
+  constructor(sqlite3: Sqlite3, module: WebAssembly.Module) {
+    this.#sqlite3 = sqlite3;
+    const exports = sqlite3.wasm.exports as Record<string, WebAssembly.ExportValue>;
+    const missing = WebAssembly.Module.imports(module)
+      .filter((i) => (i.kind === 'function' || i.module === 'GOT.func') && typeof exports[i.name] !== 'function')
+      .map((i) => i.name);
+    if (missing.length > 0 || typeof exports['sqlite3_auto_extension'] !== 'function') {
+      const lacks = missing.length > 0 ? missing.join(', ') : 'sqlite3_auto_extension';
+      throw new DeltaVectorsError(
+        'unsupported-sqlite',
+        `delta_vectors needs sqlite-wasm 3.47.0 or newer: this one, ${sqlite3.version.libVersion}, does not export ${lacks}`,
+      );
+    }
+    const { memoryBytes, memoryAlignment, tableSlots } = readDylink(module);
+    const alignment = Math.max(16, memoryAlignment);
+    const size = alignment + memoryBytes + 16 + STACK_BYTES;
+    const start = sqlite3.wasm.alloc(size);
+    if (typeof start !== 'number') {
+      throw new DeltaVectorsError('unsupported-sqlite', 'delta_vectors is a 32-bit module: this sqlite-wasm is built for 64 bits');
+    }
+    // What is not initialised data must be zero.
+    sqlite3.wasm.heap8u().fill(0, start, start + size);
+    // The stack comes first and grows down.
+    this.#stackAt = start;
+    const stackTop = Math.floor((start + STACK_BYTES) / 16) * 16;
+    const memoryBase = Math.ceil((start + STACK_BYTES) / alignment) * alignment;
+    const table = sqlite3.wasm.functionTable();
+    const tableBase = table.grow(tableSlots);
+
+    const memory = sqlite3.wasm.memory ?? (exports['memory'] as WebAssembly.Memory);
+    for (const { module: from, name, kind } of WebAssembly.Module.imports(module)) {
+      if (kind === 'function') this.env[name] = exports[name]!;
+      // A function of SQLite's whose address the C code takes, such as sqlite3_free: a global with its place in the table.
+      if (from === 'GOT.func') {
+        const slot = table.grow(1);
+        table.set(slot, exports[name]!);
+        this.functions[name] = new WebAssembly.Global({ value: 'i32', mutable: true }, slot);
+      }
+    }
+    this.env['memory'] = memory;
+    this.env['__indirect_function_table'] = table;
+    this.env['__memory_base'] = new WebAssembly.Global({ value: 'i32', mutable: false }, memoryBase);
+    this.env['__table_base'] = new WebAssembly.Global({ value: 'i32', mutable: false }, tableBase);
+    this.env['__stack_pointer'] = new WebAssembly.Global({ value: 'i32', mutable: true }, stackTop);
+  }
+
+  finish(instance: WebAssembly.Instance, variant: Variant | 'given'): Extension {
+    const sqlite3 = this.#sqlite3;
+    const exports = instance.exports as Extension['exports'];
+    const natives = sqlite3.wasm.exports as Record<string, (...args: number[]) => number>;
+    exports['__wasm_apply_data_relocs']?.();
+    exports['__wasm_call_ctors']?.();
+    const entry = exports['sqlite3_deltavectors_init']!;
+    const table = sqlite3.wasm.functionTable();
+    const slot = table.grow(1);
+    table.set(slot, entry);
+    if (natives['sqlite3_auto_extension']!(slot) !== 0) {
+      throw new DeltaVectorsError('out-of-memory', 'there is no memory to register the extension');
+    }
+    return {
+      version: this.#tryOut(),
+      variant,
+      exports,
+      stack: { at: this.#stackAt, bytes: STACK_BYTES },
+      register(connection) {
+        if (connection.pointer === undefined) throw new DeltaVectorsError('closed', 'the SQLite connection is closed');
+        if (entry(connection.pointer, 0, 0) !== 0) {
+          throw new DeltaVectorsError('sql', 'cannot register the extension on this connection');
+        }
+      },
+    };
+  }
+  /** A connection opened now has the extension; its version. */
+  #tryOut(): string {
+    const db = new this.#sqlite3.oo1.DB(...([':memory:'] as never[]));
+    const connection = new Connection(this.#sqlite3, db);
+    try {
+      return String(connection.value('SELECT delta_vectors_version()'));
+    } finally {
+      connection.release();
+      db.close();
+    }
+  }
+}
