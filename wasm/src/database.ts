@@ -420,15 +420,9 @@ function committedDelta(row: Statement, vectorId: string, seq: number, time: num
     operation: decodeFrame(row.blob(delta)).operation,
     timestamp: new Date(row.integer(time)),
   };
-  if (!row.isNull(metadata)) out.metadata = patchOf(JSON.parse(row.text(metadata)) as Record<string, unknown>);
+  // NULL: not changed; the JSON null: there are none any more.
+  if (!row.isNull(metadata)) out.metadata = (JSON.parse(row.text(metadata)) as Record<string, unknown> | null) ?? {};
   return out;
-}
-
-/** delta_log tells the column `metadata` that a delta set, as a JSON text in a JSON object: {"metadata":"{…}"}. */
-function patchOf(columns: Record<string, unknown>): Record<string, unknown> {
-  const metadata = columns['metadata'];
-  if (typeof metadata === 'string') return JSON.parse(metadata) as Record<string, unknown>;
-  return (metadata ?? columns) as Record<string, unknown>;
 }
 
 type Statements = ReturnType<typeof prepareAll>;

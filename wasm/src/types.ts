@@ -35,6 +35,8 @@ export interface CommittedDelta extends VectorDelta {
   /** The same as a text: what `applyDelta` returned. */
   deltaId: string;
   timestamp: Date;
+  /** All of the row's metadata, if the delta changed them. */
+  metadata?: Record<string, unknown>;
 }
 
 export interface ChainEntry extends CommittedDelta {
