@@ -103,7 +103,7 @@ export class Session {
   readonly #loaded: Loaded;
   readonly #options: OpenMessage;
   readonly #notify: (notice: Notice) => void;
-  readonly #client = crypto.randomUUID();
+  readonly #client = uniqueName();
   readonly #ended = new AbortController();
   #owner: Owner | undefined;
   /** Of the owner, whoever that is. */
@@ -397,6 +397,11 @@ export class Session {
     for (const channel of this.#clients.values()) channel.close();
     this.#clients.clear();
   }
+}
+
+/** crypto.randomUUID is not there in pages without a secure origin. */
+function uniqueName(): string {
+  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join('-');
 }
 
 function canShare(): boolean {
