@@ -75,6 +75,8 @@ export class AsyncDeltaVectorDB {
   #isClosed = false;
   /** Why nothing works any more. */
   #failure: DeltaVectorsError | undefined;
+  /** Called when the worker listens, or has failed to start. */
+  #started: (() => void) | undefined;
   readonly #bells = new Set<() => void>();
   readonly #subscriptions = new Set<() => void>();
 
@@ -105,6 +107,7 @@ export class AsyncDeltaVectorDB {
     };
     const db = new AsyncDeltaVectorDB(await makePort(worker, sqlite !== undefined), dimensions);
     try {
+      await new Promise<void>((resolve) => (db.#started = resolve));
       db.#info = await db.#request((id): Request => ({ kind: 'open', id, options: message }));
     } catch (thrown) {
       db.#port.terminate?.();
@@ -166,6 +169,9 @@ export class AsyncDeltaVectorDB {
         else call?.reject(DeltaVectorsError.fromData(message.error));
         break;
       }
+      case 'ready':
+        this.#started?.();
+        break;
       case 'bell':
         for (const wake of [...this.#bells]) wake();
         break;
@@ -177,6 +183,7 @@ export class AsyncDeltaVectorDB {
 
   #fail(error: DeltaVectorsError): void {
     this.#failure = error;
+    this.#started?.();
     for (const call of this.#calls.values()) call.reject(error);
     this.#calls.clear();
     for (const end of [...this.#subscriptions]) end();

@@ -84,7 +84,8 @@ export class DeltaVectorsError extends Error {
 
 /** @internal */
 export function isQuota(thrown: unknown): boolean {
-  return thrown instanceof Error && thrown.name === 'QuotaExceededError';
+  // Chromium's handles of files throw it under this name; newer ones as a class of that name.
+  return thrown instanceof Error && (thrown.name === 'QuotaExceededError' || /no space available/i.test(thrown.message));
 }
 
 const SQLITE_CODES: Readonly<Record<number, ErrorCode>> = {

@@ -82,6 +82,8 @@ export type Answer =
   | { readonly kind: 'error'; readonly id: number; readonly error: ErrorData };
 
 export type Notice =
+  /** The worker listens: what comes before that may be lost. */
+  | { readonly kind: 'ready' }
   /** Something was committed, by whomever. */
   | { readonly kind: 'bell' }
   /** The owner changed: this worker now, or another. */

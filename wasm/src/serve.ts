@@ -20,6 +20,7 @@ export function serve(port: Port, init: Init): void {
   port.addEventListener('message', ({ data }) => {
     last = last.then(() => server.handle(data));
   });
+  port.postMessage({ kind: 'ready' } satisfies Notice, []);
 }
 
 class Server {

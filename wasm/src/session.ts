@@ -23,7 +23,7 @@ import type {
   TabNotice,
   TabRequest,
 } from './protocol.js';
-import { openStorage, type OpenDatabase } from './storage.js';
+import { explainFailure, openStorage, type OpenDatabase } from './storage.js';
 import type { Sqlite3 } from './sqlite.js';
 
 /** These change something each time they are called. Of the other methods, twice is once. */
@@ -231,11 +231,11 @@ export class Session {
   // ---- as the owner --------------------------------------------------------------------------------------------------
 
   #serve(): void {
-    this.#requests!.onmessage = (event: MessageEvent<TabRequest>) => this.#asked(event.data);
+    this.#requests!.onmessage = (event: MessageEvent<TabRequest>) => void this.#asked(event.data);
     this.#channel!.postMessage({ kind: 'owner', info: this.#info! } satisfies TabNotice);
   }
 
-  #asked(request: TabRequest): void {
+  async #asked(request: TabRequest): Promise<void> {
     const owner = this.#owner;
     if (!owner || request.client === this.#client) return;
     let answer: TabAnswer;
@@ -246,7 +246,7 @@ export class Session {
       try {
         answer = { kind: 'result', number, value: owner.callOnce(client, number, answered, method, args) };
       } catch (thrown) {
-        answer = { kind: 'error', number, error: DeltaVectorsError.from(thrown).toData() };
+        answer = { kind: 'error', number, error: (await explainFailure(thrown)).toData() };
       }
       if (WRITES.has(method)) this.#ring();
     }
@@ -370,10 +370,15 @@ export class Session {
 
   // ---- what the page asks --------------------------------------------------------------------------------------------
 
-  call(method: MethodName, args: readonly unknown[]): unknown {
+  async call(method: MethodName, args: readonly unknown[]): Promise<unknown> {
     if (this.#ended.signal.aborted) throw new DeltaVectorsError('closed', 'the database is closed');
     if (this.#owner) {
-      const value = this.#owner.call(method, args);
+      let value: unknown;
+      try {
+        value = this.#owner.call(method, args);
+      } catch (thrown) {
+        throw await explainFailure(thrown);
+      }
       if (WRITES.has(method)) this.#ring();
       return value;
     }

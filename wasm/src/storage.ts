@@ -145,3 +145,42 @@ function isHeld(thrown: unknown): boolean {
   const { name, message } = thrown as Error;
   return name === 'NoModificationAllowedError' || /access handle/i.test(String(message));
 }
+
+const IOERR = 10;
+/** Browsers give files room in steps that grow with the file: a WAL of some megabytes may ask for as much again. */
+const PROBE_BYTES = 1 << 24;
+
+/**
+ * SQLite calls it an I/O error when the browser refuses to store more. Whether it was that is asked of the browser: if there is room
+ * for another file, it was something else.
+ */
+export async function explainFailure(thrown: unknown): Promise<DeltaVectorsError> {
+  const error = DeltaVectorsError.from(thrown);
+  if (error.sqliteCode === undefined || (error.sqliteCode & 0xff) !== IOERR || !(await isFull())) return error;
+  return new DeltaVectorsError('quota-exceeded', `the origin's storage is full: the transaction was rolled back (${error.message})`, {
+    sqliteCode: error.sqliteCode,
+    cause: error,
+  });
+}
+
+async function isFull(): Promise<boolean> {
+  const root = await navigator.storage.getDirectory();
+  const name = `.delta_vectors-probe-${Math.random()}`;
+  try {
+    const file = (await root.getFileHandle(name, { create: true })) as FileSystemFileHandle & {
+      createSyncAccessHandle(): Promise<{ truncate(bytes: number): void; flush(): void; close(): void }>;
+    };
+    const handle = await file.createSyncAccessHandle();
+    try {
+      handle.truncate(PROBE_BYTES);
+      handle.flush();
+      return false;
+    } finally {
+      handle.close();
+    }
+  } catch (thrown) {
+    return isQuota(thrown);
+  } finally {
+    await root.removeEntry(name).catch(() => {});
+  }
+}

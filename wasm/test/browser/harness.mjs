@@ -72,7 +72,7 @@ export async function startBrowser(args = []) {
 /** A page with the package as `dv`, and open(options) that knows where SQLite is. */
 export async function openPage(context, url) {
   const page = await context.newPage();
-  page.errors = [];
+  page.errors = []; if (process.env.LOG) page.on('console', (m) => console.log('#', m.text()));
   page.on('pageerror', (error) => page.errors.push(error));
   await page.goto(url);
   await prepare(page);
@@ -98,7 +98,7 @@ export async function prepare(page) {
       try {
         await work();
       } catch (e) {
-        return { name: e.name, code: e.code, message: e.message, committed: e.committed };
+        return { name: e.name, code: e.code, sqliteCode: e.sqliteCode, message: e.message, committed: e.committed };
       }
       return undefined;
     };
