@@ -3,6 +3,7 @@
  *
  *   differential [--programs N] [--ops M] [--seed S] [--extension PATH] [--verbose]
  *   differential --program-seed X [--ops M] [--minimize]       one program, as a failure report names it
+ *   differential --programs N ... --traces FILE                 also writes the SQL of every program to the file
  *   differential --self-test                                    the model alone
  *
  * A program is a table of random form and 200 operations on it. Everything it does follows from its seed (times of now
@@ -32,6 +33,7 @@ typedef struct arguments {
   int programs, operations;
   uint64_t seed, program_seed;
   bool has_program_seed, is_verbose, minimizes, tests_self;
+  FILE *traces;
   const char *extension;
 } arguments;
 
@@ -249,6 +251,10 @@ static bool run_program(const arguments *a, uint64_t seed, const bool *leaves_ou
   free_program(p);
   alarm(0);
   bool has_failed = p->has_failed;
+  if (a->traces) {
+    fprintf(a->traces, "-- program %llu\n", (unsigned long long)seed);
+    fwrite(p->trace.s, 1, p->trace.n, a->traces);
+  }
   if (has_failed && how == WHOLE_TRACE) {
     printf("\n---- program seed %llu%s: the SQL of the program ----\n", (unsigned long long)seed,
            p->binds ? " (values were bound as parameters)" : "");
@@ -317,7 +323,7 @@ static void minimize(const arguments *a, totals *sum) {
 
 static void usage(void) {
   fputs("usage: differential [--programs N] [--ops M] [--seed S] [--extension PATH] [--verbose]\n"
-        "                    [--program-seed X [--minimize]] [--self-test]\n",
+        "                    [--program-seed X [--minimize]] [--traces FILE] [--self-test]\n",
         stderr);
   exit(2);
 }
@@ -346,6 +352,8 @@ static arguments parse(int argc, char **argv) {
         a.program_seed = strtoull(value, NULL, 10), a.has_program_seed = true;
       else if (strcmp(name, "--extension") == 0)
         a.extension = value;
+      else if (strcmp(name, "--traces") == 0 && (a.traces = fopen(value, "w")) != NULL)
+        continue;
       else
         usage();
     }

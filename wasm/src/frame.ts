@@ -115,6 +115,15 @@ class Writer {
     this.bytes[this.at++] = value;
   }
 
+  /** Zigzag: the sign is the lowest bit. Written by halves, since twice a time may be beyond 2^53. */
+  zigzag(value: number): void {
+    const magnitude = value < 0 ? -value - 1 : value;
+    const low = (magnitude % 64) * 2 + (value < 0 ? 1 : 0);
+    const high = Math.floor(magnitude / 64);
+    this.bytes[this.at++] = high > 0 ? low | 128 : low;
+    if (high > 0) this.varint(high);
+  }
+
   text(text: string): void {
     // Nearly all ids are ASCII; what is not is encoded, its length being known only then.
     let isAscii = text.length < 128;
@@ -224,7 +233,7 @@ export function writeFrame(delta: VectorDelta, bytes: Uint8Array, at: number, ha
     const time = delta.timestamp instanceof Date ? delta.timestamp.getTime() : NaN;
     if (!Number.isSafeInteger(time)) throw invalid(delta, `timestamp is ${String(delta.timestamp)}: expected a valid Date`);
     flags |= FLAG.time;
-    out.varint(time < 0 ? -2 * time - 1 : 2 * time);
+    out.zigzag(time);
   }
   if (delta.metadata !== undefined) {
     if (typeof delta.metadata !== 'object' || delta.metadata === null || Array.isArray(delta.metadata)) {
@@ -320,8 +329,10 @@ class Reader {
   }
 
   zigzag(): number {
-    const value = this.varint();
-    return value % 2 ? -(value + 1) / 2 : value / 2;
+    const low = this.u8();
+    const magnitude = ((low & 127) >> 1) + (low & 128 ? this.varint() * 64 : 0);
+    if (!Number.isSafeInteger(magnitude)) this.fail();
+    return low & 1 ? -magnitude - 1 : magnitude;
   }
 
   f32(): number {

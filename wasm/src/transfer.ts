@@ -8,8 +8,6 @@ const MAGIC = 'SQLite format 3\0';
 /** File format versions in the header: 1 with a rollback journal, 2 with a WAL. */
 const HEADER_MODES = [18, 19];
 const ROLLBACK_JOURNAL = 1;
-const FREE_ON_CLOSE = 1;
-const RESIZEABLE = 2;
 const DONE = 101;
 
 export function isDatabaseFile(bytes: Uint8Array): boolean {
@@ -36,12 +34,17 @@ export function readDatabase(connection: Connection): Uint8Array {
 /** The file, looked at in a connection of its own, takes the place of what is there: in one transaction of SQLite's backup. */
 export function replaceDatabase(connection: Connection, bytes: Uint8Array, options: TableOptions): void {
   const { sqlite3, native } = connection;
-  const db = new sqlite3.oo1.DB(...([':memory:'] as never[]));
+  const capi = sqlite3.capi as { sqlite3_js_posix_create_file(path: string, data: Uint8Array): void };
+  const copy = bytes.slice();
+  for (const i of HEADER_MODES) copy[i] = ROLLBACK_JOURNAL;
+  // A file in memory, of SQLite's default VFS there: VACUUM can change the size of its pages, which it cannot in ':memory:'.
+  const path = `/delta_vectors-import-${Math.random()}.sqlite3`;
+  capi.sqlite3_js_posix_create_file(path, copy);
+  const db = new sqlite3.oo1.DB(...([path] as never[]));
   const source = new Connection(sqlite3, db);
   try {
-    deserialize(source, bytes);
     checkFile(source, options);
-    // A backup into a database in WAL mode cannot change the size of its pages.
+    // A backup into a database in WAL mode, or in memory, cannot change the size of its pages.
     const pageSize = Number(connection.value('PRAGMA page_size'));
     if (Number(source.value('PRAGMA page_size')) !== pageSize) source.exec(`PRAGMA page_size=${pageSize}; VACUUM`);
     connection.run(() => {
@@ -55,23 +58,8 @@ export function replaceDatabase(connection: Connection, bytes: Uint8Array, optio
   } finally {
     source.release();
     db.close();
+    connection.run(() => native['sqlite3__wasm_vfs_unlink']!(0, connection.putText(path + '\0').at));
   }
-}
-
-function deserialize(source: Connection, bytes: Uint8Array): void {
-  const { native } = source;
-  source.run(() => {
-    const schema = source.putText('main\0');
-    const at = native['sqlite3_malloc64']!(BigInt(bytes.length));
-    if (at === 0) throw new DeltaVectorsError('out-of-memory', `import: there is no memory for ${bytes.length} bytes`);
-    source.bytes.set(bytes, at);
-    for (const i of HEADER_MODES) source.bytes[at + i] = ROLLBACK_JOURNAL;
-    // SQLite owns the memory from here on, also when it fails.
-    const rc = native['sqlite3_deserialize']!(
-      source.pointer, schema.at, at, BigInt(bytes.length), BigInt(bytes.length), FREE_ON_CLOSE | RESIZEABLE,
-    );
-    if (rc !== 0) throw source.error();
-  });
 }
 
 function checkFile(source: Connection, options: TableOptions): void {

@@ -104,6 +104,7 @@ it('a subscription that begins in the past gets all of it, and ends when it is t
   await page.evaluate(() => {
     globalThis.seen = [];
     globalThis.stop = new AbortController();
+    db.onDelta(({ seq }) => { if (seq === 4) throw new Error('a listener of mine'); });
     db.onDelta((d) => seen.push(d.seq), { fromSeq: 1, signal: stop.signal });
   });
   await page.waitForFunction(() => seen.length === 2);
@@ -113,6 +114,8 @@ it('a subscription that begins in the past gets all of it, and ends when it is t
   await page.evaluate(() => db.applyDelta(offset('a', 1)));
   await page.evaluate(() => new Promise((resolve) => setTimeout(resolve, 50)));
   assert.deepEqual(await page.evaluate(() => seen), [2, 3, 4]);
+  // A listener that throws hurts neither the writer nor the other listeners.
+  assert.deepEqual(page.errors.map((e) => e.message), ['a listener of mine']);
   await page.close();
 });
 
