@@ -380,9 +380,9 @@ function reportUncaught(thrown: unknown): void {
 async function makePort(worker: OpenOptions['worker'], hasSqliteUrl: boolean): Promise<Port> {
   if (typeof worker === 'function') return worker() as unknown as Port;
   if (worker === true || (worker === 'auto' && typeof Worker !== 'undefined' && typeof document !== 'undefined')) {
-    // Written out, since this form is what bundlers look for.
+    // Written out, since this form is what bundlers look for; the names must differ, webpack makes a file of each.
     const started = hasSqliteUrl
-      ? new Worker(new URL('./worker-url.js', import.meta.url), { type: 'module', name: 'delta_vectors' })
+      ? new Worker(new URL('./worker-url.js', import.meta.url), { type: 'module', name: 'delta_vectors_url' })
       : new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'delta_vectors' });
     return started as unknown as Port;
   }

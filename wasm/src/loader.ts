@@ -104,7 +104,8 @@ async function compile(wasm: string | URL | BufferSource | WebAssembly.Module): 
   if (wasm instanceof WebAssembly.Module) return wasm;
   try {
     if (typeof wasm !== 'string' && !(wasm instanceof URL)) return await WebAssembly.compile(wasm);
-    const url = new URL(wasm, import.meta.url);
+    // Not relative to import.meta.url: webpack would take it for a file of this package.
+    const url = new URL(wasm, globalThis.location?.href);
     if (url.protocol === 'file:') {
       // Not a literal: bundlers for browsers would look for it. They never get here, a page has no file: URLs to fetch.
       const fs = 'node:fs/promises';
