@@ -1,8 +1,11 @@
 /*
  * wasm128.c: kernels for WebAssembly with SIMD128. Same functions, same order, same bits as scalar.c.
  *
- * A lane of the definition is a float of eight 4-wide accumulators. WebAssembly has no FMA outside relaxed SIMD, which
- * is not used because its results depend on the machine. Ends of arrays go through a zero-padded copy.
+ * A lane of the definition is a float of eight 4-wide accumulators. Ends of arrays go through a zero-padded copy.
+ *
+ * Compiled with relaxed SIMD, sums of bytes take its dot product, and nothing else of it: relaxed instructions may give
+ * other results on other machines, this one only if a byte of its second operand has the highest bit. Here that operand is
+ * |query|, at most 127; the query's signs go to the codes.
  */
 #include "dv_simd.h"
 
@@ -67,34 +70,60 @@ static void dot_norm_f32_wasm128(const float *a, const float *b, size_t n, float
 
 /* ---- sums of bytes ----------------------------------------------------------------------------------------------- */
 
-/* The n % 8 bytes at p and zeros, widened to 16 bits. */
-WASM128_INLINE v128_t load_rest_wasm128(const int8_t *p, size_t rest) {
-  int8_t copy[8] = {0};
-  memcpy(copy, p, rest);
-  return wasm_i16x8_load8x8(copy);
-}
-
 static int32_t fold_i32_wasm128(v128_t s) {
   s = wasm_i32x4_add(s, wasm_i32x4_shuffle(s, s, 2, 3, 0, 1));
   return wasm_i32x4_extract_lane(wasm_i32x4_add(s, wasm_i32x4_shuffle(s, s, 1, 0, 3, 2)), 0);
 }
 
-WASM128_INLINE v128_t add_products_wasm128(v128_t acc, v128_t q, v128_t c) {
-  return wasm_i32x4_add(acc, wasm_i32x4_dot_i16x8(q, c));
+/* 16 bytes of the query, as products_wasm128 wants them. */
+typedef struct query_wasm128 {
+  v128_t a, b;
+} query_wasm128;
+
+#if defined(__wasm_relaxed_simd__)
+#define NAME_WASM128 "wasm128relaxed"
+
+/* |q|, and a mask of where q is negative. */
+WASM128_INLINE query_wasm128 load_query_wasm128(const int8_t *q) {
+  v128_t bytes = wasm_v128_load(q);
+  return (query_wasm128){wasm_i8x16_abs(bytes), wasm_i8x16_shr(bytes, 7)};
 }
+
+/* sum + the 16 products of q and the bytes at c, as four sums. -c is ~c + 1, and never leaves a byte. */
+WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, const int8_t *c) {
+  v128_t signed_c = wasm_i8x16_sub(wasm_v128_xor(wasm_v128_load(c), q.b), q.b);
+  return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(signed_c, q.a, sum);
+}
+
+#else
+#define NAME_WASM128 "wasm128"
+
+/* Widened to 16 bits. */
+WASM128_INLINE query_wasm128 load_query_wasm128(const int8_t *q) {
+  return (query_wasm128){wasm_i16x8_load8x8(q), wasm_i16x8_load8x8(q + 8)};
+}
+
+WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, const int8_t *c) {
+  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.a, wasm_i16x8_load8x8(c)));
+  return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.b, wasm_i16x8_load8x8(c + 8)));
+}
+
+#endif
 
 static int32_t dot_i8_wasm128(const int8_t *a, const int8_t *b, size_t n) {
   v128_t s0 = wasm_i32x4_splat(0), s1 = s0;
   size_t i = 0;
-  for (; n - i >= 16; i += 16) {
-    s0 = add_products_wasm128(s0, wasm_i16x8_load8x8(b + i), wasm_i16x8_load8x8(a + i));
-    s1 = add_products_wasm128(s1, wasm_i16x8_load8x8(b + i + 8), wasm_i16x8_load8x8(a + i + 8));
+  for (; n - i >= 32; i += 32) {
+    s0 = products_wasm128(s0, load_query_wasm128(b + i), a + i);
+    s1 = products_wasm128(s1, load_query_wasm128(b + i + 16), a + i + 16);
   }
-  if (n - i >= 8) {
-    s0 = add_products_wasm128(s0, wasm_i16x8_load8x8(b + i), wasm_i16x8_load8x8(a + i));
-    i += 8;
+  for (; n - i >= 16; i += 16) s0 = products_wasm128(s0, load_query_wasm128(b + i), a + i);
+  if (i < n) {
+    int8_t a_rest[16] = {0}, b_rest[16] = {0};
+    memcpy(a_rest, a + i, n - i);
+    memcpy(b_rest, b + i, n - i);
+    s1 = products_wasm128(s1, load_query_wasm128(b_rest), a_rest);
   }
-  if (i < n) s1 = add_products_wasm128(s1, load_rest_wasm128(b + i, n - i), load_rest_wasm128(a + i, n - i));
   return fold_i32_wasm128(wasm_i32x4_add(s0, s1));
 }
 
@@ -103,19 +132,22 @@ WASM128_INLINE void dot_four_wasm128(const int8_t *c0, const int8_t *c1, const i
                                      const int8_t *query, size_t n, int32_t *out) {
   v128_t s0 = wasm_i32x4_splat(0), s1 = s0, s2 = s0, s3 = s0;
   size_t i = 0;
-  for (; n - i >= 8; i += 8) {
-    v128_t q = wasm_i16x8_load8x8(query + i);
-    s0 = add_products_wasm128(s0, q, wasm_i16x8_load8x8(c0 + i));
-    s1 = add_products_wasm128(s1, q, wasm_i16x8_load8x8(c1 + i));
-    s2 = add_products_wasm128(s2, q, wasm_i16x8_load8x8(c2 + i));
-    s3 = add_products_wasm128(s3, q, wasm_i16x8_load8x8(c3 + i));
+  for (; n - i >= 16; i += 16) {
+    query_wasm128 q = load_query_wasm128(query + i);
+    s0 = products_wasm128(s0, q, c0 + i);
+    s1 = products_wasm128(s1, q, c1 + i);
+    s2 = products_wasm128(s2, q, c2 + i);
+    s3 = products_wasm128(s3, q, c3 + i);
   }
   if (i < n) {
-    v128_t q = load_rest_wasm128(query + i, n - i);
-    s0 = add_products_wasm128(s0, q, load_rest_wasm128(c0 + i, n - i));
-    s1 = add_products_wasm128(s1, q, load_rest_wasm128(c1 + i, n - i));
-    s2 = add_products_wasm128(s2, q, load_rest_wasm128(c2 + i, n - i));
-    s3 = add_products_wasm128(s3, q, load_rest_wasm128(c3 + i, n - i));
+    int8_t rest[5][16] = {{0}};
+    const int8_t *from[5] = {query, c0, c1, c2, c3};
+    for (size_t j = 0; j < 5; j++) memcpy(rest[j], from[j] + i, n - i);
+    query_wasm128 q = load_query_wasm128(rest[0]);
+    s0 = products_wasm128(s0, q, rest[1]);
+    s1 = products_wasm128(s1, q, rest[2]);
+    s2 = products_wasm128(s2, q, rest[3]);
+    s3 = products_wasm128(s3, q, rest[4]);
   }
   v128_t t0 = wasm_i32x4_add(wasm_i32x4_shuffle(s0, s1, 0, 4, 1, 5), wasm_i32x4_shuffle(s0, s1, 2, 6, 3, 7));
   v128_t t2 = wasm_i32x4_add(wasm_i32x4_shuffle(s2, s3, 0, 4, 1, 5), wasm_i32x4_shuffle(s2, s3, 2, 6, 3, 7));
@@ -200,7 +232,7 @@ static size_t pick_bits_wasm128(const uint32_t *sums, const dv_bit_row *rows, si
 }
 
 const dv_kernels dv_kernels_wasm128 = {
-    "wasm128",      dot_f32_wasm128, l2sq_f32_wasm128,  l1_f32_wasm128,    dot_norm_f32_wasm128,
+    NAME_WASM128,   dot_f32_wasm128, l2sq_f32_wasm128,  l1_f32_wasm128,    dot_norm_f32_wasm128,
     dot_i8_wasm128, scan_i8_wasm128, gather_i8_wasm128, scan_bits_wasm128, pick_bits_wasm128,
 };
 

@@ -1,5 +1,6 @@
 // The extension in SQLites of different ages, as each of its variants.
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { describe, it } from 'node:test';
 import { DeltaVectorDB, loadDeltaVectors } from '../../dist/index.js';
@@ -92,6 +93,18 @@ it('imports nothing that sqlite-wasm does not export, and exports its entry poin
     }
     assert.ok(WebAssembly.Module.exports(module).some((e) => e.name === 'sqlite3_deltavectors_init'));
   }
+});
+
+it('relaxed SIMD is used only where it computes what it should', () => {
+  const script = `
+    import { loadDeltaVectors } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
+    import { sqliteOf } from ${JSON.stringify(new URL('./sqlite.mjs', import.meta.url).href)};
+    const { variant } = await loadDeltaVectors(await sqliteOf());
+    console.log(variant);`;
+  const run = (...flags) => execFileSync(process.execPath, [...flags, '--input-type=module', '-e', script], { encoding: 'utf8' }).trim();
+  assert.ok(['simd', 'relaxed'].includes(run()));
+  // Its first compiler gets the instruction wrong there.
+  if (process.versions.v8.startsWith('11.3.')) assert.equal(run('--experimental-wasm-relaxed-simd', '--liftoff-only'), 'simd');
 });
 
 it('stays far within its stack', async () => {
