@@ -35,7 +35,7 @@ export function readDatabase(connection: Connection): Uint8Array {
 export function replaceDatabase(connection: Connection, bytes: Uint8Array, options: TableOptions): void {
   const { sqlite3, native } = connection;
   const capi = sqlite3.capi as { sqlite3_js_posix_create_file(path: string, data: Uint8Array): void };
-  const copy = bytes.slice();
+  const copy = new Uint8Array(bytes); // a plain one: Node's Buffer is another class, and its slice no copy
   for (const i of HEADER_MODES) copy[i] = ROLLBACK_JOURNAL;
   // A file in memory, of SQLite's default VFS there: VACUUM can change the size of its pages, which it cannot in ':memory:'.
   const path = `/delta_vectors-import-${Math.random()}.sqlite3`;

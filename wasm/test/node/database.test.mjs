@@ -149,7 +149,7 @@ it('exports itself as a file, and parts of its log', () => {
   assert.equal(Buffer.from(file.subarray(0, 15)).toString(), 'SQLite format 3');
   const other = new DeltaVectorDB(sqlite3, { dimensions: 3, metric: 'l2' });
   other.applyDelta(create('z', 0, 0, 0));
-  other.import(file);
+  other.import(Buffer.from(file));
   assert.deepEqual(other.getVector('b'), f32(4, 5, 6));
   assert.equal(other.getVector('z'), null);
   assert.deepEqual(other.getMetadata('a'), { x: 1 });
