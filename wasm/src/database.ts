@@ -197,7 +197,8 @@ export class DatabaseCore {
 
   /** The current vector; null if there is no such row. A copy. */
   getVector(vectorId: string): Float32Array | null {
-    return this.#vector(this.#sql.get, [vectorId]);
+    const view = this.#view.vector(vectorId);
+    return view === undefined ? this.#vector(this.#sql.get, [vectorId]) : view && view.slice();
   }
 
   /** The vector as it was at that time; null if there was no such row. */
@@ -219,7 +220,7 @@ export class DatabaseCore {
    */
   getVectorView(vectorId: string): Float32Array | null {
     const view = this.#view.vector(vectorId);
-    return view === undefined ? this.getVector(vectorId) : view; // the statement's error, not ours
+    return view === undefined ? this.getVector(vectorId) : view;
   }
 
   /** The current metadata; null if there is no such row or it has none. */

@@ -23,7 +23,7 @@ export class View {
     connection.bytes.set(name, this.#table);
   }
 
-  /** The current vector; null if there is no such row, undefined if it could not be read. */
+  /** The current vector; null if there is no such row, undefined if it could not be read: then a statement says why. */
   vector(vectorId: string): Float32Array | null | undefined {
     const c = this.#connection;
     return c.run(() => {
