@@ -64,7 +64,10 @@ export class DatabaseCore {
     this.#connection = new Connection(sqlite3, db);
     try {
       if (given) extension.register(given);
-      if (!given) this.#connection.exec(`PRAGMA page_size=4096`);
+      if (!given) {
+        this.#connection.harden();
+        this.#connection.exec('PRAGMA page_size=4096'); // a commit copies pages: smaller ones in memory
+      }
       this.#connection.exec(createTableSql(this.#options));
       this.#checkTable();
     } catch (thrown) {

@@ -50,6 +50,9 @@ const ROW = 100;
 const DONE = 101;
 const PREPARE_PERSISTENT = 1;
 const STATIC = 0;
+/** [option, value] */
+const DBCONFIG_DEFENSIVE = [1010, 1];
+const DBCONFIG_NO_TRUSTED_SCHEMA = [1017, 0];
 
 const ARENA_BYTES = 1 << 16;
 /** An arena that one large call has made grow is not kept. */
@@ -96,6 +99,13 @@ export class Connection {
 
   get isOpen(): boolean {
     return this.db.pointer === this.pointer;
+  }
+
+  /** For connections of our own: SQL cannot write to shadow tables, and what is in a file's schema is not trusted. */
+  harden(): void {
+    for (const option of [DBCONFIG_DEFENSIVE, DBCONFIG_NO_TRUSTED_SCHEMA]) {
+      this.native['sqlite3__wasm_db_config_ip']!(this.pointer, option[0]!, option[1]!, 0);
+    }
   }
 
   get isInTransaction(): boolean {

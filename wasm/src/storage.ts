@@ -90,7 +90,7 @@ async function openAs(
       throw new DeltaVectorsError('invalid', `storage is '${String(storage)}': expected auto, opfs-sahpool, opfs or memory`);
   }
   try {
-    const journalMode = storage === 'memory' ? 'memory' : setModes(sqlite3, db, durability);
+    const journalMode = setModes(sqlite3, db, storage === 'memory', durability);
     return {
       db,
       info: { storage, persistent: storage !== 'memory', fallbacks, journalMode },
@@ -105,9 +105,14 @@ async function openAs(
   }
 }
 
-function setModes(sqlite3: Sqlite3, db: Sqlite3Database, durability: 'normal' | 'full'): string {
+function setModes(sqlite3: Sqlite3, db: Sqlite3Database, isMemory: boolean, durability: 'normal' | 'full'): string {
   const connection = new Connection(sqlite3, db);
   try {
+    connection.harden();
+    if (isMemory) {
+      connection.exec('PRAGMA page_size=4096');
+      return 'memory';
+    }
     connection.exec(`PRAGMA locking_mode=exclusive; PRAGMA page_size=${PAGE_BYTES}`);
     const mode = String(connection.value('PRAGMA journal_mode=wal'));
     connection.exec(`PRAGMA synchronous=${durability === 'full' ? 'full' : 'normal'}`);

@@ -275,6 +275,11 @@ it('a function that SQLite calls cannot call it again', () => {
   assert.equal(inner?.code, 'busy');
 });
 
+it('SQL cannot write to the tables that the vectors are in', () => {
+  db.applyDelta(create('a', 1, 2, 3));
+  assert.throws(() => db.sqlite.exec('DELETE FROM vectors_log'), /may not be modified/);
+});
+
 it('max_vectors is kept', () => {
   const small = new DeltaVectorDB(sqlite3, { dimensions: 1, maxVectors: 2 });
   small.applyDeltas([create('a', 1), create('b', 1)]);
