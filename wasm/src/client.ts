@@ -108,7 +108,7 @@ export class AsyncDeltaVectorDB {
     const db = new AsyncDeltaVectorDB(await makePort(worker, sqlite !== undefined), dimensions);
     try {
       await new Promise<void>((resolve) => (db.#started = resolve));
-      db.#info = await db.#request((id): Request => ({ kind: 'open', id, options: message }));
+      db.#info = await db.request((id): Request => ({ kind: 'open', id, options: message }));
     } catch (thrown) {
       db.#port.terminate?.();
       throw thrown;
@@ -131,12 +131,8 @@ export class AsyncDeltaVectorDB {
 
   // ---- the worker ----------------------------------------------------------------------------------------------------
 
-  /** @internal */
+  /** A message that is answered. @internal */
   request<T>(make: (id: number) => Request, transfer: Transferable[] = []): Promise<T> {
-    return this.#request(make, transfer);
-  }
-
-  #request<T>(make: (id: number) => Request, transfer: Transferable[] = []): Promise<T> {
     if (this.#failure) return Promise.reject(this.#failure);
     return new Promise<T>((resolve, reject) => {
       const id = ++this.#lastId;
@@ -151,7 +147,7 @@ export class AsyncDeltaVectorDB {
   }
 
   #call<M extends MethodName>(method: M, args: Arguments<M>, transfer?: Transferable[]): Promise<Result<M>> {
-    return this.#request((id): Request => ({ kind: 'call', id, method, args }), transfer);
+    return this.request((id): Request => ({ kind: 'call', id, method, args }), transfer);
   }
 
   /** A message that is not answered. @internal */
@@ -357,7 +353,7 @@ export class AsyncDeltaVectorDB {
     if (this.#isClosed) return;
     this.#isClosed = true;
     for (const end of [...this.#subscriptions]) end();
-    if (!this.#failure) await this.#request((id): Request => ({ kind: 'close', id }));
+    if (!this.#failure) await this.request((id): Request => ({ kind: 'close', id }));
     this.#fail(new DeltaVectorsError('closed', 'the database is closed'));
     this.#port.terminate?.();
   }

@@ -404,9 +404,9 @@ export class Session {
   }
 }
 
-/** crypto.randomUUID is not there in pages without a secure origin. */
+/** crypto.randomUUID is not there in pages without a secure origin, nor crypto in Node 18. */
 function uniqueName(): string {
-  return Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join('-');
+  return [1, 2, 3].map(() => Math.floor(Math.random() * 2 ** 52).toString(36)).join('-');
 }
 
 function canShare(): boolean {
