@@ -69,6 +69,7 @@ async function load(sqlite3: Sqlite3, options: LoadOptions): Promise<Loaded> {
   const variant = options.variant ?? bestVariant();
   const given = options.wasm !== undefined && !(options.wasm instanceof URL) && typeof options.wasm !== 'string';
   const module = await compile(options.wasm ?? locate(variant));
+  started.delete(String(options.wasm ?? locate(variant)));
   const plan = new Plan(sqlite3, module);
   const instance = await WebAssembly.instantiate(module, { env: plan.env, 'GOT.func': plan.functions });
   const extension = plan.finish(instance, given ? 'given' : variant);
@@ -133,8 +134,23 @@ function bestVariant(): Variant {
   return hasSimd() ? 'simd' : 'scalar';
 }
 
+/** Modules that are on their way already, by URL. */
+const started = new Map<string, Promise<WebAssembly.Module>>();
+
+/** Begins to fetch and compile the module that a later loadDeltaVectors will want, beside the loading of SQLite. @internal */
+export function startLoading(wasm?: string): void {
+  const url = wasm ?? locate(bestVariant()).href;
+  const module = fetchAndCompile(url);
+  module.catch(() => started.delete(url)); // whoever wants it will hear of it
+  started.set(url, module);
+}
+
 async function compile(wasm: string | URL | BufferSource | WebAssembly.Module): Promise<WebAssembly.Module> {
   if (wasm instanceof WebAssembly.Module) return wasm;
+  return started.get(String(wasm)) ?? fetchAndCompile(wasm);
+}
+
+async function fetchAndCompile(wasm: string | URL | BufferSource): Promise<WebAssembly.Module> {
   try {
     if (typeof wasm !== 'string' && !(wasm instanceof URL)) return await WebAssembly.compile(wasm);
     // Not relative to import.meta.url: webpack would take it for a file of this package.

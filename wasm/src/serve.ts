@@ -1,5 +1,6 @@
 /** A worker's side of the conversation with its page: requests in, answers out, in order. */
 import { DeltaVectorsError } from './errors.js';
+import { startLoading } from './loader.js';
 import type { Answer, Notice, Request } from './protocol.js';
 import { SharedRing } from './ring.js';
 import { Session } from './session.js';
@@ -60,6 +61,7 @@ class Server {
   async #carryOut(request: Exclude<Request, { kind: 'ring' }>): Promise<[unknown, Transferable[]?]> {
     switch (request.kind) {
       case 'open': {
+        startLoading(request.options.wasm);
         const sqlite3 = await this.#init(request.options.sqlite);
         this.#session = await Session.open(sqlite3, request.options, (notice: Notice) => this.#post(notice));
         return [this.#session.info];
