@@ -11,6 +11,7 @@ import { extensionOf } from './loader.js';
 import { createTableSql, quoted, tableOptions, type TableOptions } from './options.js';
 import { Connection, type Bindable, type Sqlite3, type Sqlite3Database, type Statement } from './sqlite.js';
 import { isDatabaseFile, readDatabase, replaceDatabase } from './transfer.js';
+import { openHere } from './storage.js';
 import { View } from './view.js';
 import type {
   ChainEntry,
@@ -34,6 +35,10 @@ export interface DatabaseOptions extends DeltaDBOptions {
   database?: Sqlite3Database;
   /** Name of the table. vectors. */
   table?: string;
+  /** Of the database, where it has a file. delta_vectors. */
+  name?: string;
+  /** memory (or auto), or opfs: in a worker of a page with COOP and COEP. What has to be waited for is had by DeltaVectorDB.open. */
+  storage?: 'auto' | 'memory' | 'opfs';
   /**
    * Of a connection of your own: no other connection writes to this file while this one is open, as with
    * `locking_mode=exclusive`. Makes getVectorView faster.
@@ -56,18 +61,14 @@ export class DatabaseCore {
    * @param sqlite3 for which `await loadDeltaVectors(sqlite3)` has been called
    */
   constructor(sqlite3: Sqlite3, options: DatabaseOptions = {}) {
-    this.#options = tableOptions(options, ['database', 'exclusive']);
+    this.#options = tableOptions(options, ['database', 'exclusive', 'name', 'storage']);
     const extension = extensionOf(sqlite3);
     const given = options.database;
-    const db = given ?? new sqlite3.oo1.DB(...([':memory:'] as never[]));
+    const db = given ?? openHere(sqlite3, options.name ?? 'delta_vectors', options.storage ?? 'memory');
     this.#isOurs = given === undefined;
     this.#connection = new Connection(sqlite3, db);
     try {
       if (given) extension.register(given);
-      if (!given) {
-        this.#connection.harden();
-        this.#connection.exec('PRAGMA page_size=4096'); // a commit copies pages: smaller ones in memory
-      }
       this.#connection.exec(createTableSql(this.#options));
       this.#checkTable();
     } catch (thrown) {

@@ -1,5 +1,5 @@
 /**
- * Where a database lies: the origin private file system by one of SQLite's two ways, or memory. In a worker.
+ * Where a database lies: the origin private file system by one of SQLite's two ways, or memory. In a worker, but for memory.
  *
  *   opfs-sahpool   a pool of files that one worker holds open: fastest, needs no headers, one holder
  *   opfs           needs SharedArrayBuffer, so COOP and COEP headers
@@ -37,6 +37,8 @@ export interface OpenDatabase {
 
 const FILE = '/vectors.sqlite3';
 const PAGE_BYTES = 8192;
+/** A commit copies the pages that it changes: in memory that is most of its time. */
+const MEMORY_PAGE_BYTES = 4096;
 /** A database, its journal or WAL, and a few more for statements' own files. */
 const POOL_FILES = 6;
 /** A browser may hold the files of a page that was just left, or whose worker was just ended, for a moment. */
@@ -70,56 +72,64 @@ async function openAs(
   durability: 'normal' | 'full',
   fallbacks: StorageInfo['fallbacks'],
 ): Promise<OpenDatabase> {
-  let db: Sqlite3Database;
-  let pool: Pool | undefined;
+  const pool = storage === 'opfs-sahpool' ? await openPool(sqlite3 as unknown as Storages, name) : undefined;
+  const db = pool ? setModes(sqlite3, new pool.OpfsSAHPoolDb(FILE), durability) : openHere(sqlite3, name, storage, durability);
+  const connection = new Connection(sqlite3, db);
+  const journalMode = String(connection.value('PRAGMA journal_mode'));
+  connection.release();
+  return {
+    db,
+    info: { storage, persistent: storage !== 'memory', fallbacks, journalMode },
+    close() {
+      db.close();
+      pool?.pauseVfs?.();
+    },
+  };
+}
+
+/** What can be opened without waiting. */
+export function openHere(
+  sqlite3: Sqlite3,
+  name: string,
+  storage: 'auto' | StorageKind,
+  durability: 'normal' | 'full' = 'normal',
+): Sqlite3Database {
   switch (storage) {
-    case 'opfs-sahpool':
-      pool = await openPool(sqlite3 as unknown as Storages, name);
-      db = new pool.OpfsSAHPoolDb(FILE);
-      break;
+    case 'auto':
+    case 'memory':
+      return setModes(sqlite3, new sqlite3.oo1.DB(...([':memory:'] as never[])), durability);
     case 'opfs': {
       const { OpfsDb } = (sqlite3 as unknown as Storages).oo1;
       if (!OpfsDb) throw new DeltaVectorsError('no-opfs', 'storage opfs needs a page with COOP and COEP headers, and a worker');
-      db = new OpfsDb(`/delta_vectors/${encodeURIComponent(name)}.sqlite3`, 'c');
-      break;
+      return setModes(sqlite3, new OpfsDb(`/delta_vectors/${encodeURIComponent(name)}.sqlite3`, 'c'), durability);
     }
-    case 'memory':
-      db = new sqlite3.oo1.DB(...([':memory:'] as never[]));
-      break;
     default:
-      throw new DeltaVectorsError('invalid', `storage is '${String(storage)}': expected auto, opfs-sahpool, opfs or memory`);
-  }
-  try {
-    const journalMode = setModes(sqlite3, db, storage === 'memory', durability);
-    return {
-      db,
-      info: { storage, persistent: storage !== 'memory', fallbacks, journalMode },
-      close() {
-        db.close();
-        pool?.pauseVfs?.();
-      },
-    };
-  } catch (thrown) {
-    db.close();
-    throw thrown;
+      throw new DeltaVectorsError(
+        'invalid',
+        `storage is '${String(storage)}': expected auto, memory or opfs, and opfs-sahpool in DeltaVectorDB.open`,
+      );
   }
 }
 
-function setModes(sqlite3: Sqlite3, db: Sqlite3Database, isMemory: boolean, durability: 'normal' | 'full'): string {
+/** For a database of our own; returns it, or closes it and throws. */
+function setModes(sqlite3: Sqlite3, db: Sqlite3Database, durability: 'normal' | 'full'): Sqlite3Database {
   const connection = new Connection(sqlite3, db);
   try {
     connection.harden();
-    if (isMemory) {
-      connection.exec('PRAGMA page_size=4096');
-      return 'memory';
+    if (db.filename === ':memory:') {
+      connection.exec(`PRAGMA page_size=${MEMORY_PAGE_BYTES}`);
+    } else {
+      connection.exec(`PRAGMA locking_mode=exclusive; PRAGMA page_size=${PAGE_BYTES}`);
+      connection.value('PRAGMA journal_mode=wal');
+      connection.exec(`PRAGMA synchronous=${durability === 'full' ? 'full' : 'normal'}`);
     }
-    connection.exec(`PRAGMA locking_mode=exclusive; PRAGMA page_size=${PAGE_BYTES}`);
-    const mode = String(connection.value('PRAGMA journal_mode=wal'));
-    connection.exec(`PRAGMA synchronous=${durability === 'full' ? 'full' : 'normal'}`);
-    return mode;
-  } finally {
+  } catch (thrown) {
     connection.release();
+    db.close();
+    throw thrown;
   }
+  connection.release();
+  return db;
 }
 
 async function openPool(storages: Storages, name: string): Promise<Pool> {

@@ -87,6 +87,26 @@ it('each variant of the module computes the same bits', async () => {
   await page.close();
 });
 
+it('storage opfs, where the page is isolated', async () => {
+  const page = await openPage(browser.context, isolated.url);
+  const info = await page.evaluate(() => open({ name: 'other', storage: 'opfs' }));
+  assert.equal(info.storage, 'opfs');
+  assert.equal(info.journalMode, 'wal');
+  await page.evaluate(() => db.applyDelta(create('a', 1, 2, 3, 4)));
+  await page.evaluate(() => db.close());
+  await page.reload();
+  await prepare(page);
+  await page.evaluate(() => open({ name: 'other', storage: 'opfs' }));
+  assert.deepEqual(await page.evaluate(async () => [...(await db.getVector('a'))]), [1, 2, 3, 4]);
+  await page.evaluate(() => db.close());
+  await page.goto(plain.url);
+  await prepare(page);
+  const failed = await page.evaluate(() => failure(() => open({ name: 'other', storage: 'opfs' })));
+  assert.equal(failed.code, 'no-opfs');
+  assert.match(failed.message, /needs a page with COOP and COEP/);
+  await page.close();
+});
+
 it('a page without a secure origin works in memory, and says why', async () => {
   const page = await openPage(browser.context, `http://insecure.test:${plain.port}/`);
   assert.equal(await page.evaluate(() => isSecureContext), false);

@@ -275,6 +275,13 @@ it('a function that SQLite calls cannot call it again', () => {
   assert.equal(inner?.code, 'busy');
 });
 
+it('takes name and storage, and says which storage has to be waited for', () => {
+  new DeltaVectorDB(sqlite3, { dimensions: 2, name: 'x', storage: 'memory' }).close();
+  new DeltaVectorDB(sqlite3, { dimensions: 2, storage: 'auto' }).close();
+  fails(() => new DeltaVectorDB(sqlite3, { dimensions: 2, storage: 'opfs' }), 'no-opfs', /needs a page with COOP and COEP/);
+  fails(() => new DeltaVectorDB(sqlite3, { dimensions: 2, storage: 'opfs-sahpool' }), 'invalid', /opfs-sahpool in DeltaVectorDB\.open/);
+});
+
 it('SQL cannot write to the tables that the vectors are in', () => {
   db.applyDelta(create('a', 1, 2, 3));
   assert.throws(() => db.sqlite.exec('DELETE FROM vectors_log'), /may not be modified/);
