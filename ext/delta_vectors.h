@@ -1,20 +1,59 @@
 /*
- * delta_vectors.h: for programs that link the extension instead of loading it.
+ * delta_vectors.h: the public header, for programs that link delta_vectors instead of loading it.
  *
- * Compile delta_vectors.c with -DSQLITE_CORE beside your own SQLite, then either register it for every new connection:
+ * Two parts. The ENTRY POINT of the extension is in every form of the library: the loadable, the single file, and the
+ * native library. The C API (dvec_...) is in the native library only, libdelta_vectors_native: typed calls beside the
+ * host's own libsqlite3, and streams, subscriptions and upkeep on libuv. docs/c-api.md has examples.
  *
- *     sqlite3_auto_extension((void (*)(void))sqlite3_deltavectors_init);
+ * What the C API promises
  *
- * or for one: sqlite3_deltavectors_init(db, &message, NULL).
+ *   - One implementation of every rule. Each call is a statement of docs/sql.md, prepared once: what SQL refuses is
+ *     refused here, with the same code and message, and what one writes the other reads.
+ *   - A call that fails has changed nothing, or the whole transaction is gone and the message says so. Output arguments
+ *     are written on DVEC_OK only.
+ *   - Nothing is kept of what is handed in: the caller's memory may go when the call returns. What is handed out says in
+ *     its comment how long it lives and who frees it.
+ *   - A stream never loses a delta in silence. Each that was accepted gets a position, 1, 2, 3, …, and each position is
+ *     told of once: applied, failed and why, dropped, or cancelled.
+ *   - Deltas of one stream are applied in the order of their positions.
+ *   - A subscription hands over each seq once, in order, whoever wrote it. It can go on from any seq.
+ *   - Memory of streams and subscriptions is bounded, by numbers in their options.
+ *   - Structures grow at their end only. A program built against this header runs with later libraries.
+ *
+ * Caveats
+ *
+ *   - A dvec_db is for one thread at a time, as is the sqlite3 below it. dvec_stream_push() is the one function for all
+ *     threads. All other functions of streams and subscriptions are for the thread of their loop, all callbacks come
+ *     there, and none comes before the function that opens has returned.
+ *   - A borrowed vector (dvec_borrow) goes with the next write to the table, the next search in it, and the end of the
+ *     transaction, on the same connection. Copy it, or look at once.
+ *   - A write on another connection waits while a stream's window is being committed, and the stream while another
+ *     writes. Windows are short; give your own connections a busy_timeout.
+ *   - Do not use DVEC_BLOCK from the thread of the stream's loop: it would wait for itself. The call returns
+ *     DVEC_WOULD_BLOCK there when the queue is full.
+ *   - An open stream or subscription keeps its loop alive. Close it, and run the loop until the callback has come; a loop
+ *     that was stopped must be run again for that, as for every handle of libuv.
+ *   - Streams want journal_mode=WAL, and set it. On a file system without shared memory (most network shares) neither
+ *     works.
+ *   - fork() with an open handle is not allowed, as with SQLite.
+ *   - Call functions of one process through one libsqlite3. Two copies in one process break SQLite's file locks.
+ *
+ * Structures. Options begin with `size`: set it to sizeof the structure, all else to zero, and then what should differ
+ * from the default; NULL for all options means all defaults. A later library knows by `size` what an older program does
+ * not. An older library refuses (DVEC_MISUSE) fields that it does not know unless they are zero. Structures that are
+ * handed out have no `size`: they may be longer in a later library, so use the pointer, and do not copy arrays of them.
+ *
+ * No macro and no inline function is needed, so that all of it can be called from any language that can call C. Text is
+ * UTF-8. Lengths of text are int64_t, and -1 means that the text ends with a zero byte. Times are milliseconds since
+ * 1970 UTC.
  */
 #ifndef DELTA_VECTORS_H
 #define DELTA_VECTORS_H
 
-#ifdef SQLITE_CORE
+#include <stddef.h>
+#include <stdint.h>
+
 #include "sqlite3.h"
-#else
-#include "sqlite3ext.h"
-#endif
 
 #ifndef DELTA_VECTORS_VERSION
 #define DELTA_VECTORS_VERSION "0.1.0"
@@ -32,9 +71,242 @@
 extern "C" {
 #endif
 
+/* ==== the entry point =============================================================================================
+ *
+ * Compile delta_vectors.c with -DSQLITE_CORE beside your own SQLite, or link the native library, then either register it
+ * for every new connection:
+ *
+ *     sqlite3_auto_extension((void (*)(void))sqlite3_deltavectors_init);
+ *
+ * or for one: sqlite3_deltavectors_init(db, &message, NULL). dvec_open() and dvec_attach() do the latter.
+ */
+struct sqlite3_api_routines;
+
 /* Registers the delta_vectors module, the table-valued functions and the SQL functions on db. On failure returns an
  * SQLite result code and, if message is not NULL, a text to be freed with sqlite3_free(). */
 DV_EXPORT int sqlite3_deltavectors_init(sqlite3 *db, char **message, const struct sqlite3_api_routines *api);
+
+/* ==== the C API: codes ============================================================================================
+ *
+ * A code below 1000 is SQLite's primary one, with the meaning that docs/sql.md gives it: DVEC_ERROR (1) is a value or a
+ * delta that is not right, 5 is SQLITE_BUSY, 19 a create of an id that exists. Here are those that a program asks for.
+ */
+enum {
+  DVEC_OK = 0,
+  DVEC_ERROR = 1,
+  DVEC_BUSY = 5,
+  DVEC_NOMEM = 7,
+  DVEC_INTERRUPT = 9,
+  DVEC_NOTFOUND = 12, /* no such row; no message */
+  DVEC_CONSTRAINT = 19,
+  DVEC_MISUSE = 21, /* an argument that breaks the rules above */
+  DVEC_FULL_QUEUE = 1001, /* DVEC_FAIL: the queue has no room */
+  DVEC_WOULD_BLOCK = 1002, /* DVEC_BLOCK from the loop's own thread: the queue has no room */
+  DVEC_CLOSED = 1003, /* the stream is closed or closing */
+  DVEC_BEHIND = 1004 /* a subscription: a delete it has not seen was compacted away */
+};
+
+/* "OK", "FULL_QUEUE", ..., or SQLite's words for its codes. Static. */
+DV_EXPORT const char *dvec_code_text(int code);
+/* "0.1.0": that of the library, not of this header. Static. */
+DV_EXPORT const char *dvec_version(void);
+/* What the library allocated for the caller. NULL is allowed. */
+DV_EXPORT void dvec_free(void *p);
+
+/* ==== the C API: a connection ===================================================================================== */
+
+typedef struct dvec_db dvec_db;
+
+typedef struct dvec_open_options {
+  uint32_t size;
+  int32_t flags; /* for sqlite3_open_v2(); 0: read, write and create */
+  int32_t busy_timeout_ms; /* 0: 5000; -1: none */
+  const char *sql; /* run once, e.g. "PRAGMA journal_mode=WAL"; NULL: nothing */
+} dvec_open_options;
+
+/* Opens a database file of its own connection. *db is a handle also on failure (but NULL with DVEC_NOMEM): ask it for
+ * the message and close it. */
+DV_EXPORT int dvec_open(const char *path, const dvec_open_options *options, dvec_db **db);
+/* The same on a connection that the caller has, keeps, and closes after the handle. The extension is registered on it
+ * unless it is there already. */
+DV_EXPORT int dvec_attach(sqlite3 *connection, dvec_db **db);
+/* Closes the handle, and with dvec_open() the connection. Cursors must be closed before: else DVEC_BUSY, and it stays
+ * open. NULL is allowed. */
+DV_EXPORT int dvec_close(dvec_db *db);
+
+/* Why the last call on this handle failed: a text that lives until the next call; "" after DVEC_OK. */
+DV_EXPORT const char *dvec_message(const dvec_db *db);
+/* The connection, for transactions and any other SQL: it belongs to the handle. */
+DV_EXPORT sqlite3 *dvec_sqlite(dvec_db *db);
+
+/* ==== the C API: tables and rows ==================================================================================
+ *
+ * A table is named as in SQL functions: "docs", or "schema.docs".
+ */
+
+/* A row's id: a text if `text` is not NULL, else an integer. */
+typedef struct dvec_id {
+  const char *text;
+  int64_t n_text; /* -1: ends with a zero byte */
+  int64_t integer;
+} dvec_id;
+
+DV_EXPORT dvec_id dvec_id_text(const char *text); /* borrows */
+DV_EXPORT dvec_id dvec_id_integer(int64_t integer);
+
+typedef struct dvec_table_options {
+  uint32_t size;
+  uint32_t dimensions; /* required */
+  const char *metric; /* "l2", "cosine", "ip", "l1"; NULL: "cosine" */
+  const char *columns; /* NULL: id TEXT, vector, metadata (JSON). Else the columns of the long form but the vector, e.g.
+                          "id INTEGER PRIMARY KEY, genre TEXT, price REAL"; the vector's is called "vector" */
+  const char *arguments; /* further ones, e.g. "retention='90 days', index=hnsw"; NULL: none */
+  int32_t if_not_exists;
+} dvec_table_options;
+
+DV_EXPORT int dvec_create_table(dvec_db *db, const char *table, const dvec_table_options *options);
+DV_EXPORT int dvec_dimensions(dvec_db *db, const char *table, size_t *dimensions);
+
+enum {
+  DVEC_CREATE = 1, /* values: the vector of a new row */
+  DVEC_SPARSE = 2, /* indices and values: sets those dimensions */
+  DVEC_DENSE = 3, /* values: replaces the vector */
+  DVEC_SCALE = 4, /* amount: multiplies */
+  DVEC_OFFSET = 5, /* amount: adds */
+  DVEC_DELETE = 6,
+  DVEC_FRAME = 7 /* blob: a delta as SQL has it, such as dvec_change.delta */
+};
+
+/* One change of one row. */
+typedef struct dvec_delta {
+  uint32_t size;
+  int32_t operation;
+  dvec_id id;
+  const float *values;
+  const uint32_t *indices;
+  size_t n; /* of values, and of indices */
+  double amount;
+  const void *blob;
+  size_t n_blob;
+  int64_t time; /* 0: now */
+  const char *metadata; /* JSON object, a patch; NULL: none */
+  int64_t n_metadata; /* -1: ends with a zero byte */
+  int32_t or_replace; /* a create of a row that exists replaces its vector instead of failing */
+} dvec_delta;
+
+/* Applies one. *seq (may be NULL) is its number. Outside of a transaction it is a commit of its own. */
+DV_EXPORT int dvec_apply(dvec_db *db, const char *table, const dvec_delta *delta, int64_t *seq);
+/* Applies n in order, or none: in one statement. deltas[i] are deltas->size bytes apart. *first_seq and *last_seq (may
+ * be NULL) are 0 when n is. The message says which row, and *n_good (may be NULL, written on failure too) how many
+ * before it could be encoded: it is n when the table refused. */
+DV_EXPORT int dvec_apply_many(dvec_db *db, const char *table, const dvec_delta *deltas, size_t n, int64_t *first_seq,
+                              int64_t *last_seq, size_t *n_good);
+
+/* Copies the current vector to out, which has room for `dimensions`, the table's. DVEC_NOTFOUND: no such row. */
+DV_EXPORT int dvec_get(dvec_db *db, const char *table, const dvec_id *id, float *out, size_t dimensions);
+/* The same of the moment `time`. */
+DV_EXPORT int dvec_get_at(dvec_db *db, const char *table, const dvec_id *id, int64_t time, float *out,
+                          size_t dimensions);
+/* The current vector without a copy, nor a statement: see Caveats for how long. If the extension on this connection is
+ * one that was loaded, another copy of the code, it is a copy in the handle, valid until the next call on it. */
+DV_EXPORT int dvec_borrow(dvec_db *db, const char *table, const dvec_id *id, const float **vector, size_t *dimensions);
+/* Folds a delta (dvec_change.delta) into a vector, as the table does. On failure the vector is as it was. */
+DV_EXPORT int dvec_patch(dvec_db *db, const void *delta, size_t n_delta, float *vector, size_t dimensions);
+
+/* ==== the C API: search =========================================================================================== */
+
+/* A value for a `?` of a filter. */
+enum { DVEC_NULL = 0, DVEC_INTEGER = 1, DVEC_REAL = 2, DVEC_TEXT = 3, DVEC_BLOB = 4 };
+typedef struct dvec_value {
+  int32_t type;
+  int64_t integer;
+  double real;
+  const void *bytes;
+  int64_t n_bytes; /* of a text, -1: ends with a zero byte */
+} dvec_value;
+
+typedef struct dvec_search_options {
+  uint32_t size;
+  int32_t exact; /* 1: surely the nearest */
+  int64_t k; /* 0: 10 */
+  int32_t ef; /* 0: the table's */
+  double recall_target; /* 0: the table's */
+  int32_t has_max_distance; /* 1: only rows that are not farther than max_distance */
+  double max_distance;
+  int32_t has_as_of; /* 1: the state of the moment as_of */
+  int64_t as_of;
+  const char *filter; /* an SQL condition on the table's columns, with `?` for values: "genre = ? AND price < ?". Never
+                         put values from outside into this text. NULL: none. k rows come while k pass */
+  const dvec_value *values; /* of the filter's `?`, in order */
+  size_t n_values;
+} dvec_search_options;
+
+typedef struct dvec_hit {
+  dvec_id id;
+  double distance;
+} dvec_hit;
+
+typedef struct dvec_hits dvec_hits;
+
+/* The nearest rows, by distance. *hits is the caller's: dvec_hits_free(). */
+DV_EXPORT int dvec_search(dvec_db *db, const char *table, const float *query, size_t dimensions,
+                          const dvec_search_options *options, dvec_hits **hits);
+DV_EXPORT size_t dvec_hits_count(const dvec_hits *hits);
+/* Borrowed from hits; NULL from the count on. */
+DV_EXPORT const dvec_hit *dvec_hits_at(const dvec_hits *hits, size_t i);
+DV_EXPORT void dvec_hits_free(dvec_hits *hits);
+
+/* ==== the C API: history, upkeep, exchange ======================================================================== */
+
+/* A delta as it stands in the log. Borrowed: until the next row, or the end of the callback. */
+typedef struct dvec_change {
+  int64_t seq;
+  int64_t time;
+  int32_t operation; /* DVEC_CREATE … DVEC_DELETE */
+  int32_t is_checkpoint; /* chains: a full vector is stored with it */
+  dvec_id id; /* its text ends with a zero byte */
+  const void *delta; /* for dvec_patch(), DVEC_FRAME */
+  size_t n_delta;
+  const char *metadata; /* what it set, a JSON object; NULL: nothing. Ends with a zero byte */
+  int64_t n_metadata;
+} dvec_change;
+
+typedef struct dvec_cursor dvec_cursor;
+
+/* The deltas of a row, oldest first; those of all rows behind a seq, in the order of commits. Close the cursor before
+ * the handle. While it is open, a read transaction is. */
+DV_EXPORT int dvec_chain(dvec_db *db, const char *table, const dvec_id *id, dvec_cursor **cursor);
+DV_EXPORT int dvec_log(dvec_db *db, const char *table, int64_t since_seq, dvec_cursor **cursor);
+/* *change is NULL behind the last one. */
+DV_EXPORT int dvec_cursor_next(dvec_cursor *cursor, const dvec_change **change);
+DV_EXPORT void dvec_cursor_close(dvec_cursor *cursor);
+
+/* Appends what brings the row back to its state after delta `seq`. */
+DV_EXPORT int dvec_rollback(dvec_db *db, const char *table, const dvec_id *id, int64_t seq, int64_t *new_seq);
+
+typedef struct dvec_compact_result {
+  int64_t rows, deltas_before, deltas_after, bytes_before, bytes_after, merged, removed;
+} dvec_compact_result;
+/* keep: "90 days", "100 versions", "none", "forever"; NULL: the table's retention. *result may be NULL; it is the
+ * caller's, of `size` bytes. */
+DV_EXPORT int dvec_compact(dvec_db *db, const char *table, const char *keep, dvec_compact_result *result, size_t size);
+/* Links and writes all that is derived: after loading many rows. */
+DV_EXPORT int dvec_optimize(dvec_db *db, const char *table);
+
+/* *bytes is the caller's: dvec_free(). */
+DV_EXPORT int dvec_export(dvec_db *db, const char *table, int64_t since_seq, void **bytes, size_t *n_bytes);
+/* Any of the numbers may be NULL. */
+DV_EXPORT int dvec_import(dvec_db *db, const char *table, const void *bytes, size_t n_bytes, int64_t *n_applied,
+                          int64_t *n_skipped, int64_t *last_seq);
+
+typedef struct dvec_status_result {
+  int64_t rows, deltas, bytes, fresh, settled, memory, last_seq, purged_seq, pending, dimensions;
+  double recall_estimate; /* -1: not measured */
+} dvec_status_result;
+/* *status is the caller's, of `size` bytes. */
+DV_EXPORT int dvec_status(dvec_db *db, const char *table, dvec_status_result *status, size_t size);
+/* All of delta_status(), as JSON: the caller's, dvec_free(). */
+DV_EXPORT int dvec_status_json(dvec_db *db, const char *table, char **json);
 
 #ifdef __cplusplus
 }
