@@ -103,7 +103,8 @@ enum {
   DVEC_FULL_QUEUE = 1001, /* DVEC_FAIL: the queue has no room */
   DVEC_WOULD_BLOCK = 1002, /* DVEC_BLOCK from the loop's own thread: the queue has no room */
   DVEC_CLOSED = 1003, /* the stream is closed or closing */
-  DVEC_BEHIND = 1004 /* a subscription: a delete it has not seen was compacted away */
+  DVEC_BEHIND = 1004, /* a subscription: a delete it has not seen was compacted away */
+  DVEC_CANCELLED = 1005 /* of a stream's window: it was closed with DVEC_CANCEL */
 };
 
 /* "OK", "FULL_QUEUE", ..., or SQLite's words for its codes. Static. */
@@ -307,6 +308,95 @@ typedef struct dvec_status_result {
 DV_EXPORT int dvec_status(dvec_db *db, const char *table, dvec_status_result *status, size_t size);
 /* All of delta_status(), as JSON: the caller's, dvec_free(). */
 DV_EXPORT int dvec_status_json(dvec_db *db, const char *table, char **json);
+
+/* ==== streams =====================================================================================================
+ *
+ * Deltas go from any thread into a bounded queue. A worker with a connection of its own takes them out in windows, each
+ * one transaction, and each is acknowledged on the loop once it is committed. Three functions are the life of it:
+ * dvec_stream_open(), dvec_stream_close(), whose callback says that all is over, and dvec_stream_free(). Between the
+ * callback and free, pushing is still allowed, and refused (DVEC_CLOSED): so producers need no lock of their own, only
+ * to be at their end before free.
+ *
+ * A window ends when it has max_count deltas or max_bytes, or when its first delta has waited long enough. How long that
+ * is follows the rate: when hardly anything comes, it is committed at once; when a lot comes, as long as some hundred
+ * deltas take to come, but no longer than max_delay_us.
+ *
+ * While the database is locked by another writer, the worker tries again, ever more slowly, up to 20 times a second: for
+ * as long as it takes, or until DVEC_CANCEL.
+ */
+
+struct uv_loop_s; /* uv_loop_t of <uv.h> */
+
+typedef struct dvec_stream dvec_stream;
+
+enum { DVEC_BLOCK = 0, DVEC_FAIL = 1, DVEC_DROP_OLDEST = 2 };
+enum { DVEC_DRAIN = 1, DVEC_CANCEL = 2 };
+
+/* A delta that was not applied. Those around it were. */
+typedef struct dvec_failure {
+  const struct dvec_failure *next; /* of the same window, by position */
+  uint64_t position;
+  int32_t code;
+  const char *message;
+} dvec_failure;
+
+/* What became of the positions first_position to last_position, and of the n_dropped before them. Acknowledgements come
+ * in order, and one's positions begin where those of the last one ended. */
+typedef struct dvec_ack {
+  uint64_t first_position, last_position;
+  uint64_t n_dropped; /* DVEC_DROP_OLDEST: first_position - n_dropped to first_position - 1 */
+  int32_t code; /* DVEC_OK: committed. Else why nothing of this window is in the database */
+  const char *message;
+  int64_t first_seq, last_seq; /* of those that were applied, without a gap; 0: none */
+  uint64_t n_applied, n_failed;
+  const dvec_failure *failures; /* NULL if code is not DVEC_OK: then all failed by it */
+  uint64_t n_bytes; /* of the window's deltas, encoded */
+  uint64_t age_us; /* from the first one's push to the end of the commit */
+} dvec_ack;
+
+typedef struct dvec_stream_stats {
+  uint64_t n_pushed; /* the last position */
+  uint64_t n_applied, n_failed, n_dropped, n_cancelled; /* the rest waits, or is in the window at hand */
+  uint64_t n_windows;
+  uint64_t n_busy; /* times that the worker waited for another writer's lock */
+  uint64_t queue_count, queue_bytes, queue_bytes_peak;
+} dvec_stream_stats;
+
+typedef struct dvec_stream_options {
+  uint32_t size;
+  int32_t when_full; /* DVEC_BLOCK: the pushing thread waits. DVEC_FAIL: DVEC_FULL_QUEUE. DVEC_DROP_OLDEST: deltas that
+                        have waited longest make room, are counted and acknowledged as dropped */
+  uint64_t
+      queue_bytes; /* of encoded deltas; 0: 16 MiB. The stream takes this, and max_bytes, and what callbacks wait for:
+                           acknowledgements of at most 4,096 windows and failures */
+  uint32_t max_count; /* of a window; 0: 8192 */
+  uint32_t max_delay_us; /* 0: 5000 */
+  uint64_t max_bytes; /* of a window, and of a delta; 0: 1 MiB */
+  const char *sql; /* run on the worker's connection behind "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL" */
+  void (*on_ack)(void *user, const dvec_ack *ack); /* NULL: not asked for. The ack goes when the callback returns */
+  void *user; /* for both callbacks */
+} dvec_stream_options;
+
+/* Opens a stream into a table that exists. On failure *stream is NULL, and *message (may be NULL) a text for
+ * dvec_free(). */
+DV_EXPORT int dvec_stream_open(struct uv_loop_s *loop, const char *path, const char *table,
+                               const dvec_stream_options *options, dvec_stream **stream, char **message);
+/* Any thread. DVEC_OK: the delta has *position (may be NULL) and will be told of. Else it is not in the queue, and
+ * message (may be NULL; n_message bytes) says why: DVEC_ERROR for what can be seen to be wrong without the table. */
+DV_EXPORT int dvec_stream_push(dvec_stream *stream, const dvec_delta *delta, uint64_t *position, char *message,
+                               size_t n_message);
+/* Any thread. What has been pushed is committed without waiting for more. */
+DV_EXPORT void dvec_stream_flush(dvec_stream *stream);
+/* Any thread. *stats is the caller's, of `size` bytes. */
+DV_EXPORT void dvec_stream_get_stats(dvec_stream *stream, dvec_stream_stats *stats, size_t size);
+/* Nothing more is taken in. DVEC_DRAIN: what is in the queue is applied. DVEC_CANCEL: it is not, the window at hand is
+ * rolled back unless it was committed already, and all of it is acknowledged as DVEC_CANCELLED. Then on_closed (may be
+ * NULL) is called from the loop, behind the last acknowledgement. Draining may still be cancelled, by another call, whose
+ * on_closed is ignored. */
+DV_EXPORT int dvec_stream_close(dvec_stream *stream, int32_t how,
+                                void (*on_closed)(void *user, const dvec_stream_stats *stats));
+/* Behind on_closed; it may be called from it. DVEC_MISUSE before: nothing is freed. NULL is allowed. */
+DV_EXPORT int dvec_stream_free(dvec_stream *stream);
 
 #ifdef __cplusplus
 }

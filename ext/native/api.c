@@ -73,6 +73,7 @@ const char *dvec_code_text(int code) {
   case DVEC_WOULD_BLOCK: return "the queue is full, and waiting would block the loop that empties it";
   case DVEC_CLOSED: return "the stream is closed";
   case DVEC_BEHIND: return "a delete that was not seen has been compacted away";
+  case DVEC_CANCELLED: return "the stream was cancelled";
   default: return sqlite3_errstr(code);
   }
 }

@@ -43,4 +43,14 @@ char *dvn_table_quoted(sqlite3 *sqlite, const char *table);
 /* INSERT INTO docs(docs) VALUES('command'). */
 int dvn_table_command(sqlite3 *sqlite, const char *table, const char *command);
 
+/* ================================================================================================================
+ * worker.c: a connection for a thread of its own
+ */
+
+/* Opens path with the extension on it, in WAL mode, and runs `sql` (NULL: nothing). On failure *sqlite is NULL and *message
+ * (if asked for) a text for sqlite3_free(). */
+int dvn_worker_open(const char *path, const char *sql, sqlite3 **sqlite, char **message);
+/* Is it one of the failures that a delta itself can be blamed for? */
+bool dvn_code_is_of_delta(int rc);
+
 #endif
