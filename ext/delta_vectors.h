@@ -398,6 +398,85 @@ DV_EXPORT int dvec_stream_close(dvec_stream *stream, int32_t how,
 /* Behind on_closed; it may be called from it. DVEC_MISUSE before: nothing is freed. NULL is allowed. */
 DV_EXPORT int dvec_stream_free(dvec_stream *stream);
 
+/* ==== subscriptions ===============================================================================================
+ *
+ * Every change of a table behind a seq, as it is committed: by this process, by another connection, by another process.
+ * A thread with a connection of its own reads delta_log(), the truth; that something may be there it hears from the
+ * file system (uv_fs_event), or finds out by looking (PRAGMA data_version, every poll_ms).
+ *
+ * Changes come in the order of their seqs, each once. Who keeps the last seq it has handled, in the same transaction as
+ * what it made of it, can go on from there after any end, and has handled each once. What a compaction has merged comes
+ * as a create of a row that may be known already: take it for a replacement (dvec_delta.or_replace). If a delete was
+ * compacted away before it was seen, the subscription ends with DVEC_BEHIND: read the table anew, and subscribe from
+ * dvec_status_result.last_seq of that read.
+ *
+ * Memory: two batches of at most batch_count changes, or of one that is larger than batch_bytes. When the consumer is slow
+ * or paused, the reader waits; it holds no read transaction meanwhile.
+ */
+
+typedef struct dvec_subscription dvec_subscription;
+
+typedef struct dvec_subscription_options {
+  uint32_t size;
+  uint32_t batch_count; /* 0: 256 */
+  uint64_t batch_bytes; /* 0: 1 MiB */
+  uint32_t poll_ms; /* 0: 100 */
+  const char *sql; /* run on its connection; NULL: nothing */
+  void (*on_change)(void *user, const dvec_change *change); /* required. The change goes when the callback returns */
+  void (*on_error)(void *user, int32_t code, const char *message); /* nothing comes behind it. Close it then. NULL: not
+                                                                      asked for */
+  void *user; /* for all callbacks */
+} dvec_subscription_options;
+
+/* On failure *subscription is NULL, and *message (may be NULL) a text for dvec_free(). */
+DV_EXPORT int dvec_subscribe(struct uv_loop_s *loop, const char *path, const char *table, int64_t from_seq,
+                             const dvec_subscription_options *options, dvec_subscription **subscription,
+                             char **message);
+/* No change comes between pause, which may be called from the callback, and resume. */
+DV_EXPORT void dvec_subscription_pause(dvec_subscription *subscription);
+DV_EXPORT void dvec_subscription_resume(dvec_subscription *subscription);
+/* The last seq that was handed over; at first, from_seq. */
+DV_EXPORT int64_t dvec_subscription_seq(const dvec_subscription *subscription);
+/* No change comes any more; on_closed (may be NULL) is called from the loop, and the subscription is freed behind it. */
+DV_EXPORT void dvec_subscription_close(dvec_subscription *subscription, void (*on_closed)(void *user));
+
+/* ==== upkeep ======================================================================================================
+ *
+ * A thread that does, while nobody writes, what commits would otherwise do in passing, or leave: it settles what has
+ * been written since, so that searches scan less and the next connection opens fast; and, if asked to, compacts by the
+ * table's retention. Settling goes in steps of some milliseconds, each a transaction of its own; before each it looks
+ * whether somebody has written, and then waits again until nobody has for idle_ms. So a writer waits for one step at
+ * most. A compaction is one transaction, as long as the log; it is interrupted by dvec_upkeep_stop(), and a writer with
+ * a busy timeout waits for it: use compact_every_ms for tables with a retention, and times of little traffic.
+ */
+
+typedef struct dvec_upkeep dvec_upkeep;
+
+typedef struct dvec_upkeep_options {
+  uint32_t size;
+  uint32_t idle_ms; /* 0: 200 */
+  uint32_t compact_every_ms; /* 0: never */
+  const char *sql; /* run on its connection; NULL: nothing */
+} dvec_upkeep_options;
+
+typedef struct dvec_upkeep_stats {
+  uint64_t n_steps; /* of settling */
+  uint64_t n_yields; /* times that it gave way to a writer */
+  uint64_t n_compactions;
+  uint64_t longest_step_us;
+  int32_t is_idle; /* nothing is left to do */
+  int32_t code; /* of the last failure but SQLITE_BUSY; it goes on all the same */
+} dvec_upkeep_stats;
+
+/* On failure *upkeep is NULL, and *message (may be NULL) a text for dvec_free(). */
+DV_EXPORT int dvec_upkeep_start(const char *path, const char *table, const dvec_upkeep_options *options,
+                                dvec_upkeep **upkeep, char **message);
+/* Any thread. *stats is the caller's, of `size` bytes. */
+DV_EXPORT void dvec_upkeep_get_stats(dvec_upkeep *upkeep, dvec_upkeep_stats *stats, size_t size);
+/* Ends what it is at, waits for the thread, and frees it. Nothing is lost: a step that was not committed has not been.
+ * NULL is allowed. */
+DV_EXPORT void dvec_upkeep_stop(dvec_upkeep *upkeep);
+
 #ifdef __cplusplus
 }
 #endif
