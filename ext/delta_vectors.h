@@ -22,9 +22,9 @@
  *
  * Caveats
  *
- *   - A dvec_db is for one thread at a time, as is the sqlite3 below it. dvec_stream_push() is the one function for all
- *     threads. All other functions of streams and subscriptions are for the thread of their loop, all callbacks come
- *     there, and none comes before the function that opens has returned.
+ *   - A dvec_db is for one thread at a time, as is the sqlite3 below it. Functions of streams and subscriptions are for the
+ *     thread of their loop, but those that say "any thread". All callbacks come on the loop, and none before the function
+ *     that opens has returned.
  *   - A borrowed vector (dvec_borrow) goes with the next write to the table, the next search in it, and the end of the
  *     transaction, on the same connection. Copy it, or look at once.
  *   - A write on another connection waits while a stream's window is being committed, and the stream while another
@@ -389,7 +389,7 @@ DV_EXPORT int dvec_stream_push(dvec_stream *stream, const dvec_delta *delta, uin
 DV_EXPORT void dvec_stream_flush(dvec_stream *stream);
 /* Any thread. *stats is the caller's, of `size` bytes. */
 DV_EXPORT void dvec_stream_get_stats(dvec_stream *stream, dvec_stream_stats *stats, size_t size);
-/* Nothing more is taken in. DVEC_DRAIN: what is in the queue is applied. DVEC_CANCEL: it is not, the window at hand is
+/* Any thread. Nothing more is taken in. DVEC_DRAIN: what is in the queue is applied. DVEC_CANCEL: it is not, the window at hand is
  * rolled back unless it was committed already, and all of it is acknowledged as DVEC_CANCELLED. Then on_closed (may be
  * NULL) is called from the loop, behind the last acknowledgement. Draining may still be cancelled, by another call, whose
  * on_closed is ignored. */

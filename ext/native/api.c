@@ -280,7 +280,7 @@ int dvec_create_table(dvec_db *db, const char *table, const dvec_table_options *
 }
 
 int dvec_status_json(dvec_db *db, const char *table, char **json) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   if (!db || !json) return DVEC_MISUSE;
   char *text = NULL;
   int rc = begin(db, STMT_STATUS, table, &stmt);
@@ -334,7 +334,7 @@ int dvec_status(dvec_db *db, const char *table, dvec_status_result *status, size
 
 int dvec_apply_many(dvec_db *db, const char *table, const dvec_delta *deltas, size_t n, int64_t *first_seq,
                     int64_t *last_seq, size_t *n_good) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   char message[DVN_MESSAGE], *json = NULL;
   size_t good = 0;
   if (n_good) *n_good = 0;
@@ -365,7 +365,7 @@ int dvec_apply(dvec_db *db, const char *table, const dvec_delta *delta, int64_t 
 
 static int get(dvec_db *db, int which, const char *table, const dvec_id *id, int64_t time, float *out,
                size_t dimensions) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   int rc = begin(db, which, table, &stmt);
   if (rc == SQLITE_OK) rc = bind_id(stmt, 2, id);
   if (rc == SQLITE_OK && which == STMT_VECTOR_AT) rc = sqlite3_bind_int64(stmt, 3, time);
@@ -723,7 +723,7 @@ void dvec_cursor_close(dvec_cursor *c) {
 }
 
 int dvec_rollback(dvec_db *db, const char *table, const dvec_id *id, int64_t seq, int64_t *new_seq) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   char *text = NULL;
   if (!db || !id) return DVEC_MISUSE;
   int rc = begin(db, STMT_ROLLBACK, table, &stmt);
@@ -739,7 +739,7 @@ int dvec_rollback(dvec_db *db, const char *table, const dvec_id *id, int64_t seq
 /* ---- upkeep and exchange ----------------------------------------------------------------------------------------- */
 
 int dvec_compact(dvec_db *db, const char *table, const char *keep, dvec_compact_result *result, size_t size) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   char *json = NULL;
   if (!db) return DVEC_MISUSE;
   int rc = begin(db, STMT_COMPACT, table, &stmt);
@@ -783,7 +783,7 @@ int dvec_optimize(dvec_db *db, const char *table) {
 }
 
 int dvec_export(dvec_db *db, const char *table, int64_t since_seq, void **bytes, size_t *n_bytes) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   if (!db || !bytes || !n_bytes) return DVEC_MISUSE;
   int rc = begin(db, STMT_EXPORT, table, &stmt);
   if (rc != SQLITE_OK) return rc;
@@ -807,7 +807,7 @@ int dvec_export(dvec_db *db, const char *table, int64_t since_seq, void **bytes,
 
 int dvec_import(dvec_db *db, const char *table, const void *bytes, size_t n_bytes, int64_t *n_applied,
                 int64_t *n_skipped, int64_t *last_seq) {
-  sqlite3_stmt *stmt;
+  sqlite3_stmt *stmt = NULL;
   char *json = NULL;
   if (!db || (n_bytes && !bytes)) return DVEC_MISUSE;
   int rc = begin(db, STMT_IMPORT, table, &stmt);
