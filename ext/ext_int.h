@@ -1086,6 +1086,7 @@ int dvx_search_register(dvx_conn *conn); /* search.c: vector_search */
 int dvx_history_register(dvx_conn *conn); /* history.c: delta_chain, delta_log, vector_at, delta_rollback */
 int dvx_apply_register(dvx_conn *conn); /* apply.c: delta_apply, delta_apply_batch */
 int dvx_compact_register(dvx_conn *conn); /* compact.c: delta_compact */
+int dvx_settle_register(dvx_conn *conn); /* settle.c: delta_settle */
 int dvx_exchange_register(dvx_conn *conn); /* exchange.c: delta_export, delta_import */
 int dvx_status_register(dvx_conn *conn); /* status.c: delta_status, delta_recall */
 

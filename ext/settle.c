@@ -238,3 +238,33 @@ int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records) {
   if (n_waiting <= limit && !t->is_settle_wrong && !is_graph_due) return SQLITE_OK;
   return dvx_table_settle(t, max_records);
 }
+
+/* ---- delta_settle(table) ----------------------------------------------------------------------------------------- */
+
+/* One step of what commits do in passing; what is left goes to *arg. */
+static int settle_step(dvx_table *t, void *arg) {
+  int rc = dvx_table_flush(t);
+  if (rc == SQLITE_OK) rc = dvx_table_settle(t, DVX_SETTLE_STEP);
+  if (rc == SQLITE_OK)
+    *(uint64_t *)arg = dvx_history_last_seq(t) - t->settled.position.seq + (t->settled.is_graph_due ? 1 : 0);
+  return rc;
+}
+
+/* Returns how much is left: 0 when another step would do nothing. For programs that have the time (native/upkeep.c). */
+static void delta_settle(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
+  dvx_conn *conn = dvx_context_conn(ctx);
+  dvx_table *t;
+  uint64_t left = 0;
+  (void)argc;
+  int rc = dvx_table_find_argument(conn, "delta_settle", argv[0], &t);
+  if (rc == SQLITE_OK) rc = dvx_table_write(t, settle_step, &left);
+  if (rc != SQLITE_OK) {
+    dvx_give_context(conn, ctx, rc);
+  } else {
+    sqlite3_result_int64(ctx, (sqlite3_int64)left);
+  }
+}
+
+int dvx_settle_register(dvx_conn *conn) {
+  return dvx_conn_function(conn, "delta_settle", 1, SQLITE_UTF8 | SQLITE_DIRECTONLY, delta_settle);
+}
