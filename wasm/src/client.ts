@@ -353,9 +353,13 @@ export class AsyncDeltaVectorDB {
     if (this.#isClosed) return;
     this.#isClosed = true;
     for (const end of [...this.#subscriptions]) end();
-    if (!this.#failure) await this.request((id): Request => ({ kind: 'close', id }));
-    this.#fail(new DeltaVectorsError('closed', 'the database is closed'));
-    this.#port.terminate?.();
+    try {
+      if (!this.#failure) await this.request((id): Request => ({ kind: 'close', id }));
+    } finally {
+      // Whatever the worker still held, it holds no more.
+      this.#fail(new DeltaVectorsError('closed', 'the database is closed'));
+      this.#port.terminate?.();
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {
