@@ -128,6 +128,7 @@ START_TEST(two_databases_end_the_same) {
   make_table(b);
   ck_assert_int_eq(uv_loop_init(&loop), 0);
   dvec_stream_options o = {.size = sizeof o, .on_ack = on_first, .queue_bytes = 20000};
+  o.sql = "PRAGMA synchronous=OFF";
   dvec_subscription_options so = {.size = sizeof so, .on_change = on_change, .batch_count = 100};
   ck_assert_int_eq(dvec_stream_open(&loop, a, "docs", &o, &first, NULL), DVEC_OK);
   o.on_ack = on_second, o.when_full = DVEC_FAIL, o.queue_bytes = 3000;
