@@ -16,26 +16,10 @@ DV_FP_STRICT_BEGIN
 /* More than the relative rounding error of a sum of 65536 terms in double, and of the few operations around it. */
 #define QUANT_SLACK 0x1p-36
 
-/* The nearest integer of a double below 2^51, ties to even, without asking libm or the CPU for a rounding
- * instruction. */
-static inline int quant_round(double y) {
-  const double magic = 0x1.8p52;
-  return (int)((y + magic) - magic);
-}
-
 /* The smallest f32 that is not below d >= 0 (infinity if there is none). */
 static inline float quant_round_up(double d) {
   float f = (float)d;
   return (double)f < d ? dv_bits_float(dv_float_bits(f) + 1) : f;
-}
-
-static float quant_max_abs(const float *v, size_t n) {
-  uint32_t max = 0; /* finite floats without sign order like their bits */
-  for (size_t i = 0; i < n; i++) {
-    uint32_t bits = dv_float_bits(v[i]) & 0x7fffffffu;
-    max = bits > max ? bits : max;
-  }
-  return dv_bits_float(max);
 }
 
 /* Sums in double run over four lanes, so that compilers may keep them in vectors. Their order is fixed all the same. */
@@ -43,11 +27,8 @@ static inline double quant_fold(const double lane[4]) { return (lane[0] + lane[2
 
 /* |v|_2 of a vector of floats: squares neither overflow nor underflow in double. */
 static double quant_norm(const float *v, size_t n) {
-  double lane[4] = {0};
-  size_t i = 0;
-  for (; n - i >= 4; i += 4)
-    for (size_t j = 0; j < 4; j++) lane[j] += (double)v[i + j] * (double)v[i + j];
-  for (size_t j = 0; i + j < n; j++) lane[j] += (double)v[i + j] * (double)v[i + j];
+  double lane[4];
+  dv_kernels_get()->sum_sq_f64(v, n, lane);
   return sqrt(quant_fold(lane));
 }
 
@@ -60,7 +41,8 @@ static float quant_residual(uint32_t meta, size_t n) {
 }
 
 uint32_t dv_code_encode(dv_metric m, const float *v, size_t n, int8_t *code) {
-  float max_abs = quant_max_abs(v, n);
+  const dv_kernels *k = dv_kernels_get();
+  float max_abs = k->max_abs_f32(v, n);
   if (max_abs == 0.0f) {
     memset(code, 0, n);
     return 0;
@@ -71,15 +53,8 @@ uint32_t dv_code_encode(dv_metric m, const float *v, size_t n, int8_t *code) {
   uint32_t meta = dv_float_bits((float)(max / 127.0)) & 0xffffff00u;
   while ((double)dv_bits_float(meta) * 127.0 < max) meta += 0x100u;
 
-  double scale = (double)dv_bits_float(meta), to_code = inverse / scale;
-  double lane[4] = {0};
-  for (size_t i = 0; i < n; i += 4)
-    for (size_t j = 0; j < 4 && i + j < n; j++) {
-      int c = quant_round((double)v[i + j] * to_code);
-      double left = (double)v[i + j] * inverse - scale * c;
-      code[i + j] = (int8_t)c;
-      lane[j] += left * left;
-    }
+  double scale = (double)dv_bits_float(meta), lane[4];
+  k->encode_i8(v, n, inverse, scale, inverse / scale, code, lane);
   double residual = sqrt(quant_fold(lane)) * (1.0 + QUANT_SLACK);
   if (m == DV_COSINE) residual += QUANT_SLACK; /* v * inverse is not exactly the unit vector */
 
@@ -130,12 +105,13 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
   q->norm = m == DV_COSINE && norm > 0.0 ? 1.0 : norm;
   for (size_t i = 0; i < n; i++) q->unit[i] = (float)((double)v[i] * inverse);
 
-  double to_code = quant_step((double)quant_max_abs(v, n) * inverse, &q->scale), scale = (double)q->scale;
+  double to_code = quant_step((double)dv_kernels_get()->max_abs_f32(v, n) * inverse, &q->scale),
+         scale = (double)q->scale;
   double lane[4] = {0}, max = 0.0;
   for (size_t i = 0; i < n; i += 4)
     for (size_t j = 0; j < 4 && i + j < n; j++) {
       double x = (double)v[i + j] * inverse;
-      int c = quant_round(x * to_code);
+      int c = dv_round(x * to_code);
       double left = fabs(x - scale * c);
       q->code[i + j] = (int8_t)c;
       lane[j] += left * left;
@@ -168,7 +144,7 @@ void dv_code_query_refine(dv_code_query *q, const float *v) {
   for (size_t i = 0; i < n; i += 4)
     for (size_t j = 0; j < 4 && i + j < n; j++) {
       double left = (double)v[i + j] * q->inverse - scale * q->code[i + j];
-      int c = quant_round(left * to_low);
+      int c = dv_round(left * to_low);
       q->code_low[i + j] = (int8_t)c;
       left -= scale_low * c;
       lane[j] += left * left;
@@ -268,56 +244,28 @@ void dv_bits_center(const int8_t *codes, const dv_code_row *rows, size_t n_rows,
   }
 }
 
-/* Four components of a row: their signs around the centre, and what its factor and offset are made of. */
-typedef struct quant_bit_sums {
-  double l1[4], l2[4], dot[4];
-} quant_bit_sums;
-
-static inline unsigned quant_add_group(quant_bit_sums *s, const double x[4], const float *center, size_t n) {
-  unsigned bits = 0;
-  for (size_t j = 0; j < n; j++) {
-    double c = center ? (double)center[j] : 0.0, y = x[j] - c;
-    bits |= (unsigned)(y >= 0.0) << j;
-    s->l1[j] += fabs(y);
-    s->l2[j] += y * y;
-    s->dot[j] += x[j] * c;
-  }
-  return bits;
-}
-
-static dv_bit_row quant_bit_row(const quant_bit_sums *s, dv_metric m) {
-  double l1 = quant_fold(s->l1), l2 = quant_fold(s->l2), dot = quant_fold(s->dot);
+/* sums as of the kernel signs_i8. */
+static dv_bit_row quant_bit_row(const double sums[12], dv_metric m) {
+  double l1 = quant_fold(sums), l2 = quant_fold(sums + 4), dot = quant_fold(sums + 8);
   dv_bit_row row = {l1 > 0.0 ? (float)(l2 / l1) : 0.0f, (float)(m == DV_L2 ? l2 : -dot)};
   return row;
 }
 
-dv_bit_row dv_bits_set(uint64_t *blocks, size_t row, dv_metric m, const float *v, size_t n, const float *center) {
+dv_bit_row dv_bits_set(uint64_t *blocks, size_t row, dv_metric m, const dv_code_row *row_code, const int8_t *code,
+                       size_t n, const float *center) {
   unsigned shift;
   uint8_t *at = quant_bits_at(blocks, row, n, &shift);
-  double norm = m == DV_COSINE ? quant_norm(v, n) : 0.0, scale = norm > 0.0 ? 1.0 / norm : 1.0;
-  quant_bit_sums sums = {{0}, {0}, {0}};
-  for (size_t g = 0; g < 16 * dv_bit_words(n); g++, at += 16) {
-    size_t first = 4 * g, n_here = first >= n ? 0 : n - first < 4 ? n - first : 4;
-    double x[4];
-    for (size_t j = 0; j < n_here; j++) x[j] = scale * (double)v[first + j];
-    quant_put_nibble(at, shift, quant_add_group(&sums, x, center ? center + first : NULL, n_here));
+  enum { N_AT_ONCE = 1024 };
+  uint8_t signs[N_AT_ONCE / 4];
+  const dv_kernels *k = dv_kernels_get();
+  double sums[12] = {0};
+  for (size_t i = 0; i < 64 * dv_bit_words(n); i += N_AT_ONCE) {
+    size_t n_here = i >= n ? 0 : n - i < N_AT_ONCE ? n - i : N_AT_ONCE, end = 64 * dv_bit_words(n) - i;
+    k->signs_i8(code + i, n_here, (double)row_code->scale, center ? center + i : NULL, signs, sums);
+    for (size_t g = 0; g < N_AT_ONCE / 4 && 4 * g < end; g++, at += 16)
+      quant_put_nibble(at, shift, 4 * g < n_here ? signs[g] : 0);
   }
-  return quant_bit_row(&sums, m);
-}
-
-dv_bit_row dv_bits_set_code(uint64_t *blocks, size_t row, dv_metric m, const dv_code_row *row_code, const int8_t *code,
-                            size_t n, const float *center) {
-  unsigned shift;
-  uint8_t *at = quant_bits_at(blocks, row, n, &shift);
-  double scale = (double)row_code->scale;
-  quant_bit_sums sums = {{0}, {0}, {0}};
-  for (size_t g = 0; g < 16 * dv_bit_words(n); g++, at += 16) {
-    size_t first = 4 * g, n_here = first >= n ? 0 : n - first < 4 ? n - first : 4;
-    double x[4];
-    for (size_t j = 0; j < n_here; j++) x[j] = scale * code[first + j];
-    quant_put_nibble(at, shift, quant_add_group(&sums, x, center ? center + first : NULL, n_here));
-  }
-  return quant_bit_row(&sums, m);
+  return quant_bit_row(sums, m);
 }
 
 /*
@@ -346,7 +294,7 @@ void dv_bit_query_init(dv_bit_query *b, const dv_code_query *q, const float *cen
     int w[4] = {0}, m = 0, sums[16];
     for (size_t j = 0; j < 4 && 4 * g + j < q->n; j++) {
       double c = center ? (double)center[4 * g + j] : 0.0;
-      w[j] = quant_round(((double)q->unit[4 * g + j] - c) * to_fixed);
+      w[j] = dv_round(((double)q->unit[4 * g + j] - c) * to_fixed);
       m += w[j] < 0 ? -w[j] : w[j];
     }
     all += m;

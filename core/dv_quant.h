@@ -110,12 +110,10 @@ void dv_code_bounds_fine(const dv_code_query *q, const dv_code_row *row, int32_t
 /* The mean of (up to a thousand, evenly spread) rows, as codes stand for them; rows with scale 0 do not count. */
 void dv_bits_center(const int8_t *codes, const dv_code_row *rows, size_t n_rows, size_t n, float *center);
 
-/* Writes row `row` of `blocks` (dv_bit_words(n)*DV_BITS_ROWS words a block of DV_BITS_ROWS rows) and returns its factor
+/* Writes row `row` of `blocks`, from its int8 code, (dv_bit_words(n)*DV_BITS_ROWS words a block of DV_BITS_ROWS rows) and returns its factor
  * and offset. center may be NULL: zero. A row equal to it, and a row that is not there, have factor 0. */
-dv_bit_row dv_bits_set(uint64_t *blocks, size_t row, dv_metric m, const float *v, size_t n, const float *center);
-/* The same from int8 codes: what loading stored codes uses. */
-dv_bit_row dv_bits_set_code(uint64_t *blocks, size_t row, dv_metric m, const dv_code_row *row_code, const int8_t *code,
-                            size_t n, const float *center);
+dv_bit_row dv_bits_set(uint64_t *blocks, size_t row, dv_metric m, const dv_code_row *row_code, const int8_t *code,
+                       size_t n, const float *center);
 
 /* A query for sums over bits. Borrows its table: 256 * dv_bit_words(n) bytes from the caller. */
 typedef struct dv_bit_query {

@@ -99,7 +99,7 @@ static void mirror_set_bits(dvx_table *t, size_t i) {
   dvx_mirror *m = &t->mirror;
   size_t n = t->config->dimensions;
   const int8_t *code = m->codes + i * dv_code_stride(n);
-  m->bit_rows[i] = dv_bits_set_code(m->bits, i, t->config->metric, &m->code_rows[i], code, n, m->center);
+  m->bit_rows[i] = dv_bits_set(m->bits, i, t->config->metric, &m->code_rows[i], code, n, m->center);
 }
 
 /* Row i gets this code; NULL: zeros, for a row of which there is none. */

@@ -273,9 +273,116 @@ AVX2 static size_t pick_bits_avx2(const uint32_t *sums, const dv_bit_row *rows, 
   return n_out;
 }
 
+/* ---- making codes ------------------------------------------------------------------------------------------------ */
+
+/* The last one, two or three floats with zeros behind: what zeros add to a sum changes no bit of it. */
+AVX2_INLINE __m128 load_last_four_avx2(const float *v, size_t n) {
+  return _mm_maskload_ps(v, _mm_loadu_si128((const __m128i *)(const void *)(float_mask_avx2 + 32 - n)));
+}
+
+AVX2 float dv_max_abs_f32_avx2(const float *v, size_t n) {
+  const __m256i size = _mm256_set1_epi32(0x7fffffff);
+  __m256i m0 = _mm256_setzero_si256(), m1 = m0;
+  size_t i = 0;
+  for (; n - i >= 16; i += 16) {
+    m0 = _mm256_max_epi32(m0, _mm256_and_si256(size, _mm256_castps_si256(_mm256_loadu_ps(v + i))));
+    m1 = _mm256_max_epi32(m1, _mm256_and_si256(size, _mm256_castps_si256(_mm256_loadu_ps(v + i + 8))));
+  }
+  if (i < n) {
+    m0 = _mm256_max_epi32(m0, _mm256_and_si256(size, _mm256_castps_si256(load_rest_avx2(v + i, n - i, 0))));
+    m1 = _mm256_max_epi32(m1, _mm256_and_si256(size, _mm256_castps_si256(load_rest_avx2(v + i, n - i, 1))));
+  }
+  m0 = _mm256_max_epi32(m0, m1);
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128(m0), _mm256_extracti128_si256(m0, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+  return dv_bits_float((uint32_t)_mm_cvtsi128_si32(m));
+}
+
+AVX2 void dv_sum_sq_f64_avx2(const float *v, size_t n, double lane[4]) {
+  __m256d sum = _mm256_setzero_pd();
+  size_t i = 0;
+  for (; n - i >= 4; i += 4) {
+    __m256d x = _mm256_cvtps_pd(_mm_loadu_ps(v + i));
+    sum = _mm256_add_pd(sum, _mm256_mul_pd(x, x));
+  }
+  if (i < n) {
+    __m256d x = _mm256_cvtps_pd(load_last_four_avx2(v + i, n - i));
+    sum = _mm256_add_pd(sum, _mm256_mul_pd(x, x));
+  }
+  _mm256_storeu_pd(lane, sum);
+}
+
+/* Four codes; what is left of their values goes to *sum. */
+AVX2_INLINE int encode_four_avx2(__m128 four, __m256d inverse, __m256d scale, __m256d to_code, __m256d *sum) {
+  __m256d x = _mm256_cvtps_pd(four);
+  __m256d c = _mm256_round_pd(_mm256_mul_pd(x, to_code), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m256d left = _mm256_sub_pd(_mm256_mul_pd(x, inverse), _mm256_mul_pd(scale, c));
+  *sum = _mm256_add_pd(*sum, _mm256_mul_pd(left, left));
+  return _mm_cvtsi128_si32(_mm_shuffle_epi8(_mm256_cvtpd_epi32(c), _mm_set1_epi32(0x0c080400)));
+}
+
+AVX2 void dv_encode_i8_avx2(const float *v, size_t n, double inverse, double scale, double to_code, int8_t *code,
+                            double lane[4]) {
+  const __m256d unit = _mm256_set1_pd(inverse), step = _mm256_set1_pd(scale), by = _mm256_set1_pd(to_code);
+  __m256d sum = _mm256_setzero_pd();
+  size_t i = 0;
+  for (; n - i >= 4; i += 4) {
+    int four = encode_four_avx2(_mm_loadu_ps(v + i), unit, step, by, &sum);
+    memcpy(code + i, &four, 4);
+  }
+  if (i < n) {
+    int four = encode_four_avx2(load_last_four_avx2(v + i, n - i), unit, step, by, &sum);
+    memcpy(code + i, &four, n - i);
+  }
+  _mm256_storeu_pd(lane, sum);
+}
+
+AVX2_INLINE unsigned signs_of_four_avx2(int four, __m256d scale, __m256d c, __m256d sums[3]) {
+  __m256d x = _mm256_mul_pd(scale, _mm256_cvtepi32_pd(_mm_cvtepi8_epi32(_mm_cvtsi32_si128(four))));
+  __m256d y = _mm256_sub_pd(x, c);
+  sums[0] = _mm256_add_pd(sums[0], _mm256_andnot_pd(_mm256_set1_pd(-0.0), y));
+  sums[1] = _mm256_add_pd(sums[1], _mm256_mul_pd(y, y));
+  sums[2] = _mm256_add_pd(sums[2], _mm256_mul_pd(x, c));
+  return (unsigned)_mm256_movemask_pd(_mm256_cmp_pd(y, _mm256_setzero_pd(), _CMP_GE_OQ));
+}
+
+AVX2 void dv_signs_i8_avx2(const int8_t *code, size_t n, double scale, const float *center, uint8_t *signs,
+                           double sums[12]) {
+  const __m256d step = _mm256_set1_pd(scale);
+  __m256d c = _mm256_setzero_pd();
+  __m256d s[3] = {_mm256_loadu_pd(sums), _mm256_loadu_pd(sums + 4), _mm256_loadu_pd(sums + 8)};
+  size_t i = 0;
+  int four = 0;
+  for (; n - i >= 4; i += 4) {
+    memcpy(&four, code + i, 4);
+    if (center) c = _mm256_cvtps_pd(_mm_loadu_ps(center + i));
+    signs[i / 4] = (uint8_t)signs_of_four_avx2(four, step, c, s);
+  }
+  if (i < n) {
+    four = 0;
+    memcpy(&four, code + i, n - i);
+    if (center) c = _mm256_cvtps_pd(load_last_four_avx2(center + i, n - i));
+    signs[i / 4] = (uint8_t)(signs_of_four_avx2(four, step, c, s) & ((1u << (n - i)) - 1));
+  }
+  for (size_t j = 0; j < 3; j++) _mm256_storeu_pd(sums + 4 * j, s[j]);
+}
+
 const dv_kernels dv_kernels_avx2 = {
-    "avx2",      dot_f32_avx2, l2sq_f32_avx2,  l1_f32_avx2,    dot_norm_f32_avx2,
-    dot_i8_avx2, scan_i8_avx2, gather_i8_avx2, scan_bits_avx2, pick_bits_avx2,
+    "avx2",
+    dot_f32_avx2,
+    l2sq_f32_avx2,
+    l1_f32_avx2,
+    dot_norm_f32_avx2,
+    dot_i8_avx2,
+    scan_i8_avx2,
+    gather_i8_avx2,
+    scan_bits_avx2,
+    pick_bits_avx2,
+    dv_max_abs_f32_avx2,
+    dv_sum_sq_f64_avx2,
+    dv_encode_i8_avx2,
+    dv_signs_i8_avx2,
 };
 
 DV_FP_STRICT_END

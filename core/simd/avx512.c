@@ -309,13 +309,15 @@ AVX512 static size_t pick_bits_avx512(const uint32_t *sums, const dv_bit_row *ro
 }
 
 const dv_kernels dv_kernels_avx512 = {
-    "avx512",      dot_f32_avx512, l2sq_f32_avx512,  l1_f32_avx512,    dot_norm_f32_avx512,
-    dot_i8_avx512, scan_i8_avx512, gather_i8_avx512, scan_bits_avx512, pick_bits_avx512,
+    "avx512",          dot_f32_avx512,   l2sq_f32_avx512,  l1_f32_avx512,    dot_norm_f32_avx512, dot_i8_avx512,
+    scan_i8_avx512,    gather_i8_avx512, scan_bits_avx512, pick_bits_avx512, dv_max_abs_f32_avx2, dv_sum_sq_f64_avx2,
+    dv_encode_i8_avx2, dv_signs_i8_avx2,
 };
 
 const dv_kernels dv_kernels_avx512vnni = {
-    "avx512vnni",      dot_f32_avx512,     l2sq_f32_avx512,      l1_f32_avx512,    dot_norm_f32_avx512,
-    dot_i8_avx512vnni, scan_i8_avx512vnni, gather_i8_avx512vnni, scan_bits_avx512, pick_bits_avx512,
+    "avx512vnni",        dot_f32_avx512,     l2sq_f32_avx512,      l1_f32_avx512,    dot_norm_f32_avx512,
+    dot_i8_avx512vnni,   scan_i8_avx512vnni, gather_i8_avx512vnni, scan_bits_avx512, pick_bits_avx512,
+    dv_max_abs_f32_avx2, dv_sum_sq_f64_avx2, dv_encode_i8_avx2,    dv_signs_i8_avx2,
 };
 
 DV_FP_STRICT_END

@@ -49,7 +49,7 @@ typedef struct dv_bit_row {
 } dv_bit_row;
 
 typedef struct dv_kernels {
-  const char *name; /* "scalar", "avx2", "avx512", "avx512vnni", "neon", "wasm128" */
+  const char *name; /* "scalar", "avx2", "avx512", "avx512vnni", "neon", "wasm128", "wasm128relaxed" */
 
   /* Sum of a[i]*b[i]; of (a[i]-b[i])^2; of |a[i]-b[i]|; lanes as above. n may be 0. */
   float (*dot_f32)(const float *a, const float *b, size_t n);
@@ -84,6 +84,24 @@ typedef struct dv_kernels {
    * + base), each operation rounded to f32, is not above limit (NaN is not). Returns how many. Most rows fail. */
   size_t (*pick_bits)(const uint32_t *sums, const dv_bit_row *rows, size_t n, float per_sum, float base, float limit,
                       uint32_t *out);
+
+  /* What making codes is made of (dv_quant.c). Their sums are in double and over four lanes: element i goes to lane i % 4,
+   * in order; whoever asks adds the lanes up. v and centre hold no NaN and no infinity. */
+
+  /* The largest |v[i]|, 0 if there is none. */
+  float (*max_abs_f32)(const float *v, size_t n);
+
+  /* Sum of v[i]^2. */
+  void (*sum_sq_f64)(const float *v, size_t n, double lane[4]);
+
+  /* code[i] = v[i]*to_code, rounded to the nearest integer, ties to even, which the caller knows to lie in -127..127;
+   * lane: the sum of (v[i]*inverse - scale*code[i])^2. */
+  void (*encode_i8)(const float *v, size_t n, double inverse, double scale, double to_code, int8_t *code,
+                    double lane[4]);
+
+  /* With x = scale*code[i] and y = x - centre[i] (centre NULL: zeros): bit i%4 of signs[i/4] says whether y >= 0, the other
+   * bits are 0; to sums[0..3], the lanes of |y|, to sums[4..7], those of y^2, and to sums[8..11], those of x*centre[i], is added. */
+  void (*signs_i8)(const int8_t *code, size_t n, double scale, const float *center, uint8_t *signs, double sums[12]);
 } dv_kernels;
 
 /* The fastest table this CPU can run; the same object for the life of the process. */
@@ -111,6 +129,12 @@ DV_FP_STRICT_BEGIN
 static inline bool dv_pick_one(uint32_t sum, const dv_bit_row *row, float per_sum, float base, float limit) {
   return !(row->offset + row->factor * (per_sum * (float)(int32_t)sum + base) > limit);
 }
+
+/* ... the nearest integer of a double below 2^51, ties to even, without asking libm or the CPU for a rounding instruction. */
+static inline int dv_round(double y) {
+  const double magic = 0x1.8p52;
+  return (int)((y + magic) - magic);
+}
 DV_FP_STRICT_END
 
 /* Which of the other files compile to something; dispatch.c asks the CPU before it hands one out. */
@@ -119,6 +143,12 @@ DV_FP_STRICT_END
 extern const dv_kernels dv_kernels_avx2;
 extern const dv_kernels dv_kernels_avx512;
 extern const dv_kernels dv_kernels_avx512vnni;
+/* Four lanes of doubles are one vector of AVX2, and a wider one has no use for them: AVX-512's tables have these too. */
+float dv_max_abs_f32_avx2(const float *v, size_t n);
+void dv_sum_sq_f64_avx2(const float *v, size_t n, double lane[4]);
+void dv_encode_i8_avx2(const float *v, size_t n, double inverse, double scale, double to_code, int8_t *code,
+                       double lane[4]);
+void dv_signs_i8_avx2(const int8_t *code, size_t n, double scale, const float *center, uint8_t *signs, double sums[12]);
 #elif defined(__aarch64__) && defined(__ARM_NEON) && !defined(__AARCH64EB__)
 #define DV_SIMD_NEON 1
 extern const dv_kernels dv_kernels_neon;

@@ -227,9 +227,125 @@ static size_t pick_bits_neon(const uint32_t *sums, const dv_bit_row *rows, size_
   return n_out;
 }
 
+/* ---- making codes ------------------------------------------------------------------------------------------------ */
+
+/* The four lanes of doubles are two vectors. Zeros behind the end add nothing to a sum. */
+typedef struct lanes_neon {
+  float64x2_t low, high;
+} lanes_neon;
+
+NEON_INLINE float32x4_t load_four_neon(const float *v, size_t n) {
+  if (n >= 4) return load_f32_neon(v);
+  float four[4] = {0};
+  memcpy(four, v, n * sizeof *v);
+  return vld1q_f32(four);
+}
+
+NEON_INLINE lanes_neon widen_neon(float32x4_t four) {
+  lanes_neon x = {vcvt_f64_f32(vget_low_f32(four)), vcvt_high_f64_f32(four)};
+  return x;
+}
+
+NEON_INLINE void add_product_neon(lanes_neon *sum, lanes_neon a, lanes_neon b) {
+  sum->low = vaddq_f64(sum->low, vmulq_f64(a.low, b.low));
+  sum->high = vaddq_f64(sum->high, vmulq_f64(a.high, b.high));
+}
+
+NEON_INLINE lanes_neon load_neon(const double lane[4]) {
+  lanes_neon sum = {vld1q_f64(lane), vld1q_f64(lane + 2)};
+  return sum;
+}
+
+NEON_INLINE void store_neon(double lane[4], lanes_neon sum) {
+  vst1q_f64(lane, sum.low);
+  vst1q_f64(lane + 2, sum.high);
+}
+
+static float max_abs_f32_neon(const float *v, size_t n) {
+  float32x4_t m = vdupq_n_f32(0);
+  for (size_t i = 0; i < n; i += 4) m = vmaxq_f32(m, vabsq_f32(load_four_neon(v + i, n - i)));
+  return vmaxvq_f32(m);
+}
+
+static void sum_sq_f64_neon(const float *v, size_t n, double lane[4]) {
+  lanes_neon sum = {vdupq_n_f64(0), vdupq_n_f64(0)};
+  for (size_t i = 0; i < n; i += 4) {
+    lanes_neon x = widen_neon(load_four_neon(v + i, n - i));
+    add_product_neon(&sum, x, x);
+  }
+  store_neon(lane, sum);
+}
+
+/* Four codes; what is left of their values goes to *sum. */
+NEON_INLINE uint32_t encode_four_neon(float32x4_t four, float64x2_t inverse, float64x2_t scale, float64x2_t to_code,
+                                      lanes_neon *sum) {
+  lanes_neon x = widen_neon(four), left;
+  float64x2_t low = vrndnq_f64(vmulq_f64(x.low, to_code)), high = vrndnq_f64(vmulq_f64(x.high, to_code));
+  left.low = vsubq_f64(vmulq_f64(x.low, inverse), vmulq_f64(scale, low));
+  left.high = vsubq_f64(vmulq_f64(x.high, inverse), vmulq_f64(scale, high));
+  add_product_neon(sum, left, left);
+  int32x4_t c = vcombine_s32(vmovn_s64(vcvtq_s64_f64(low)), vmovn_s64(vcvtq_s64_f64(high)));
+  int16x4_t half = vmovn_s32(c);
+  return vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(half, half))), 0);
+}
+
+static void encode_i8_neon(const float *v, size_t n, double inverse, double scale, double to_code, int8_t *code,
+                           double lane[4]) {
+  const float64x2_t unit = vdupq_n_f64(inverse), step = vdupq_n_f64(scale), by = vdupq_n_f64(to_code);
+  lanes_neon sum = {vdupq_n_f64(0), vdupq_n_f64(0)};
+  size_t i = 0;
+  for (; n - i >= 4; i += 4) {
+    uint32_t four = encode_four_neon(load_f32_neon(v + i), unit, step, by, &sum);
+    memcpy(code + i, &four, 4);
+  }
+  if (i < n) {
+    uint32_t four = encode_four_neon(load_four_neon(v + i, n - i), unit, step, by, &sum);
+    memcpy(code + i, &four, n - i);
+  }
+  store_neon(lane, sum);
+}
+
+NEON_INLINE unsigned signs_of_four_neon(uint32_t four, float64x2_t scale, lanes_neon c, lanes_neon sums[3]) {
+  const float64x2_t zero = vdupq_n_f64(0);
+  int32x4_t wide = vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four)))));
+  lanes_neon x, y;
+  x.low = vmulq_f64(scale, vcvtq_f64_s64(vmovl_s32(vget_low_s32(wide))));
+  x.high = vmulq_f64(scale, vcvtq_f64_s64(vmovl_s32(vget_high_s32(wide))));
+  y.low = vsubq_f64(x.low, c.low);
+  y.high = vsubq_f64(x.high, c.high);
+  sums[0].low = vaddq_f64(sums[0].low, vabsq_f64(y.low));
+  sums[0].high = vaddq_f64(sums[0].high, vabsq_f64(y.high));
+  add_product_neon(&sums[1], y, y);
+  add_product_neon(&sums[2], x, c);
+  uint64x2_t low = vcgeq_f64(y.low, zero), high = vcgeq_f64(y.high, zero);
+  return (unsigned)((vgetq_lane_u64(low, 0) & 1u) | (vgetq_lane_u64(low, 1) & 2u) | (vgetq_lane_u64(high, 0) & 4u) |
+                    (vgetq_lane_u64(high, 1) & 8u));
+}
+
+static void signs_i8_neon(const int8_t *code, size_t n, double scale, const float *center, uint8_t *signs,
+                          double sums[12]) {
+  const float64x2_t step = vdupq_n_f64(scale);
+  lanes_neon s[3] = {load_neon(sums), load_neon(sums + 4), load_neon(sums + 8)};
+  lanes_neon c = {vdupq_n_f64(0), vdupq_n_f64(0)};
+  size_t i = 0;
+  uint32_t four = 0;
+  for (; n - i >= 4; i += 4) {
+    memcpy(&four, code + i, 4);
+    if (center) c = widen_neon(load_f32_neon(center + i));
+    signs[i / 4] = (uint8_t)signs_of_four_neon(four, step, c, s);
+  }
+  if (i < n) {
+    four = 0;
+    memcpy(&four, code + i, n - i);
+    if (center) c = widen_neon(load_four_neon(center + i, n - i));
+    signs[i / 4] = (uint8_t)(signs_of_four_neon(four, step, c, s) & ((1u << (n - i)) - 1));
+  }
+  for (size_t j = 0; j < 3; j++) store_neon(sums + 4 * j, s[j]);
+}
+
 const dv_kernels dv_kernels_neon = {
-    "neon",      dot_f32_neon, l2sq_f32_neon,  l1_f32_neon,    dot_norm_f32_neon,
-    dot_i8_neon, scan_i8_neon, gather_i8_neon, scan_bits_neon, pick_bits_neon,
+    "neon",         dot_f32_neon,   l2sq_f32_neon,  l1_f32_neon,      dot_norm_f32_neon, dot_i8_neon,    scan_i8_neon,
+    gather_i8_neon, scan_bits_neon, pick_bits_neon, max_abs_f32_neon, sum_sq_f64_neon,   encode_i8_neon, signs_i8_neon,
 };
 
 DV_FP_STRICT_END

@@ -100,9 +100,53 @@ static size_t pick_bits_scalar(const uint32_t *sums, const dv_bit_row *rows, siz
   return n_out;
 }
 
+static float max_abs_f32_scalar(const float *v, size_t n) {
+  uint32_t max = 0; /* finite floats without sign order like their bits */
+  for (size_t i = 0; i < n; i++) {
+    uint32_t bits = dv_float_bits(at_scalar(v, i)) & 0x7fffffffu;
+    max = bits > max ? bits : max;
+  }
+  return dv_bits_float(max);
+}
+
+static void sum_sq_f64_scalar(const float *v, size_t n, double lane[4]) {
+  lane[0] = lane[1] = lane[2] = lane[3] = 0.0;
+  for (size_t i = 0; i < n; i += 4)
+    for (size_t j = 0; j < 4 && i + j < n; j++) lane[j] += (double)at_scalar(v, i + j) * (double)at_scalar(v, i + j);
+}
+
+static void encode_i8_scalar(const float *v, size_t n, double inverse, double scale, double to_code, int8_t *code,
+                             double lane[4]) {
+  lane[0] = lane[1] = lane[2] = lane[3] = 0.0;
+  for (size_t i = 0; i < n; i += 4)
+    for (size_t j = 0; j < 4 && i + j < n; j++) {
+      double x = (double)at_scalar(v, i + j);
+      int c = dv_round(x * to_code);
+      double left = x * inverse - scale * c;
+      code[i + j] = (int8_t)c;
+      lane[j] += left * left;
+    }
+}
+
+static void signs_i8_scalar(const int8_t *code, size_t n, double scale, const float *center, uint8_t *signs,
+                            double sums[12]) {
+  for (size_t i = 0; i < n; i += 4) {
+    unsigned bits = 0;
+    for (size_t j = 0; j < 4 && i + j < n; j++) {
+      double x = scale * code[i + j], c = center ? (double)at_scalar(center, i + j) : 0.0, y = x - c;
+      bits |= (unsigned)(y >= 0.0) << j;
+      sums[j] += y < 0.0 ? -y : y;
+      sums[4 + j] += y * y;
+      sums[8 + j] += x * c;
+    }
+    signs[i / 4] = (uint8_t)bits;
+  }
+}
+
 const dv_kernels dv_kernels_scalar = {
-    "scalar",      dot_f32_scalar, l2sq_f32_scalar,  l1_f32_scalar,    dot_norm_f32_scalar,
-    dot_i8_scalar, scan_i8_scalar, gather_i8_scalar, scan_bits_scalar, pick_bits_scalar,
+    "scalar",           dot_f32_scalar,    l2sq_f32_scalar,  l1_f32_scalar,    dot_norm_f32_scalar,
+    dot_i8_scalar,      scan_i8_scalar,    gather_i8_scalar, scan_bits_scalar, pick_bits_scalar,
+    max_abs_f32_scalar, sum_sq_f64_scalar, encode_i8_scalar, signs_i8_scalar,
 };
 
 DV_FP_STRICT_END

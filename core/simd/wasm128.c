@@ -231,9 +231,125 @@ static size_t pick_bits_wasm128(const uint32_t *sums, const dv_bit_row *rows, si
   return n_out;
 }
 
+/* ---- making codes ------------------------------------------------------------------------------------------------ */
+
+/* The four lanes of doubles are two vectors. Zeros behind the end add nothing to a sum. */
+typedef struct lanes_wasm128 {
+  v128_t low, high;
+} lanes_wasm128;
+
+WASM128_INLINE v128_t load_four_wasm128(const float *v, size_t n) {
+  if (n >= 4) return wasm_v128_load(v);
+  float four[4] = {0};
+  memcpy(four, v, n * sizeof *v);
+  return wasm_v128_load(four);
+}
+
+WASM128_INLINE lanes_wasm128 widen_wasm128(v128_t four) {
+  lanes_wasm128 x = {wasm_f64x2_promote_low_f32x4(four),
+                     wasm_f64x2_promote_low_f32x4(wasm_i32x4_shuffle(four, four, 2, 3, 0, 1))};
+  return x;
+}
+
+WASM128_INLINE void add_product_wasm128(lanes_wasm128 *sum, lanes_wasm128 a, lanes_wasm128 b) {
+  sum->low = wasm_f64x2_add(sum->low, wasm_f64x2_mul(a.low, b.low));
+  sum->high = wasm_f64x2_add(sum->high, wasm_f64x2_mul(a.high, b.high));
+}
+
+WASM128_INLINE lanes_wasm128 load_wasm128(const double lane[4]) {
+  lanes_wasm128 sum = {wasm_v128_load(lane), wasm_v128_load(lane + 2)};
+  return sum;
+}
+
+WASM128_INLINE void store_wasm128(double lane[4], lanes_wasm128 sum) {
+  wasm_v128_store(lane, sum.low);
+  wasm_v128_store(lane + 2, sum.high);
+}
+
+static float max_abs_f32_wasm128(const float *v, size_t n) {
+  v128_t m = wasm_f32x4_splat(0);
+  for (size_t i = 0; i < n; i += 4) m = wasm_f32x4_pmax(m, wasm_f32x4_abs(load_four_wasm128(v + i, n - i)));
+  m = wasm_f32x4_pmax(m, wasm_i32x4_shuffle(m, m, 2, 3, 0, 1));
+  float a = wasm_f32x4_extract_lane(m, 0), b = wasm_f32x4_extract_lane(m, 1);
+  return a > b ? a : b;
+}
+
+static void sum_sq_f64_wasm128(const float *v, size_t n, double lane[4]) {
+  lanes_wasm128 sum = {wasm_f64x2_splat(0), wasm_f64x2_splat(0)};
+  for (size_t i = 0; i < n; i += 4) {
+    lanes_wasm128 x = widen_wasm128(load_four_wasm128(v + i, n - i));
+    add_product_wasm128(&sum, x, x);
+  }
+  store_wasm128(lane, sum);
+}
+
+/* Four codes, in the lowest four bytes; what is left of their values goes to *sum. */
+WASM128_INLINE v128_t encode_four_wasm128(v128_t four, v128_t inverse, v128_t scale, v128_t to_code,
+                                          lanes_wasm128 *sum) {
+  lanes_wasm128 x = widen_wasm128(four), left;
+  v128_t low = wasm_f64x2_nearest(wasm_f64x2_mul(x.low, to_code));
+  v128_t high = wasm_f64x2_nearest(wasm_f64x2_mul(x.high, to_code));
+  left.low = wasm_f64x2_sub(wasm_f64x2_mul(x.low, inverse), wasm_f64x2_mul(scale, low));
+  left.high = wasm_f64x2_sub(wasm_f64x2_mul(x.high, inverse), wasm_f64x2_mul(scale, high));
+  add_product_wasm128(sum, left, left);
+  low = wasm_i32x4_trunc_sat_f64x2_zero(low);
+  return wasm_i8x16_shuffle(low, wasm_i32x4_trunc_sat_f64x2_zero(high), 0, 4, 16, 20, 0, 4, 16, 20, 0, 4, 16, 20, 0, 4,
+                            16, 20);
+}
+
+static void encode_i8_wasm128(const float *v, size_t n, double inverse, double scale, double to_code, int8_t *code,
+                              double lane[4]) {
+  const v128_t unit = wasm_f64x2_splat(inverse), step = wasm_f64x2_splat(scale), by = wasm_f64x2_splat(to_code);
+  lanes_wasm128 sum = {wasm_f64x2_splat(0), wasm_f64x2_splat(0)};
+  size_t i = 0;
+  for (; n - i >= 4; i += 4)
+    wasm_v128_store32_lane(code + i, encode_four_wasm128(wasm_v128_load(v + i), unit, step, by, &sum), 0);
+  if (i < n) {
+    int32_t four =
+        wasm_i32x4_extract_lane(encode_four_wasm128(load_four_wasm128(v + i, n - i), unit, step, by, &sum), 0);
+    memcpy(code + i, &four, n - i);
+  }
+  store_wasm128(lane, sum);
+}
+
+WASM128_INLINE unsigned signs_of_four_wasm128(v128_t four, v128_t scale, lanes_wasm128 c, lanes_wasm128 sums[3]) {
+  const v128_t zero = wasm_f64x2_splat(0);
+  lanes_wasm128 x, y;
+  four = wasm_i32x4_extend_low_i16x8(wasm_i16x8_extend_low_i8x16(four));
+  x.low = wasm_f64x2_mul(scale, wasm_f64x2_convert_low_i32x4(four));
+  x.high = wasm_f64x2_mul(scale, wasm_f64x2_convert_low_i32x4(wasm_i32x4_shuffle(four, four, 2, 3, 0, 1)));
+  y.low = wasm_f64x2_sub(x.low, c.low);
+  y.high = wasm_f64x2_sub(x.high, c.high);
+  sums[0].low = wasm_f64x2_add(sums[0].low, wasm_f64x2_abs(y.low));
+  sums[0].high = wasm_f64x2_add(sums[0].high, wasm_f64x2_abs(y.high));
+  add_product_wasm128(&sums[1], y, y);
+  add_product_wasm128(&sums[2], x, c);
+  return wasm_i64x2_bitmask(wasm_f64x2_ge(y.low, zero)) | wasm_i64x2_bitmask(wasm_f64x2_ge(y.high, zero)) << 2;
+}
+
+static void signs_i8_wasm128(const int8_t *code, size_t n, double scale, const float *center, uint8_t *signs,
+                             double sums[12]) {
+  const v128_t step = wasm_f64x2_splat(scale);
+  lanes_wasm128 s[3] = {load_wasm128(sums), load_wasm128(sums + 4), load_wasm128(sums + 8)};
+  lanes_wasm128 c = {wasm_f64x2_splat(0), wasm_f64x2_splat(0)};
+  size_t i = 0;
+  for (; n - i >= 4; i += 4) {
+    if (center) c = widen_wasm128(wasm_v128_load(center + i));
+    signs[i / 4] = (uint8_t)signs_of_four_wasm128(wasm_v128_load32_zero(code + i), step, c, s);
+  }
+  if (i < n) {
+    int32_t four = 0;
+    memcpy(&four, code + i, n - i);
+    if (center) c = widen_wasm128(load_four_wasm128(center + i, n - i));
+    signs[i / 4] = (uint8_t)(signs_of_four_wasm128(wasm_i32x4_splat(four), step, c, s) & ((1u << (n - i)) - 1));
+  }
+  for (size_t j = 0; j < 3; j++) store_wasm128(sums + 4 * j, s[j]);
+}
+
 const dv_kernels dv_kernels_wasm128 = {
-    NAME_WASM128,   dot_f32_wasm128, l2sq_f32_wasm128,  l1_f32_wasm128,    dot_norm_f32_wasm128,
-    dot_i8_wasm128, scan_i8_wasm128, gather_i8_wasm128, scan_bits_wasm128, pick_bits_wasm128,
+    NAME_WASM128,        dot_f32_wasm128,    l2sq_f32_wasm128,  l1_f32_wasm128,    dot_norm_f32_wasm128,
+    dot_i8_wasm128,      scan_i8_wasm128,    gather_i8_wasm128, scan_bits_wasm128, pick_bits_wasm128,
+    max_abs_f32_wasm128, sum_sq_f64_wasm128, encode_i8_wasm128, signs_i8_wasm128,
 };
 
 DV_FP_STRICT_END

@@ -124,7 +124,7 @@ static void table_make(table *t, dv_metric m, const float *v, size_t n_rows, siz
   dv_bits_center(codes, code_rows, n_rows, n, center);
   if (getenv("NO_CENTER")) memset(center, 0, n * sizeof *center);
   for (size_t r = 0; r < n_rows; r++)
-    bit_rows[r] = dv_bits_set_code(bits, r, m, &code_rows[r], codes + r * stride, n, center);
+    bit_rows[r] = dv_bits_set(bits, r, m, &code_rows[r], codes + r * stride, n, center);
   printf("%zu x %zu: code and row %.2f us, bits %.2f us a row\n", n_rows, n, (t1 - t0) / (double)n_rows,
          (now_us() - t1) / (double)n_rows);
   t->flat.n_rows = n_rows;

@@ -76,6 +76,23 @@ static void run_pick_bits(const dv_kernels *k, const bench_case *c, size_t i) {
   int_sink = (int32_t)k->pick_bits(c->rows, c->bit_rows, c->n_rows, -1.0f, (float)i, -0.999f * (float)MAX_ROWS, picked);
 }
 
+/* What coding a row costs: its vector, and its bits. */
+static void run_encode(const dv_kernels *k, const bench_case *c, size_t i) {
+  static int8_t code[4096];
+  double lane[4], scale = 0.5 / 127.0;
+  const float *v = c->floats + i % 4 * c->n;
+  float_sink = k->max_abs_f32(v, c->n);
+  k->sum_sq_f64(v, c->n, lane);
+  k->encode_i8(v, c->n, 1.0, scale, 1.0 / scale, code, lane);
+  int_sink = code[0];
+}
+static void run_signs(const dv_kernels *k, const bench_case *c, size_t i) {
+  static uint8_t signs[1024];
+  double sums[12] = {0};
+  k->signs_i8(c->codes + i % 4 * c->n, c->n, 0.5 / 127.0, c->floats, signs, sums);
+  int_sink = signs[0];
+}
+
 static const dv_kernels *tables[MAX_TABLES];
 static size_t n_tables;
 
@@ -136,6 +153,8 @@ int main(int argc, char **argv) {
     bench("l1_f32", run_l1, &c, 20000, 8 * n);
     bench("dot_norm", run_dot_norm, &c, 20000, 8 * n);
     bench("dot_i8", run_dot_i8, &c, 20000, 2 * n);
+    bench("encode", run_encode, &c, 20000, 4 * n);
+    bench("signs_i8", run_signs, &c, 20000, 5 * n);
     c.n_rows = MAX_ROWS;
     bench("gather_i8", run_gather_i8, &c, 1000, N_GATHER * n);
     for (c.n_rows = 10000 / DV_BITS_ROWS * DV_BITS_ROWS; c.n_rows <= MAX_ROWS;

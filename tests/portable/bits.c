@@ -155,6 +155,28 @@ static void compare_scans(const dv_kernels *k, size_t n) {
   expect(n_picked == n_expected && memcmp(picked, expected_picked, n_picked * sizeof *picked) == 0, k, "pick_bits", n);
 }
 
+static void compare_making(const dv_kernels *k, const float *v, size_t n) {
+  const dv_kernels *s = &dv_kernels_scalar;
+  static int8_t code[MAX_N], expected_code[MAX_N];
+  static uint8_t signs[MAX_N / 4 + 1], expected_signs[MAX_N / 4 + 1];
+  double lane[4], expected_lane[4], sums[12] = {0}, expected[12] = {0};
+  float max = s->max_abs_f32(v, n);
+  double scale = max > 0.0f ? (double)max / 127.0 : 1.0;
+  expect(same_float(k->max_abs_f32(v, n), max), k, "max_abs_f32", n);
+  k->sum_sq_f64(v, n, lane);
+  s->sum_sq_f64(v, n, expected_lane);
+  expect(memcmp(lane, expected_lane, sizeof lane) == 0, k, "sum_sq_f64", n);
+  k->encode_i8(v, n, 1.0, scale, 1.0 / scale, code, lane);
+  s->encode_i8(v, n, 1.0, scale, 1.0 / scale, expected_code, expected_lane);
+  expect(memcmp(lane, expected_lane, sizeof lane) == 0 && memcmp(code, expected_code, n) == 0, k, "encode_i8", n);
+  for (int i = 0; i < 2; i++) {
+    k->signs_i8(expected_code, n, scale, i ? v : NULL, signs, sums);
+    s->signs_i8(expected_code, n, scale, i ? v : NULL, expected_signs, expected);
+    expect(memcmp(sums, expected, sizeof sums) == 0 && memcmp(signs, expected_signs, (n + 3) / 4) == 0, k, "signs_i8",
+           n);
+  }
+}
+
 /* Lengths 0 to 257 at every misalignment: of floats by the byte, as a BLOB may lie. */
 static void check_kernels(void) {
   static uint8_t room_a[MAX_N * 4 + 64], room_b[MAX_N * 4 + 64];
@@ -177,6 +199,7 @@ static void check_kernels(void) {
         fill_floats(v, n, (unsigned)(n + slack / 4) % N_KINDS);
         memcpy(b, v, n * sizeof *v);
         compare_floats(k, (const float *)(const void *)a, (const float *)(const void *)b, n);
+        compare_making(k, (const float *)(const void *)a, n);
       }
     }
   }

@@ -134,7 +134,7 @@ static table table_new(dv_metric m, size_t n_rows, size_t n, unsigned shape, boo
     t.code_rows[r] = dv_code_row_of(dv_code_encode(m, t.v + r * n, n, t.codes + r * stride), t.codes + r * stride, n);
   if (has_center && m != DV_L1) dv_bits_center(t.codes, t.code_rows, n_rows, n, t.center);
   for (size_t r = 0; r < n_rows && m != DV_L1; r++)
-    t.bit_rows[r] = dv_bits_set_code(t.bits, r, m, &t.code_rows[r], t.codes + r * stride, n, t.center);
+    t.bit_rows[r] = dv_bits_set(t.bits, r, m, &t.code_rows[r], t.codes + r * stride, n, t.center);
   uint32_t allowed_in_8 = random_below(9);
   for (size_t r = 0; r < n_rows && has_mask; r++)
     if (random_below(8) < allowed_in_8) t.mask[r / 64] |= (uint64_t)1 << r % 64;

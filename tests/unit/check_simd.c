@@ -331,6 +331,80 @@ START_TEST(pick_bits_equals_scalar) {
 }
 END_TEST
 
+/* ---- making codes ------------------------------------------------------------------------------------------------ */
+
+static bool are_same_f64(const double *a, const double *b, size_t n) { return memcmp(a, b, n * sizeof *a) == 0; }
+
+static void compare_making(const dv_kernels *k, size_t n, size_t slack, bool is_at_end, unsigned kind) {
+  enum { CANARY = 0x5a };
+  static int8_t code[MAX_N + 2], expected_code[MAX_N + 2];
+  static uint8_t signs[MAX_N / 4 + 2], expected_signs[MAX_N / 4 + 2];
+  const dv_kernels *s = &dv_kernels_scalar;
+  uint8_t *bytes_v = fence_place(&fence_a, n * sizeof(float), slack, is_at_end);
+  uint8_t *bytes_c = fence_place(&fence_b, n * sizeof(float), slack, is_at_end);
+  for (size_t i = 0; i < n; i++) {
+    float v = random_float(kind), c = random_below(4) ? random_float(kind) : 0.0f;
+    memcpy(bytes_v + i * sizeof v, &v, sizeof v);
+    memcpy(bytes_c + i * sizeof c, &c, sizeof c);
+  }
+  const float *v = (const float *)(const void *)bytes_v, *center = (const float *)(const void *)bytes_c;
+  float max = s->max_abs_f32(v, n);
+  ck_assert_msg(is_same(k->max_abs_f32(v, n), max), "%s n=%zu slack=%zu kind=%u", k->name, n, slack, kind);
+  double lane[4], expected_lane[4];
+  k->sum_sq_f64(v, n, lane);
+  s->sum_sq_f64(v, n, expected_lane);
+  ck_assert_msg(are_same_f64(lane, expected_lane, 4), "%s n=%zu kind=%u", k->name, n, kind);
+
+  /* Scales as dv_code_encode has them, and one at which every other value lies in the middle between two codes. */
+  double inverse = kind % 2 ? 1.0 : 0.37, scale = max > 0.0f ? (double)max * inverse / 127.0 : 1.0;
+  memset(code, CANARY, n + 2);
+  k->encode_i8(v, n, inverse, scale, inverse / scale, code + 1, lane);
+  s->encode_i8(v, n, inverse, scale, inverse / scale, expected_code + 1, expected_lane);
+  bool ok = are_same_f64(lane, expected_lane, 4) && memcmp(code + 1, expected_code + 1, n) == 0;
+  ck_assert_msg(ok && code[0] == CANARY && code[n + 1] == CANARY, "%s n=%zu kind=%u", k->name, n, kind);
+
+  memcpy(fence_place(&fence_a, n, slack, is_at_end), expected_code + 1, n);
+  const int8_t *placed = (const int8_t *)fence_place(&fence_a, n, slack, is_at_end);
+  for (int has_center = 0; has_center < 2; has_center++) {
+    double sums[12], expected[12];
+    for (size_t i = 0; i < 12; i++) sums[i] = expected[i] = i % 3 ? 0.0 : 1.25;
+    memset(signs, CANARY, n / 4 + 2);
+    k->signs_i8(placed, n, scale, has_center ? center : NULL, signs, sums);
+    s->signs_i8(placed, n, scale, has_center ? center : NULL, expected_signs, expected);
+    ok = are_same_f64(sums, expected, 12) && memcmp(signs, expected_signs, (n + 3) / 4) == 0;
+    ck_assert_msg(ok && signs[(n + 3) / 4] == CANARY, "%s n=%zu kind=%u center=%d", k->name, n, kind, has_center);
+  }
+}
+
+START_TEST(codes_are_made_as_scalar_makes_them) {
+  for (size_t t = 0; dv_kernels_name_at(t); t++) {
+    const dv_kernels *k = dv_kernels_named(dv_kernels_name_at(t));
+    for (size_t n = 0; n <= 257; n++)
+      for (unsigned kind = 0; kind < N_KINDS; kind++) compare_making(k, n, 0, n % 2, kind);
+    for (size_t slack = 0; slack < 64; slack++) compare_making(k, 384 + slack % 5, slack, slack % 2, 0);
+    compare_making(k, MAX_N, 0, true, 0);
+    compare_making(k, MAX_N - 3, 0, true, 2);
+  }
+}
+END_TEST
+
+/* The definition once more: ties go to the even code, lanes are those of i % 4. */
+START_TEST(making_codes_is_defined) {
+  float v[11] = {0.5f, 1.5f, 2.5f, -0.5f, -1.5f, 126.5f, -127.0f, 0.49999997f, -0.0f, 3.25f, 1e-30f};
+  int8_t code[11], expected[11] = {0, 2, 2, 0, -2, 126, -127, 0, 0, 3, 0};
+  double lane[4], sums[12] = {0};
+  uint8_t signs[3];
+  dv_kernels_scalar.encode_i8(v, 11, 1.0, 1.0, 1.0, code, lane);
+  ck_assert(memcmp(code, expected, sizeof code) == 0);
+  ck_assert(lane[0] == 0.5 * 0.5 + 0.5 * 0.5 && lane[1] == 0.5 * 0.5 + 0.5 * 0.5 + 0.25 * 0.25 &&
+            lane[2] == 0.25 + 1e-30f * (double)1e-30f);
+  ck_assert(dv_kernels_scalar.max_abs_f32(v, 11) == 127.0f && dv_kernels_scalar.max_abs_f32(v, 0) == 0.0f);
+  dv_kernels_scalar.signs_i8(code, 11, 2.0, NULL, signs, sums);
+  ck_assert(signs[0] == 15 && signs[1] == 2 + 8 && signs[2] == 7);
+  ck_assert(sums[0] == 4.0 && sums[1] == 4 + 252 + 6 && sums[6] == 16 + 254.0 * 254 && sums[8] == 0);
+}
+END_TEST
+
 /* ---- the tables -------------------------------------------------------------------------------------------------- */
 
 START_TEST(tables_are_found_by_name) {
@@ -360,6 +434,8 @@ int main(void) {
   tcase_add_test(tc, scan_and_gather_equal_dots_and_write_only_their_sums);
   tcase_add_test(tc, scan_bits_is_exact);
   tcase_add_test(tc, pick_bits_equals_scalar);
+  tcase_add_test(tc, making_codes_is_defined);
+  tcase_add_test(tc, codes_are_made_as_scalar_makes_them);
   suite_add_tcase(suite, tc);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);
