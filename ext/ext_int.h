@@ -363,6 +363,9 @@ int dvx_log_record(dvx_table *t, uint64_t seq, dv_record *rec);
 int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*visit)(void *ctx, const dv_record *rec),
                  void *ctx);
 
+/* Is `position` in the history of the stored log? */
+int dvx_log_is_at(dvx_table *t, const dvx_position *position, bool *is_at);
+
 /* Seq of the first record whose time, or that of any record before it, exceeds `time`: rows whose head is older did not
  * change after `time`. */
 int dvx_log_first_after(dvx_table *t, int64_t time, uint64_t *seq);
@@ -650,17 +653,23 @@ typedef struct dvx_graph {
   size_t list_capacity;
   dvx_crew *crew; /* while everything is linked; NULL: the caller works alone */
   int rc; /* why a callback failed */
+  bool is_written; /* by the saving in progress */
 } dvx_graph;
 
 /* What %_meta 'settled' says: how far %_head and %_code are right. */
 typedef struct dvx_settled {
   dvx_position position;
+  dvx_position sweep; /* where `position` will be when the sweep in progress has arrived; see settle.c */
+  uint32_t next; /* ... and the row it goes on with; 0: there is none */
+  bool is_coding; /* it writes the code of every row, so that there will be codes */
+  uint64_t linked_seq; /* the log's end when rows were linked last, or could have been */
   uint32_t n_rows; /* rows in %_head */
   bool has_graph; /* there is one, and new rows are to be linked soon */
   bool is_graph_due; /* so many rows are fresh that the next settling comes early */
   bool has_codes; /* %_code is kept: the log is long enough that making codes anew from it would take a while */
   uint64_t checksum; /* of their words: finds a missing or changed block */
   uint64_t log_bytes; /* of the records up to position, about */
+  bool is_damaged; /* it does not match its checksum: as if it were not there */
 } dvx_settled;
 
 /* Vectors of the past, kept for the next search of the same time; see search.c. */
@@ -807,7 +816,8 @@ void dvx_txn_rewritten(dvx_table *t);
  * n_own innermost savepoints, those of the statement itself, do not count. */
 bool dvx_txn_savepoint_needs_memory(const dvx_table *t, size_t n_own);
 int dvx_txn_run_call(dvx_table *t, sqlite3_value *command, bool *is_call);
-int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records);
+/* What a commit does for derived data: see settle.c. */
+int dvx_settle_some(dvx_table *t);
 
 /* Finds the table, connecting it if need be; it stays alive until the next call. `name` is 'table' or 'schema.table'
  * (an exact table name wins). The second one also begins a read of it, at little more cost. */
@@ -877,8 +887,8 @@ int dvx_append(dvx_table *t, const dvx_change *change, uint64_t *seq);
 /* Writes the pending deltas that are not in the file yet. */
 int dvx_table_flush(dvx_table *t);
 
-/* Settles: brings %_head and %_code up to date for at most max_records log records. */
-int dvx_table_settle(dvx_table *t, size_t max_records);
+/* Settles everything: brings %_head, %_code and the graph up to the log, of which all must be written. */
+int dvx_table_settle(dvx_table *t);
 
 /* Forget everything read from the file: the next read loads it anew (after a rewrite of the stored state). */
 void dvx_table_forget(dvx_table *t);

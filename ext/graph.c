@@ -252,9 +252,10 @@ static bool graph_upper_is_sound(dv_hnsw *g) {
 }
 
 static int graph_write_state(dvx_table *t) {
-  const dvx_graph *gr = &t->graph;
+  dvx_graph *gr = &t->graph;
   const dv_hnsw *g = &gr->hnsw;
-  uint8_t b[GRAPH_STATE_BYTES] = {0};
+  uint8_t b[GRAPH_STATE_BYTES] = {0}, stored[GRAPH_STATE_BYTES];
+  bool is_there;
   uint32_t last = dvx_table_last_vid(t); /* there may be room for more, of a transaction that was rolled back */
   dv_store_u32(b, GRAPH_VERSION);
   dv_store_u32(b + 4, g->m);
@@ -266,6 +267,9 @@ static int graph_write_state(dvx_table *t) {
   dv_store_u32(b + 32, g->n_upper);
   for (size_t i = 0; i < DVX_CURVE_POINTS; i++) dv_store_u16(b + 44 + 2 * i, gr->curve_stored[i]);
   dv_store_u32(b + 40, gr->n_unwalked < UINT32_MAX ? (uint32_t)gr->n_unwalked : UINT32_MAX);
+  int rc = dvx_meta_get_blob(t, "graph", stored, sizeof stored, &is_there);
+  if (rc != SQLITE_OK || (is_there && memcmp(b, stored, sizeof b) == 0)) return rc;
+  gr->is_written = true;
   return dvx_meta_put_blob(t, "graph", b, sizeof b);
 }
 
@@ -627,6 +631,7 @@ static int graph_put(dvx_table *t, int64_t block, const uint8_t *bytes) {
   sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_PUT, &stmt);
   if (rc != SQLITE_OK) return rc;
+  t->graph.is_written = true;
   sqlite3_bind_int64(stmt, 1, block);
   sqlite3_bind_blob(stmt, 2, bytes, (int)t->geometry.graph_bytes, SQLITE_STATIC);
   rc = dvx_shadow_run(t, stmt);
@@ -737,13 +742,15 @@ static int graph_save(dvx_table *t, const uint64_t *placed) {
   int64_t stamp = 0;
   uint8_t *bytes = sqlite3_malloc64(2 * t->geometry.graph_bytes);
   if (!bytes) return SQLITE_NOMEM;
+  gr->is_written = false;
   int rc = graph_save_ground(t, placed, bytes);
   if (rc == SQLITE_OK) rc = graph_save_upper(t, bytes);
   if (rc == SQLITE_OK) rc = graph_save_fresh(t, bytes);
   if (rc == SQLITE_OK) rc = graph_write_state(t);
-  while (stamp == 0) sqlite3_randomness(sizeof stamp, &stamp);
-  if (rc == SQLITE_OK) rc = dvx_meta_put(t, "graph_stamp", stamp);
   sqlite3_free(bytes);
+  if (rc != SQLITE_OK || !gr->is_written) return rc; /* others need not read it again */
+  while (stamp == 0) sqlite3_randomness(sizeof stamp, &stamp);
+  rc = dvx_meta_put(t, "graph_stamp", stamp);
   if (rc != SQLITE_OK) return rc;
   gr->stamp = stamp;
   memcpy(gr->fresh_stored, gr->fresh, gr->capacity / 8);

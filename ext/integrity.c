@@ -653,6 +653,11 @@ static int integrity_check_counts(integrity_job *j) {
     }
     rc = integrity_end(j);
   }
+  if (rc == SQLITE_OK && j->settled.is_damaged) {
+    if (integrity_begin(j))
+      dvx_str_addf(&j->report, "%s_meta: 'settled' does not match its checksum; 'rebuild' mends it", t->name);
+    rc = integrity_end(j);
+  }
   if (rc == SQLITE_OK && j->settled.position.seq > last) {
     rc = integrity_meta_line(j, "settled", (int64_t)j->settled.position.seq, (int64_t)last);
   }

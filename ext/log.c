@@ -359,6 +359,16 @@ static bool log_is_at(const log_cursor *c, const dvx_position *p) {
          c->bytes[p->end - 1] == DV_RECORD_SEAL && dv_load_u32(c->bytes + p->end - 5) == p->crc;
 }
 
+int dvx_log_is_at(dvx_table *t, const dvx_position *position, bool *is_at) {
+  log_cursor c = {0};
+  *is_at = position->pack == 0;
+  if (*is_at) return SQLITE_OK;
+  int rc = log_cursor_read(t, &c, DVX_SQL_LOG_AT, position->pack, is_at);
+  if (rc == SQLITE_OK) *is_at = *is_at && log_is_at(&c, position);
+  sqlite3_free(c.bytes);
+  return rc;
+}
+
 int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*visit)(void *ctx, const dv_record *rec),
                  void *ctx) {
   log_cursor c = {0};

@@ -2,84 +2,109 @@
  * settle.c: bringing %_head, %_code and the graph up to the log, in bulk and in vid order.
  *
  * Derived data is written lazily: a delta by itself costs one page of the log; thousands of deltas later their rows'
- * heads and codes share page writes. `settled` in %_meta says up to which record both tables are right; the log from
- * there on is scanned when a table is opened, so it is kept short: a commit that finds it longer than a limit settles a
- * bounded number of records, more than it added itself.
+ * heads and codes share page writes. `settled` in %_meta says up to which record the tables are right; the log from
+ * there on is scanned when a table is opened, so it is kept short.
  *
- * Every row with a record in the range is written as it is now, not as it was at the end of the range: its head may be
- * ahead of `settled`, which a scan notices and skips.
+ * A SWEEP goes through the rows in the order of their vids and writes what changed since the settled place, each row as it
+ * is now. It begins when a commit finds settle_limit() records behind the settled place, and goes on with the commits that
+ * follow, a stretch of rows at a time, so that it has arrived at the last row when half as many records have come again.
+ * Then the settled place is where the log ended when the sweep began. A block of codes has some twenty rows: were commits to
+ * write the rows of the oldest records instead, each of them would cost a block read and a block written.
+ *
+ * A row's head may so be ahead of the settled place, which a scan of the log notices and skips. All that decides what a
+ * commit does is in the file: the same commits give the same derived data, whoever makes them.
  */
 #include "ext_int.h"
 
 typedef struct settle_list {
   uint32_t *vids;
   size_t n;
-  size_t capacity;
-  uint64_t n_bytes; /* of the records, about */
 } settle_list;
 
-static int settle_note(settle_list *l, uint32_t vid, size_t n_bytes) {
-  if (l->n == l->capacity) {
-    size_t capacity = l->capacity ? l->capacity * 2 : 1024;
-    uint32_t *grown = sqlite3_realloc64(l->vids, capacity * sizeof *grown);
-    if (!grown) return SQLITE_NOMEM;
-    l->vids = grown;
-    l->capacity = capacity;
-  }
-  l->n_bytes += n_bytes;
-  l->vids[l->n++] = vid;
-  return SQLITE_OK;
+/* ---- how far, and when -------------------------------------------------------------------------------------------- */
+
+/* So many records may be behind the settled place before a sweep begins: a few for each row, since a sweep writes the rows
+ * once however often they changed; but opening the table reads them all. */
+static uint64_t settle_limit(uint64_t n_rows) {
+  uint64_t n = n_rows * DVX_UNSETTLED_PER_ROW;
+  return n < DVX_UNSETTLED_RECORDS ? DVX_UNSETTLED_RECORDS : n < DVX_UNSETTLED_MOST ? n : DVX_UNSETTLED_MOST;
 }
 
-static int settle_note_record(void *ctx, const dv_record *rec) {
-  return settle_note(ctx, rec->vid, rec->delta.n_payload + rec->n_full + rec->n_fields + 8);
+static uint64_t settle_backlog(const dvx_table *t, const dvx_settled *s) {
+  return t->overlay.written.seq > s->position.seq ? t->overlay.written.seq - s->position.seq : 0;
 }
 
-/* Notes the rows of at most max_records records behind s->position (more, to the next seal), and moves it behind them.
- * What this transaction has written itself is known without reading it again. */
-static int settle_scan(dvx_table *t, dvx_settled *s, size_t max_records, settle_list *l) {
-  const dvx_overlay *o = &t->overlay;
-  const dvx_position *before = &t->position; /* the end of the log without this transaction */
-  bool is_pending = o->is_open && o->n_pending > 0 && o->n_written == o->n_pending && !o->is_renamed;
-  if (!is_pending || max_records < o->written.seq - s->position.seq) {
-    return dvx_log_scan(t, &s->position, max_records, settle_note_record, l);
-  }
-  int rc = SQLITE_OK;
-  if (s->position.pack != before->pack || s->position.end != before->end || s->position.crc != before->crc) {
-    size_t n_before = s->position.seq < before->seq ? (size_t)(before->seq - s->position.seq) : 0;
-    rc = dvx_log_scan(t, &s->position, n_before, settle_note_record, l);
-  }
-  size_t known = s->position.seq >= o->first_seq ? (size_t)(s->position.seq + 1 - o->first_seq) : 0;
-  for (size_t i = known; rc == SQLITE_OK && i < o->n_pending; i++) {
-    rc = settle_note(l, o->pending[i].vid, o->pending[i].n_bytes);
-  }
-  if (rc == SQLITE_OK) s->position = o->written;
+static int settle_read(dvx_table *t) {
+  int rc = t->is_settled_known ? SQLITE_OK : dvx_settled_read(t, &t->settled);
+  if (rc == SQLITE_OK) t->is_settled_known = true;
   return rc;
 }
 
-/* Sorts by bytes (radix), then drops repeats. */
-static int settle_sort(settle_list *l) {
-  if (l->n < 2) return SQLITE_OK;
-  uint32_t *other = sqlite3_malloc64(l->n * sizeof *other);
-  if (!other) return SQLITE_NOMEM;
-  uint32_t *from = l->vids, *to = other;
-  for (unsigned shift = 0; shift < 32; shift += 8) {
-    size_t count[257] = {0};
-    for (size_t i = 0; i < l->n; i++) count[(from[i] >> shift & 255) + 1]++;
-    for (size_t i = 0; i < 256; i++) count[i + 1] += count[i];
-    for (size_t i = 0; i < l->n; i++) to[count[from[i] >> shift & 255]++] = from[i];
-    uint32_t *swap = from;
-    from = to;
-    to = swap;
-  }
-  sqlite3_free(other); /* four passes: the result is back in l->vids */
-  size_t n = 1;
-  for (size_t i = 1; i < l->n; i++) {
-    if (l->vids[i] != l->vids[n - 1]) l->vids[n++] = l->vids[i];
-  }
-  l->n = n;
+static int settle_count_record(void *ctx, const dv_record *rec) {
+  *(uint64_t *)ctx += rec->delta.n_payload + rec->n_full + rec->n_fields + 8;
   return SQLITE_OK;
 }
+
+/* Adds up the records behind the settled place. What this transaction has written itself is known without reading it. */
+static int settle_count_bytes(dvx_table *t, const dvx_settled *s, uint64_t *n_bytes) {
+  const dvx_overlay *o = &t->overlay;
+  const dvx_position *before = &t->position; /* the end of the log without this transaction */
+  bool is_pending = o->is_open && o->n_pending > 0 && o->n_written == o->n_pending && !o->is_renamed;
+  dvx_position from = s->position;
+  if (!is_pending || from.seq > before->seq) return dvx_log_scan(t, &from, SIZE_MAX, settle_count_record, n_bytes);
+  int rc = SQLITE_OK;
+  if (from.pack != before->pack || from.end != before->end || from.crc != before->crc)
+    rc = dvx_log_scan(t, &from, (size_t)(before->seq - from.seq), settle_count_record, n_bytes);
+  for (size_t i = 0; i < o->n_pending; i++) *n_bytes += o->pending[i].n_bytes;
+  return rc;
+}
+
+/* What %_meta says does not fit the log: settle from the beginning, over whatever the tables hold. */
+static int settle_anew(dvx_table *t, dvx_settled *s) {
+  static const dvx_sql steps[] = {DVX_SQL_DROP_DERIVED_HEAD, DVX_SQL_DROP_DERIVED_CODE};
+  bool has_graph = s->has_graph, is_graph_due = s->is_graph_due;
+  memset(s, 0, sizeof *s);
+  s->position.max_time = INT64_MIN;
+  s->has_graph = has_graph;
+  s->is_graph_due = is_graph_due;
+  int rc = SQLITE_OK;
+  for (size_t i = 0; rc == SQLITE_OK && i < sizeof steps / sizeof steps[0]; i++) {
+    sqlite3_stmt *stmt = NULL;
+    rc = dvx_shadow_stmt(t, steps[i], &stmt);
+    if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
+  }
+  return rc;
+}
+
+/* A sweep begins: up to where the log ends now. */
+static int settle_begin(dvx_table *t, dvx_settled *s) {
+  uint64_t n_bytes = 0;
+  /* Of a table that never was settled there may be blocks all the same, if `settled` was lost. */
+  bool is_at = !t->is_settle_wrong && s->position.pack != 0 && s->position.seq <= t->overlay.written.seq;
+  int rc = SQLITE_OK;
+  if (is_at && s->has_codes) {
+    rc = dvx_log_is_at(t, &s->position, &is_at);
+  } else if (is_at) {
+    rc = settle_count_bytes(t, s, &n_bytes);
+    is_at = rc != SQLITE_NOTFOUND;
+  }
+  if (!is_at && (rc == SQLITE_OK || rc == SQLITE_NOTFOUND)) {
+    n_bytes = 0;
+    rc = settle_anew(t, s);
+    if (rc == SQLITE_OK) rc = settle_count_bytes(t, s, &n_bytes);
+  }
+  if (rc != SQLITE_OK) return rc;
+  s->log_bytes += n_bytes;
+  s->sweep = t->overlay.written;
+  s->next = 1;
+  if (s->has_codes || s->log_bytes <= DVX_CODES_FROM_BYTES) return SQLITE_OK;
+  /* The log has grown past the limit: from now on codes are stored, so this sweep writes every row's. Their vectors are
+   * read once through the log, not once along each row's chain. */
+  s->is_coding = true;
+  return dvx_vectors_load_if_cold(t);
+}
+
+/* ---- blocks ------------------------------------------------------------------------------------------------------- */
 
 /* The stored block, copied into out (n bytes), or zeros if it is not there or not of this size. */
 static int settle_block_get(dvx_table *t, dvx_sql which, int64_t block, uint8_t *out, size_t n) {
@@ -107,21 +132,30 @@ static int settle_block_put(dvx_table *t, dvx_sql which, int64_t block, const ui
   return rc;
 }
 
-static int settle_heads(dvx_table *t, const settle_list *l, dvx_settled *s, uint8_t *block) {
+/* Writes the heads of the rows. Of those whose head was there already (a stretch that was written before its turn) the
+ * code is there too: they leave the list. */
+static int settle_heads(dvx_table *t, settle_list *l, dvx_settled *s, uint8_t *block) {
   const dvx_geometry *g = &t->geometry;
+  size_t n_left = 0;
   int rc = SQLITE_OK;
   for (size_t i = 0; rc == SQLITE_OK && i < l->n;) {
     int64_t number = (l->vids[i] - 1) / (int64_t)g->head_rows;
+    bool is_changed = false;
     rc = settle_block_get(t, DVX_SQL_HEAD_GET, number, block, g->head_bytes);
     for (; rc == SQLITE_OK && i < l->n && (l->vids[i] - 1) / (int64_t)g->head_rows == number; i++) {
-      uint8_t *at = block + 8 * ((l->vids[i] - 1) % g->head_rows);
-      uint64_t word = dvx_row_word(t, l->vids[i]);
-      s->checksum += dvx_word_mix(l->vids[i], word) - dvx_word_mix(l->vids[i], dv_load_u64(at));
+      uint32_t vid = l->vids[i];
+      uint8_t *at = block + 8 * ((vid - 1) % g->head_rows);
+      uint64_t word = dvx_row_word(t, vid), stored = dv_load_u64(at);
+      if (word != stored || s->is_coding) l->vids[n_left++] = vid;
+      if (vid > s->n_rows) s->n_rows = vid;
+      if (word == stored) continue;
+      s->checksum += dvx_word_mix(vid, word) - dvx_word_mix(vid, stored);
       dv_store_u64(at, word);
-      if (l->vids[i] > s->n_rows) s->n_rows = l->vids[i];
+      is_changed = true;
     }
-    if (rc == SQLITE_OK) rc = settle_block_put(t, DVX_SQL_HEAD_PUT, number, block, g->head_bytes);
+    if (rc == SQLITE_OK && is_changed) rc = settle_block_put(t, DVX_SQL_HEAD_PUT, number, block, g->head_bytes);
   }
+  l->n = n_left;
   return rc;
 }
 
@@ -147,96 +181,122 @@ static int settle_codes(dvx_table *t, const settle_list *l, uint8_t *block) {
   return rc;
 }
 
-/* The log has grown past the limit: from now on codes are stored, so every row's must be. */
-static int settle_all_codes(dvx_table *t, uint8_t *block) {
-  settle_list all = {0};
-  uint32_t n = dvx_table_last_vid(t);
-  all.vids = sqlite3_malloc64(((size_t)n + 1) * sizeof *all.vids);
-  if (!all.vids) return SQLITE_NOMEM;
-  for (uint32_t vid = 1; vid <= n; vid++) {
-    if (dvx_row_word(t, vid)) all.vids[all.n++] = vid;
+/* ---- a stretch of rows -------------------------------------------------------------------------------------------- */
+
+/* The rows first..*last that changed since the settled place, at most max_rows of them: then *last becomes the last of
+ * these. */
+static int settle_find(dvx_table *t, const dvx_settled *s, uint32_t first, uint32_t *last, size_t max_rows,
+                       settle_list *l) {
+  size_t room = *last < first ? 1 : (size_t)(*last - first) + 1;
+  l->n = 0;
+  l->vids = sqlite3_malloc64((room < max_rows ? room : max_rows) * sizeof *l->vids);
+  if (!l->vids) return SQLITE_NOMEM;
+  for (uint32_t vid = first; vid <= *last; vid++) {
+    uint64_t word = dvx_row_word(t, vid);
+    if (word == 0 || (!s->is_coding && dvx_word_seq(word) <= s->position.seq)) continue;
+    l->vids[l->n++] = vid;
+    if (l->n == max_rows) *last = vid;
   }
-  int rc = dvx_vectors_load_if_cold(t); /* once through the log, not once along each row's chain */
-  if (rc == SQLITE_OK) rc = settle_codes(t, &all, block);
-  sqlite3_free(all.vids);
-  return rc;
+  return SQLITE_OK;
 }
 
-int dvx_table_settle(dvx_table *t, size_t max_records) {
+/* Brings first..*last up to date; is_all: and the whole graph. */
+static int settle_stretch(dvx_table *t, dvx_settled *s, uint32_t first, uint32_t *last, size_t max_rows, bool is_all) {
   const dvx_geometry *g = &t->geometry;
   settle_list list = {0};
-  int rc = SQLITE_OK;
-  if (!t->is_settled_known) {
-    rc = dvx_settled_read(t, &t->settled);
-    if (rc != SQLITE_OK) return rc;
-    t->is_settled_known = true;
-  }
-  rc = dvx_graph_prepare(t);
-  if (rc != SQLITE_OK) return rc;
-  dvx_settled s = t->settled;
-  if (!t->is_settle_wrong) rc = settle_scan(t, &s, max_records, &list);
-  if (rc == SQLITE_NOTFOUND || (rc == SQLITE_OK && t->is_settle_wrong)) {
-    /* What %_meta says does not fit the log: settle from the beginning, over whatever the tables hold. */
-    memset(&s, 0, sizeof s);
-    s.position.max_time = INT64_MIN;
-    list.n = 0;
-    list.n_bytes = 0;
-    sqlite3_stmt *stmt = NULL;
-    rc = dvx_shadow_stmt(t, DVX_SQL_DROP_DERIVED_HEAD, &stmt);
-    if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
-    if (rc == SQLITE_OK) rc = dvx_shadow_stmt(t, DVX_SQL_DROP_DERIVED_CODE, &stmt);
-    if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
-    if (rc == SQLITE_OK) rc = dvx_log_scan(t, &s.position, SIZE_MAX, settle_note_record, &list);
-  }
-  if (rc == SQLITE_OK) rc = settle_sort(&list);
-  uint8_t *block = NULL;
-  if (rc == SQLITE_OK && list.n) {
-    block = sqlite3_malloc64(g->head_bytes > g->code_bytes ? g->head_bytes : g->code_bytes);
-    if (!block) rc = SQLITE_NOMEM;
+  uint8_t *block = sqlite3_malloc64(g->head_bytes > g->code_bytes ? g->head_bytes : g->code_bytes);
+  int rc = block ? settle_find(t, s, first, last, max_rows, &list) : SQLITE_NOMEM;
+  if (rc == SQLITE_OK) {
     t->overlay.is_settled_touched = true;
-    if (rc == SQLITE_OK) rc = settle_heads(t, &list, &s, block);
-    s.log_bytes += list.n_bytes;
-    if (s.has_codes) {
-      if (rc == SQLITE_OK) rc = settle_codes(t, &list, block);
-    } else if (s.log_bytes > DVX_CODES_FROM_BYTES) {
-      s.has_codes = true;
-      if (rc == SQLITE_OK) rc = settle_all_codes(t, block);
-    }
+    rc = settle_heads(t, &list, s, block);
+    if (rc == SQLITE_OK && (s->has_codes || s->is_coding)) rc = settle_codes(t, &list, block);
     if (rc != SQLITE_OK) dvx_table_poison(t, "writing derived data failed half-way");
   }
-  sqlite3_free(block);
   if (rc == SQLITE_OK) {
-    t->overlay.is_settled_touched = true;
-    rc = dvx_graph_settle(t, list.vids, list.n, max_records == SIZE_MAX, &s.is_graph_due);
-    s.has_graph = t->graph.is_there;
-    bool is_other = s.is_graph_due != t->settled.is_graph_due || s.has_graph != t->settled.has_graph;
-    if (rc == SQLITE_OK && (list.n || is_other)) rc = dvx_settled_write(t, &s);
+    rc = dvx_graph_settle(t, list.vids, list.n, is_all, &s->is_graph_due);
+    s->has_graph = t->graph.is_there;
+    s->linked_seq = t->overlay.written.seq;
     if (rc != SQLITE_OK) dvx_table_poison(t, "writing the graph failed half-way");
   }
-  if (rc == SQLITE_OK) {
-    t->settled = s;
-    if (list.n) t->is_settle_wrong = false;
-  }
   sqlite3_free(list.vids);
+  sqlite3_free(block);
   return rc;
 }
 
-/* At commit: only when more than `limit` records wait, or fewer and many rows wait for the graph. */
-int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records) {
-  if (!t->is_settled_known) {
-    int rc = dvx_settled_read(t, &t->settled);
-    if (rc != SQLITE_OK) return rc;
-    t->is_settled_known = true;
+/* The sweep goes on, to row `last` or by max_rows rows that changed. */
+static int settle_go_on(dvx_table *t, dvx_settled *s, uint32_t last, size_t max_rows, bool is_all) {
+  int rc = settle_stretch(t, s, s->next, &last, max_rows, is_all);
+  if (rc != SQLITE_OK) return rc;
+  s->next = last + 1;
+  if (last < dvx_table_last_vid(t)) return SQLITE_OK;
+  s->position = s->sweep;
+  s->has_codes |= s->is_coding;
+  s->is_coding = false;
+  s->next = 0;
+  memset(&s->sweep, 0, sizeof s->sweep);
+  return SQLITE_OK;
+}
+
+static int settle_end(dvx_table *t, int rc, const dvx_settled *s) {
+  if (rc == SQLITE_OK) rc = dvx_settled_write(t, s);
+  if (rc != SQLITE_OK) {
+    dvx_table_poison(t, "writing derived data failed half-way");
+    return rc;
   }
-  uint64_t n_waiting = t->overlay.written.seq - t->settled.position.seq;
-  /* New rows are fresh, and searches scan fresh ones: so they settle earlier than changes do, which may be small. And
-   * while more rows are known to wait for the graph than one commit links, half as many records as that are enough: so
-   * fresh rows stay few though every record may make one. All of this is told by the file alone. */
-  uint32_t n_rows = dvx_table_last_vid(t), n_new = n_rows > t->settled.n_rows ? n_rows - t->settled.n_rows : 0;
-  bool is_graph_due = t->settled.has_graph &&
-                      (n_new > DVX_SETTLE_STEP || (t->settled.is_graph_due && n_waiting > DVX_LINKS_A_COMMIT / 2));
-  if (n_waiting <= limit && !t->is_settle_wrong && !is_graph_due) return SQLITE_OK;
-  return dvx_table_settle(t, max_records);
+  t->settled = *s;
+  t->is_settle_wrong = false;
+  return SQLITE_OK;
+}
+
+/* ---- at a commit, on demand, all of it ---------------------------------------------------------------------------- */
+
+int dvx_table_settle(dvx_table *t) {
+  int rc = settle_read(t);
+  if (rc == SQLITE_OK) rc = dvx_graph_prepare(t);
+  if (rc != SQLITE_OK) return rc;
+  dvx_settled s = t->settled;
+  rc = settle_begin(t, &s);
+  if (rc == SQLITE_OK) rc = settle_go_on(t, &s, dvx_table_last_vid(t), SIZE_MAX, true);
+  return settle_end(t, rc, &s);
+}
+
+/* How far a sweep should be when so many records have come since it began, in stretches that are worth their while. */
+static uint32_t settle_due(const dvx_settled *s, uint64_t n_records, uint32_t n_rows) {
+  uint64_t all = settle_limit(n_rows) / 2, stretch = n_rows / 32 > DVX_SETTLE_STEP ? n_rows / 32 : DVX_SETTLE_STEP;
+  if (n_records >= all || n_rows <= stretch) return n_rows;
+  uint64_t due = n_records * n_rows / all;
+  return due + 1 >= s->next + stretch ? (uint32_t)due : 0;
+}
+
+int dvx_settle_some(dvx_table *t) {
+  int rc = settle_read(t);
+  if (rc != SQLITE_OK) return rc;
+  dvx_settled s = t->settled;
+  uint32_t n_rows = dvx_table_last_vid(t), n_new = n_rows > s.n_rows ? n_rows - s.n_rows : 0, due = 0;
+  uint64_t end = t->overlay.written.seq;
+  if (t->is_settle_wrong || s.position.seq > end || s.sweep.seq > end) return dvx_table_settle(t);
+
+  bool is_begun = s.next != 0, is_mostly_new = n_new > DVX_UNSETTLED_RECORDS && n_new >= n_rows / 2;
+  bool is_due = settle_backlog(t, &s) > settle_limit(n_rows) || n_new > DVX_UNSETTLED_RECORDS;
+  if (is_begun) due = settle_due(&s, end - s.sweep.seq, n_rows);
+  if ((!is_begun && is_due && n_rows <= DVX_SETTLE_STEP) || is_mostly_new) due = n_rows;
+  /* A graph wants to be looked after more often. New rows are fresh, and searches scan fresh ones: so they are written before
+   * their turn. Others may have moved too far: that is seen every few thousand records; and while more rows wait for the
+   * graph than one commit links, some are linked every few hundred. So fresh rows stay few though every record may make one. */
+  bool is_for_new = s.has_graph && n_new > DVX_SETTLE_STEP;
+  bool is_for_graph =
+      s.has_graph && end - s.linked_seq > (s.is_graph_due ? DVX_LINKS_A_COMMIT / 2 : DVX_UNSETTLED_RECORDS);
+  bool is_beginning = is_due && !is_begun;
+  if (due == 0 && !is_beginning && !is_for_new && !is_for_graph) return SQLITE_OK;
+
+  rc = dvx_graph_prepare(t);
+  if (rc == SQLITE_OK && is_beginning) rc = settle_begin(t, &s);
+  if (rc == SQLITE_OK && due > 0) {
+    rc = settle_go_on(t, &s, due, SIZE_MAX, false);
+  } else if (rc == SQLITE_OK && (is_for_new || is_for_graph)) {
+    rc = settle_stretch(t, &s, is_for_new ? s.n_rows + 1 : n_rows + 1, &n_rows, SIZE_MAX, false);
+  }
+  return settle_end(t, rc, &s);
 }
 
 /* ---- delta_settle(table) ----------------------------------------------------------------------------------------- */
@@ -244,9 +304,20 @@ int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records) {
 /* One step of what commits do in passing; what is left goes to *arg. */
 static int settle_step(dvx_table *t, void *arg) {
   int rc = dvx_table_flush(t);
-  if (rc == SQLITE_OK) rc = dvx_table_settle(t, DVX_SETTLE_STEP);
-  if (rc == SQLITE_OK)
-    *(uint64_t *)arg = dvx_history_last_seq(t) - t->settled.position.seq + (t->settled.is_graph_due ? 1 : 0);
+  if (rc == SQLITE_OK) rc = settle_read(t);
+  if (rc == SQLITE_OK) rc = dvx_graph_prepare(t);
+  if (rc != SQLITE_OK) return rc;
+  dvx_settled s = t->settled;
+  bool is_behind = t->is_settle_wrong || s.position.seq > t->overlay.written.seq || settle_backlog(t, &s) > 0;
+  uint32_t n_rows = dvx_table_last_vid(t);
+  if (is_behind && (s.next == 0 || t->is_settle_wrong)) rc = settle_begin(t, &s);
+  if (rc == SQLITE_OK && s.next != 0) {
+    rc = settle_go_on(t, &s, n_rows, DVX_SETTLE_STEP, false);
+  } else if (rc == SQLITE_OK && s.is_graph_due) {
+    rc = settle_stretch(t, &s, n_rows + 1, &n_rows, SIZE_MAX, false);
+  }
+  rc = settle_end(t, rc, &s);
+  *(uint64_t *)arg = settle_backlog(t, &s) + (s.next != 0 || s.is_graph_due ? 1 : 0);
   return rc;
 }
 

@@ -23,7 +23,7 @@
  *
  * %_meta keys: format (1), uuid (random, the table's for ever), generation (random, anew when the log is rewritten: it
  * tells every connection that what it knows is void), dimensions, metric, pack_bytes, head_rows, head_bytes, code_rows,
- * code_bytes, graph_rows, graph_bytes, page_bytes, last_seq (a floor for the next seq after a rewrite), settled (64 bytes, see
+ * code_bytes, graph_rows, graph_bytes, page_bytes, last_seq (a floor for the next seq after a rewrite), settled (120 bytes, see
  * dvx_settled_write), and what commands and imports keep there.
  *
  * Names: one suffix without a second underscore, else SQLite does not see the shadow table and defensive mode does not

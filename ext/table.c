@@ -459,44 +459,79 @@ uint64_t dvx_word_mix(uint32_t vid, uint64_t word) {
   return h ^ h >> 31;
 }
 
-#define SETTLED_BYTES 64u
+#define SETTLED_BYTES 120u
+#define SETTLED_OLD_BYTES 64u /* without a sweep, and without a checksum */
+#define SETTLED_CRC_AT 108u
+
+static void table_load_position(const uint8_t *b, dvx_position *p) {
+  p->pack = (int64_t)dv_load_u64(b);
+  p->end = dv_load_u32(b + 8);
+  p->crc = dv_load_u32(b + 12);
+  p->seq = dv_load_u64(b + 16);
+  p->time = (int64_t)dv_load_u64(b + 24);
+  p->max_time = (int64_t)dv_load_u64(b + 32);
+}
+
+static void table_store_position(uint8_t *b, const dvx_position *p) {
+  dv_store_u64(b, (uint64_t)p->pack);
+  dv_store_u32(b + 8, p->end);
+  dv_store_u32(b + 12, p->crc);
+  dv_store_u64(b + 16, p->seq);
+  dv_store_u64(b + 24, (uint64_t)p->time);
+  dv_store_u64(b + 32, (uint64_t)p->max_time);
+}
 
 int dvx_settled_read(dvx_table *t, dvx_settled *s) {
-  uint8_t b[SETTLED_BYTES];
+  uint8_t b[SETTLED_BYTES] = {0};
   bool is_there;
   memset(s, 0, sizeof *s);
   s->position.max_time = INT64_MIN;
-  int rc = dvx_meta_get_blob(t, "settled", b, sizeof b, &is_there);
+  int rc = dvx_meta_get_blob(t, "settled", b, SETTLED_BYTES, &is_there);
+  if (rc != SQLITE_OK) return rc;
+  if (is_there) {
+    uint32_t crc = dv_load_u32(b + SETTLED_CRC_AT);
+    dv_store_u32(b + SETTLED_CRC_AT, 0);
+    is_there = crc == dv_crc32c(0, b, SETTLED_BYTES); /* a sweep that went on elsewhere would leave rows out */
+    s->is_damaged = !is_there;
+  } else {
+    rc = dvx_meta_get_blob(t, "settled", b, SETTLED_OLD_BYTES, &is_there);
+  }
   if (rc != SQLITE_OK || !is_there) return rc;
-  s->position.pack = (int64_t)dv_load_u64(b);
-  s->position.end = dv_load_u32(b + 8);
-  s->position.crc = dv_load_u32(b + 12);
-  s->position.seq = dv_load_u64(b + 16);
-  s->position.time = (int64_t)dv_load_u64(b + 24);
-  s->position.max_time = (int64_t)dv_load_u64(b + 32);
+  table_load_position(b, &s->position);
   s->n_rows = dv_load_u32(b + 40);
   s->has_codes = b[44] != 0;
   s->is_graph_due = b[45] != 0;
   s->has_graph = b[46] != 0;
+  s->is_coding = b[47] != 0;
   s->checksum = dv_load_u64(b + 48);
   s->log_bytes = dv_load_u64(b + 56);
+  table_load_position(b + 64, &s->sweep);
+  s->next = dv_load_u32(b + 104);
+  s->linked_seq = dv_load_u64(b + 112);
   return SQLITE_OK;
 }
 
-int dvx_settled_write(dvx_table *t, const dvx_settled *s) {
-  uint8_t b[SETTLED_BYTES] = {0};
-  dv_store_u64(b, (uint64_t)s->position.pack);
-  dv_store_u32(b + 8, s->position.end);
-  dv_store_u32(b + 12, s->position.crc);
-  dv_store_u64(b + 16, s->position.seq);
-  dv_store_u64(b + 24, (uint64_t)s->position.time);
-  dv_store_u64(b + 32, (uint64_t)s->position.max_time);
+static void table_store_settled(uint8_t b[SETTLED_BYTES], const dvx_settled *s) {
+  memset(b, 0, SETTLED_BYTES);
+  table_store_position(b, &s->position);
   dv_store_u32(b + 40, s->n_rows);
   b[44] = s->has_codes;
   b[45] = s->is_graph_due;
   b[46] = s->has_graph;
+  b[47] = s->is_coding;
   dv_store_u64(b + 48, s->checksum);
   dv_store_u64(b + 56, s->log_bytes);
+  table_store_position(b + 64, &s->sweep);
+  dv_store_u32(b + 104, s->next);
+  dv_store_u64(b + 112, s->linked_seq);
+  dv_store_u32(b + SETTLED_CRC_AT, dv_crc32c(0, b, SETTLED_BYTES));
+}
+
+int dvx_settled_write(dvx_table *t, const dvx_settled *s) {
+  uint8_t b[SETTLED_BYTES], stored[SETTLED_BYTES];
+  table_store_settled(b, s);
+  table_store_settled(stored, &t->settled);
+  if (t->is_settled_known && memcmp(b, stored, sizeof b) == 0) return SQLITE_OK;
   return dvx_meta_put_blob(t, "settled", b, sizeof b);
 }
 

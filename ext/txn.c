@@ -587,15 +587,14 @@ int dvx_txn_sync(dvx_table *t) {
     txn_cut(t, 0);
     return SQLITE_OK;
   }
-  size_t n_new = o->n_pending - o->n_synced;
   int rc = dvx_table_flush(t);
   if (rc == SQLITE_OK) rc = dvx_rows_reserve(t, o->last_vid);
-  if (rc == SQLITE_OK) rc = dvx_mirror_reserve(t, o->last_vid);
   if (rc == SQLITE_OK && o->n_pending) {
     sqlite3_int64 last_rowid = sqlite3_last_insert_rowid(t->conn->db);
-    rc = dvx_settle_some(t, DVX_UNSETTLED_RECORDS, DVX_SETTLE_STEP + 2 * n_new);
+    rc = dvx_settle_some(t);
     sqlite3_set_last_insert_rowid(t->conn->db, last_rowid);
   }
+  if (rc == SQLITE_OK) rc = dvx_mirror_reserve(t, o->last_vid); /* settling may have loaded it, without the new rows */
   if (rc == SQLITE_OK) o->n_synced = o->n_pending;
   return rc;
 }

@@ -386,10 +386,11 @@ static int command_rebuild(dvx_table *t) {
   int rc = dvx_table_flush(t);
   if (rc != SQLITE_OK) return rc;
   t->is_settle_wrong = true;
+  t->is_settled_known = false; /* what is stored may be other than what it was */
   t->overlay.is_settled_touched = true;
   dvx_mirror_free(t); /* its codes may be the wrong ones that this is to mend */
   rc = dvx_graph_drop(t);
-  return rc == SQLITE_OK ? dvx_table_settle(t, SIZE_MAX) : rc;
+  return rc == SQLITE_OK ? dvx_table_settle(t) : rc;
 }
 
 /* 'threads=4': *is_setting is false if the text does not begin with the name of one. */
@@ -420,7 +421,7 @@ static int write_command(dvx_table *t, sqlite3_value *v) {
   if (!text) return SQLITE_NOMEM;
   if (sqlite3_stricmp(text, "optimize") == 0) {
     rc = dvx_table_flush(t);
-    return rc == SQLITE_OK ? dvx_table_settle(t, SIZE_MAX) : rc;
+    return rc == SQLITE_OK ? dvx_table_settle(t) : rc;
   }
   if (sqlite3_stricmp(text, "rebuild") == 0) return command_rebuild(t);
   if (sqlite3_stricmp(text, "integrity-check") == 0) return command_integrity(t);

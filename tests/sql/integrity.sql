@@ -95,6 +95,12 @@ ROLLBACK TO s;
 DELETE FROM docs_meta WHERE key = 'settled';
 INSERT INTO docs(docs) VALUES('integrity-check');
 ROLLBACK TO s;
+INSERT INTO docs(docs) VALUES('optimize');
+UPDATE docs_meta SET value = CAST(substr(value, 1, 104) || x'05' || substr(value, 106) AS BLOB) WHERE key = 'settled';
+INSERT INTO docs(docs) VALUES('integrity-check');
+INSERT INTO docs(docs) VALUES('rebuild');
+INSERT INTO docs(docs) VALUES('integrity-check');
+ROLLBACK TO s;
 RELEASE s;
 
 .print -- codes are stored once a log is long: 110 vectors of 256 KiB

@@ -856,8 +856,10 @@ static void make_damage_base(bool has_fresh) {
   sql_run(a, "INSERT INTO docs(docs) VALUES('rebuild')");
   if (!has_fresh) return;
   sql_run(a, "BEGIN");
-  insert_rows(a, N_LINKED + 1, N_LINKED + 1200, false); /* so many that the commit settles, and links some */
+  insert_rows(a, N_LINKED + 1, N_LINKED + 1200, false); /* so many that the commit links some */
   sql_run(a, "COMMIT");
+  /* Of rows behind the settled place nobody believes what the file says. */
+  for (int i = 0; i < 2; i++) sql_run(a, "SELECT delta_settle('docs')");
   insert_rows(a, N_LINKED + 1201, N_LINKED + 1201, false);
   ck_assert_int_gt(n_fresh(a), 100);
 }
