@@ -800,6 +800,9 @@ void dvx_vectors_trim(dvx_table *t); /* gives back what memory_limit has no room
 bool dvx_vectors_has(const dvx_table *t, uint32_t vid);
 /* Fills the cache of current vectors from the log, if most are not there and all fit. */
 int dvx_vectors_load_if_cold(dvx_table *t);
+/* The vectors of many rows are about to be asked for: folds those that are not in the cache, in one walk back through the
+ * log, which reads each pack once. What has no room is left to dvx_row_committed_vector. */
+int dvx_vectors_need(dvx_table *t, const uint32_t *vids, size_t n);
 /* What a row was before the delete that `word`, its head word, is of. *exists is false if nobody knows that any more. */
 int dvx_row_last_vector(dvx_table *t, uint32_t vid, uint64_t word, float *out, bool *exists);
 /* The committed vector of a row, whatever the open transaction did to it. */

@@ -288,7 +288,6 @@ static int mirror_load(dvx_table *t) {
         m->n_stale++;
       }
     }
-    if (m->n_stale > m->n / 4) rc = dvx_vectors_load_if_cold(t);
   }
   if (rc != SQLITE_OK) dvx_mirror_free(t);
   return rc;
@@ -322,6 +321,22 @@ void dvx_mirror_stale_since(dvx_table *t, uint64_t seq) {
   }
 }
 
+/* The vectors of all rows that changed: together, if they are not at hand. */
+static int mirror_need_stale(dvx_table *t) {
+  const dvx_mirror *m = &t->mirror;
+  if (m->n_stale < DVX_FOLD_TOGETHER) return SQLITE_OK;
+  size_t n = 0;
+  uint32_t *vids = sqlite3_malloc64(m->n_stale * sizeof *vids);
+  if (!vids) return SQLITE_NOMEM;
+  for (size_t w = 0; w < (m->n + 63) / 64; w++) {
+    for (uint64_t bits = m->stale[w]; bits && n < m->n_stale; bits &= bits - 1)
+      vids[n++] = (uint32_t)(64 * w) + (uint32_t)__builtin_ctzll(bits) + 1;
+  }
+  int rc = dvx_vectors_need(t, vids, n);
+  sqlite3_free(vids);
+  return rc;
+}
+
 int dvx_mirror_ready(dvx_table *t) {
   dvx_mirror *m = &t->mirror;
   if (!m->is_loaded) {
@@ -329,6 +344,7 @@ int dvx_mirror_ready(dvx_table *t) {
     if (rc != SQLITE_OK) return rc;
   }
   int rc = dvx_graph_ready(t);
+  if (rc == SQLITE_OK) rc = mirror_need_stale(t);
   for (size_t w = 0; rc == SQLITE_OK && m->n_stale && w < (m->n + 63) / 64; w++) {
     while (rc == SQLITE_OK && m->stale[w]) {
       size_t i = 64 * w;

@@ -10,6 +10,8 @@
  */
 #include "ext_int.h"
 
+#include <stdlib.h>
+
 /* ---- heads, times, ids ------------------------------------------------------------------------------------------- */
 
 uint32_t dvx_table_last_vid(const dvx_table *t) { return t->overlay.is_open ? t->overlay.last_vid : t->rows.n; }
@@ -379,10 +381,119 @@ static int row_load_vectors(dvx_table *t) {
 
 /* Before work on every row: reading the log once is much faster than following each row's chain, if the vectors fit
  * into their cache and are not there yet. */
-int dvx_vectors_load_if_cold(dvx_table *t) {
+static bool row_would_load(const dvx_table *t) {
   size_t bytes = ((size_t)t->rows.n + 64) * t->config->dimensions * sizeof(float);
-  if (bytes > row_cache_limit(t) || t->rows.n < DVX_LOAD_ROWS || row_n_cached(t) > t->rows.n_live / 2) return SQLITE_OK;
-  return row_load_vectors(t);
+  return bytes <= row_cache_limit(t) && t->rows.n >= DVX_LOAD_ROWS && row_n_cached(t) <= t->rows.n_live / 2;
+}
+
+int dvx_vectors_load_if_cold(dvx_table *t) { return row_would_load(t) ? row_load_vectors(t) : SQLITE_OK; }
+
+/* ---- many vectors at once */
+
+/* A row whose chain is followed back: the record that comes next, and the delta of it that was found last. */
+typedef struct row_walk {
+  uint64_t seq;
+  size_t step;
+  uint32_t vid;
+} row_walk;
+
+/* A delta of a chain, its payload behind it; `later` is where the one after it is. */
+typedef struct row_link {
+  size_t later;
+  uint32_t n_payload;
+  uint8_t op;
+  uint8_t encoding;
+} row_link;
+
+#define ROW_NO_STEP SIZE_MAX
+
+/* Moves the root of a heap, the largest seq on top, down to its place. */
+static void row_sift(row_walk *heap, size_t n) {
+  row_walk w = heap[0];
+  size_t i = 0;
+  for (size_t child; (child = 2 * i + 1) < n; i = child) {
+    if (child + 1 < n && heap[child + 1].seq > heap[child].seq) child++;
+    if (heap[child].seq <= w.seq) break;
+    heap[i] = heap[child];
+  }
+  heap[i] = w;
+}
+
+static int row_by_seq(const void *a, const void *b) {
+  uint64_t x = ((const row_walk *)a)->seq, y = ((const row_walk *)b)->seq;
+  return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* The walk has come to a full vector: from there forward. */
+static int row_unwind(dvx_table *t, const row_walk *w, const dv_delta *full, const dv_buf *steps) {
+  const size_t n = t->config->dimensions;
+  float *slot = row_cache_slot(t, w->vid);
+  if (!slot) return SQLITE_OK; /* whoever needs it will fold it by itself */
+  bool is_right = dv_delta_apply(full, slot, n, NULL) == DV_OK;
+  for (size_t at = w->step; is_right && at != ROW_NO_STEP;) {
+    row_link l;
+    memcpy(&l, steps->data + at, sizeof l);
+    dv_delta d = {(dv_op)l.op, (dv_encoding)l.encoding, steps->data + at + sizeof l, l.n_payload};
+    is_right = dv_delta_apply(&d, slot, n, NULL) == DV_OK;
+    at = l.later;
+  }
+  row_cache_valid(t, w->vid, is_right);
+  return is_right ? SQLITE_OK : row_fold_failed(t, w->vid, w->seq);
+}
+
+/* One step back along the chain with the largest seq. *is_done: it has come to its end. */
+static int row_step_back(dvx_table *t, row_walk *w, dv_buf *steps, bool *is_done) {
+  dv_record rec;
+  int rc = dvx_log_record(t, w->seq, &rec);
+  *is_done = true;
+  if (rc != SQLITE_OK) return rc;
+  if (rec.vid != w->vid || rec.delta.op == DV_OP_DELETE) return row_fold_failed(t, w->vid, w->seq);
+  dv_delta full = {DV_OP_CREATE, rec.full_encoding, rec.full, rec.n_full};
+  if (dv_encoding_is_full((int)rec.delta.encoding)) full = rec.delta;
+  if (rec.is_key || dv_encoding_is_full((int)rec.delta.encoding)) return row_unwind(t, w, &full, steps);
+  row_link l = {w->step, (uint32_t)rec.delta.n_payload, (uint8_t)rec.delta.op, (uint8_t)rec.delta.encoding};
+  w->step = steps->n;
+  dv_buf_bytes(steps, &l, sizeof l);
+  dv_buf_bytes(steps, rec.delta.payload, rec.delta.n_payload);
+  if (steps->status != DV_OK) return SQLITE_NOMEM;
+  if (rec.link == 0 || rec.link >= w->seq) return row_fold_failed(t, w->vid, w->seq);
+  w->seq -= rec.link;
+  *is_done = false;
+  return SQLITE_OK;
+}
+
+int dvx_vectors_need(dvx_table *t, const uint32_t *vids, size_t n) {
+  const size_t bytes = t->config->dimensions * sizeof(float);
+  size_t n_walks = 0;
+  uint64_t n_records = 0;
+  if (n < DVX_FOLD_TOGETHER || n > row_cache_limit(t) / 2 / bytes) return SQLITE_OK;
+  row_walk *heap = sqlite3_malloc64(n * sizeof *heap);
+  if (!heap) return SQLITE_NOMEM;
+  for (size_t i = 0; i < n; i++) {
+    uint64_t word = vids[i] <= t->rows.n ? t->rows.words[vids[i]] : 0;
+    if (!dvx_word_exists(word) || row_cached(t, vids[i])) continue;
+    heap[n_walks++] = (row_walk){dvx_word_seq(word), ROW_NO_STEP, vids[i]};
+    n_records += dvx_word_chain(word) + 1;
+  }
+  int rc = SQLITE_OK;
+  /* A record on the way back takes twice the time of one on the way through the whole log. */
+  if (n_walks >= DVX_FOLD_TOGETHER && n_records >= t->position.seq / 2 && row_would_load(t)) {
+    rc = row_load_vectors(t);
+    n_walks = 0;
+  }
+  if (n_walks < DVX_FOLD_TOGETHER) n_walks = 0;
+  qsort(heap, n_walks, sizeof *heap, row_by_seq); /* what falls is a heap */
+  dv_buf steps;
+  dv_buf_init(&steps, &dvx_alloc);
+  while (rc == SQLITE_OK && n_walks > 0 && steps.n <= DVX_FOLD_BYTES) {
+    bool is_done;
+    rc = row_step_back(t, &heap[0], &steps, &is_done);
+    if (is_done) heap[0] = heap[--n_walks];
+    row_sift(heap, n_walks);
+  }
+  dv_buf_free(&steps);
+  sqlite3_free(heap);
+  return rc;
 }
 
 /* The committed vector of a row that exists, from the cache or folded into it. */

@@ -98,10 +98,9 @@ static int settle_begin(dvx_table *t, dvx_settled *s) {
   s->sweep = t->overlay.written;
   s->next = 1;
   if (s->has_codes || s->log_bytes <= DVX_CODES_FROM_BYTES) return SQLITE_OK;
-  /* The log has grown past the limit: from now on codes are stored, so this sweep writes every row's. Their vectors are
-   * read once through the log, not once along each row's chain. */
+  /* The log has grown past the limit: from now on codes are stored, so this sweep writes every row's. */
   s->is_coding = true;
-  return dvx_vectors_load_if_cold(t);
+  return SQLITE_OK;
 }
 
 /* ---- blocks ------------------------------------------------------------------------------------------------------- */
@@ -162,7 +161,7 @@ static int settle_heads(dvx_table *t, settle_list *l, dvx_settled *s, uint8_t *b
 static int settle_codes(dvx_table *t, const settle_list *l, uint8_t *block) {
   const dvx_geometry *g = &t->geometry;
   const size_t n = t->config->dimensions;
-  int rc = SQLITE_OK;
+  int rc = dvx_vectors_need(t, l->vids, l->n);
   for (size_t i = 0; rc == SQLITE_OK && i < l->n;) {
     int64_t number = (l->vids[i] - 1) / (int64_t)g->code_rows;
     rc = settle_block_get(t, DVX_SQL_CODE_GET, number, block, g->code_bytes);

@@ -49,6 +49,9 @@
 #endif
 /* Fewer rows than this are coded one by one rather than by reading the whole log. */
 #define DVX_LOAD_ROWS 256u
+/* Fewer chains than this are followed one by one rather than together; of their deltas, so many bytes are held. */
+#define DVX_FOLD_TOGETHER 8u
+#define DVX_FOLD_BYTES ((size_t)64 << 20)
 
 #else
 
@@ -65,6 +68,8 @@
 #define DVX_COLUMN_BYTES ((size_t)24)
 #define DVX_ID_MISSES 3u
 #define DVX_LOAD_ROWS 2u
+#define DVX_FOLD_TOGETHER 2u
+#define DVX_FOLD_BYTES ((size_t)500)
 #define DVX_GRAPH_FROM_ROWS 8u
 #define DVX_LINKS_A_COMMIT 4u
 #define DVX_FRESH_ROWS 3u
