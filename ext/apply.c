@@ -109,6 +109,7 @@ static int apply_append(dvx_table *t, dvx_change *ch, uint64_t *seq) {
   dv_buf_init(&payload, &dvx_alloc);
   dv_delta_encode_dense(&payload, &ch->delta, DV_OP_DENSE, from, t->apply_vector, n, c->compression);
   ch->delta.payload = payload.data;
+  ch->result = t->apply_vector;
   rc = payload.status == DV_OK ? dvx_append(t, ch, seq) : SQLITE_NOMEM;
   dv_buf_free(&payload);
   return rc;

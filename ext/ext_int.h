@@ -876,6 +876,8 @@ typedef struct dvx_change {
   uint32_t vid; /* 0: a new row with this id */
   dv_value id; /* when vid is 0 */
   dv_delta delta; /* checked by dvx_append: payload, dimensions, finiteness of the result */
+  const float
+      *result; /* what the delta makes of the vector, all finite, if it is known: folding is spared. Else NULL */
   bool has_time;
   int64_t time; /* else now, or the row's last time if that is later */
   const dv_value *fields; /* NULL: metadata unchanged; else n_columns values ... */

@@ -743,6 +743,7 @@ static int table_refresh(dvx_table *t) {
   if (rc != SQLITE_OK) return rc;
   if (t->is_loaded && t->is_version_known && table_data_version(t) == t->data_version) return SQLITE_OK;
   t->n_looks++;
+  t->is_settled_known = false; /* another connection may have settled, which does not move the log's end */
   sqlite3_stmt *stmt = NULL;
   rc = dvx_shadow_stmt(t, DVX_SQL_STAMP, &stmt);
   if (rc != SQLITE_OK) return rc;
@@ -770,7 +771,6 @@ static int table_refresh(dvx_table *t) {
       t->generation = generation;
       rc = table_load(t);
     }
-    t->is_settled_known = t->is_settled_known && !is_grown;
     if (rc != SQLITE_OK) dvx_table_forget(t);
   }
   if (rc == SQLITE_OK) {

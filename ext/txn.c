@@ -44,6 +44,8 @@
  */
 #include "ext_int.h"
 
+#define TXN_KEPT_VECTORS 256u /* of so many rows of a transaction the vector is kept that a delta has made */
+
 /* ---- touched rows: a hash by vid --------------------------------------------------------------------------------- */
 
 static size_t txn_slot(const dvx_overlay *o, uint32_t vid) {
@@ -147,7 +149,6 @@ int dvx_txn_begin(dvx_table *t) {
   o->joined = o->written;
   o->joined_vid = o->stored_vid;
   o->is_renamed = false;
-  t->is_settled_known = false; /* another connection may have settled, which does not move the log's end */
   return SQLITE_OK;
 }
 
@@ -342,7 +343,9 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
   bool is_key = is_full || is_due;
   bool needs_result =
       (op == DV_OP_SCALE || op == DV_OP_OFFSET || ch->delta.encoding == DV_ENC_DIFF || (is_key && !is_full));
-  if (needs_result) {
+  if (needs_result && ch->result) {
+    memcpy(t->next_vector, ch->result, n * sizeof *ch->result);
+  } else if (needs_result) {
     const float *current;
     rc = dvx_row_vector(t, vid, &current);
     if (rc != SQLITE_OK) return rc;
@@ -414,16 +417,16 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
     p->vid = new_vid;
     o->n_touched++;
   }
-  if (p->vector && p->vector_for == p->last && p->last && op != DV_OP_DELETE) {
-    if (needs_result) {
-      memcpy(p->vector, t->next_vector, n * sizeof(float));
-    } else if (dv_delta_apply(&ch->delta, p->vector, n, NULL) != DV_OK) {
-      p->vector_for = 0;
-    }
-    if (p->vector_for) p->vector_for = (uint32_t)o->n_pending + 1;
-  } else {
-    p->vector_for = 0;
+  /* A vector that is known is kept for the commit, which would fold it again; if there is memory, and not of too many rows. */
+  if (needs_result && !p->vector && o->n_touched <= TXN_KEPT_VECTORS) p->vector = sqlite3_malloc64(n * sizeof(float));
+  bool is_kept = false;
+  if (needs_result && p->vector) {
+    memcpy(p->vector, t->next_vector, n * sizeof(float));
+    is_kept = true;
+  } else if (p->vector && p->vector_for == p->last && p->last && op != DV_OP_DELETE) {
+    is_kept = dv_delta_apply(&ch->delta, p->vector, n, NULL) == DV_OK;
   }
+  p->vector_for = is_kept ? (uint32_t)o->n_pending + 1 : 0;
   bool is_deleted = op == DV_OP_DELETE;
   o->pending[o->n_pending] =
       (dvx_pending){.word = new_seq << 16 | (is_deleted ? DVX_WORD_DELETED : 0) |

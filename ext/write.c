@@ -201,6 +201,7 @@ static int write_vector(dvx_table *t, dvx_change *ch, const float *to, uint64_t 
     if (payload.status != DV_OK) rc = SQLITE_NOMEM;
   }
   ch->delta.payload = payload.data;
+  ch->result = to;
   if (rc == SQLITE_OK) rc = dvx_append(t, ch, seq);
   dv_buf_free(&payload);
   return rc;
