@@ -10,8 +10,6 @@
  */
 #include "ext_int.h"
 
-#include <stdlib.h>
-
 /* ---- heads, times, ids ------------------------------------------------------------------------------------------- */
 
 uint32_t dvx_table_last_vid(const dvx_table *t) { return t->overlay.is_open ? t->overlay.last_vid : t->rows.n; }
@@ -407,21 +405,15 @@ typedef struct row_link {
 
 #define ROW_NO_STEP SIZE_MAX
 
-/* Moves the root of a heap, the largest seq on top, down to its place. */
-static void row_sift(row_walk *heap, size_t n) {
-  row_walk w = heap[0];
-  size_t i = 0;
+/* Moves entry i of a heap, the largest seq on top, down to its place. */
+static void row_sift(row_walk *heap, size_t n, size_t i) {
+  row_walk w = heap[i];
   for (size_t child; (child = 2 * i + 1) < n; i = child) {
     if (child + 1 < n && heap[child + 1].seq > heap[child].seq) child++;
     if (heap[child].seq <= w.seq) break;
     heap[i] = heap[child];
   }
   heap[i] = w;
-}
-
-static int row_by_seq(const void *a, const void *b) {
-  uint64_t x = ((const row_walk *)a)->seq, y = ((const row_walk *)b)->seq;
-  return x < y ? 1 : x > y ? -1 : 0;
 }
 
 /* The walk has come to a full vector: from there forward. */
@@ -482,14 +474,14 @@ int dvx_vectors_need(dvx_table *t, const uint32_t *vids, size_t n) {
     n_walks = 0;
   }
   if (n_walks < DVX_FOLD_TOGETHER) n_walks = 0;
-  qsort(heap, n_walks, sizeof *heap, row_by_seq); /* what falls is a heap */
+  for (size_t i = n_walks / 2; i-- > 0;) row_sift(heap, n_walks, i);
   dv_buf steps;
   dv_buf_init(&steps, &dvx_alloc);
   while (rc == SQLITE_OK && n_walks > 0 && steps.n <= DVX_FOLD_BYTES) {
     bool is_done;
     rc = row_step_back(t, &heap[0], &steps, &is_done);
     if (is_done) heap[0] = heap[--n_walks];
-    row_sift(heap, n_walks);
+    if (n_walks > 0) row_sift(heap, n_walks, 0);
   }
   dv_buf_free(&steps);
   sqlite3_free(heap);

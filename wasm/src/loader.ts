@@ -163,6 +163,9 @@ async function fetchAndCompile(wasm: string | URL | BufferSource): Promise<WebAs
     }
     const response = await fetch(url, { credentials: 'same-origin' });
     if (!response.ok) throw new Error(`${url} answered ${response.status} ${response.statusText}`);
+    // What is compiled while it comes, browsers keep compiled beside their copy of the file. They insist on the media type.
+    const type = response.headers.get('content-type') ?? '';
+    if (/^application\/wasm *(;|$)/.test(type)) return await WebAssembly.compileStreaming(response);
     return await WebAssembly.compile(await response.arrayBuffer());
   } catch (thrown) {
     const what = typeof wasm === 'string' || wasm instanceof URL ? String(wasm) : 'the bytes that were given';

@@ -17,7 +17,8 @@ export const ROUTES = {
   '/demo/': path.join(root, 'demo'),
 };
 
-export async function startServer({ isolated = false, routes = ROUTES } = {}) {
+/** caching: files may be kept, as a site has it whose files have their version in their names. */
+export async function startServer({ isolated = false, caching = false, routes = ROUTES } = {}) {
   const server = http.createServer((request, response) => {
     const url = new URL(request.url, 'http://localhost');
     const headers = { 'Cache-Control': 'no-store' };
@@ -37,6 +38,7 @@ export async function startServer({ isolated = false, routes = ROUTES } = {}) {
       response.end('not found');
       return;
     }
+    if (caching) headers['Cache-Control'] = 'public, max-age=31536000, immutable';
     response.writeHead(200, { ...headers, 'Content-Type': TYPES[path.extname(file)] ?? 'application/octet-stream' });
     createReadStream(file).pipe(response);
   });
