@@ -116,12 +116,75 @@ START_TEST(same_log_same_graph) {
 }
 END_TEST
 
+/* The last record that is settled. */
+static int64_t settled_seq(sqlite3 *db) {
+  sqlite3_stmt *s = sql_prepare(db, "SELECT value FROM docs_meta WHERE key = 'settled'");
+  int64_t seq = 0;
+  if (sqlite3_step(s) == SQLITE_ROW && sqlite3_column_bytes(s, 0) >= 24) {
+    const uint8_t *bytes = sqlite3_column_blob(s, 0);
+    for (int i = 7; i >= 0; i--) seq = seq << 8 | bytes[16 + i];
+  }
+  ck_assert_int_eq(sqlite3_finalize(s), SQLITE_OK);
+  return seq;
+}
+
+/* Two connections change rows at random, in turns; one of them is opened anew now and then, in the middle of sweeps. The log
+ * that whoever opens the table has to read stays within what settle.c says; no commit writes more than a part of the table;
+ * and all that is derived is right at every moment. */
+START_TEST(backlog_stays_short) {
+  enum { N = 6000, N_COMMIT = 60, N_COMMITS = 1500, LIMIT = 4 * N };
+  const char *file = sql_path("backlog.db");
+  sqlite3 *one = sql_open(file), *other = NULL;
+  random_state = 7;
+  sql_run(one, "PRAGMA journal_mode=WAL");
+  sql_run(one, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[32] distance_metric=l2, "
+               "index=flat)");
+  sql_run(one,
+          "WITH RECURSIVE i(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM i WHERE k < %d) "
+          "INSERT INTO docs SELECT k, CAST(zeroblob(124) || x'0000803f' AS BLOB) FROM i",
+          N);
+  other = sql_open(file);
+  int64_t most_behind = 0, most_written = 0, n_sweeps = 0, before = settled_seq(one);
+  for (int c = 0; c < N_COMMITS; c++) {
+    sqlite3 *db = c % 2 ? other : one;
+    sql_run(db, "BEGIN");
+    for (int i = 0; i < N_COMMIT; i++) {
+      sqlite3_stmt *s = sql_prepare(db, "SELECT delta_apply('docs', %d, delta_sparse('[%d]', '[%d.5]'))", 1 + below(N),
+                                    below(32), below(100));
+      ck_assert_msg(sqlite3_step(s) == SQLITE_ROW, "%s", sqlite3_errmsg(db));
+      sqlite3_finalize(s);
+    }
+    int written = 0, high;
+    sqlite3_db_status(db, SQLITE_DBSTATUS_CACHE_WRITE, &written, &high, 1);
+    sql_run(db, "COMMIT");
+    sqlite3_db_status(db, SQLITE_DBSTATUS_CACHE_WRITE, &written, &high, 1);
+    int64_t settled = settled_seq(db), behind = sql_integer(db, "SELECT delta_status('docs') ->> 'last_seq'") - settled;
+    if (behind > most_behind) most_behind = behind;
+    if (written > most_written) most_written = written;
+    n_sweeps += settled != before;
+    before = settled;
+    if (c % 70 == 69) {
+      sql_close(other);
+      other = sql_open(file);
+    }
+    if (c % 200 == 199) sql_sound(c % 400 == 199 ? one : other);
+  }
+  ck_assert_msg(most_behind > LIMIT / 2 && most_behind <= LIMIT + LIMIT / 2 + 2 * N_COMMIT,
+                "%d records were behind the settled place", (int)most_behind);
+  ck_assert_msg(n_sweeps >= 2 && n_sweeps <= N_COMMITS / 20, "the settled place moved %d times", (int)n_sweeps);
+  ck_assert_msg(most_written <= 30, "a commit wrote %d pages", (int)most_written);
+  sql_close(other);
+  sql_close(one);
+}
+END_TEST
+
 int main(void) {
   Suite *suite = suite_create("upkeep");
   TCase *tc = tcase_create("upkeep");
   tcase_set_timeout(tc, 600);
   tcase_add_checked_fixture(tc, sql_setup, sql_teardown);
   tcase_add_test(tc, same_log_same_graph);
+  tcase_add_test(tc, backlog_stays_short);
   suite_add_tcase(suite, tc);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);
