@@ -730,6 +730,7 @@ int dvx_log_rewrite_finish(dvx_rewrite *w) {
   if (rc == SQLITE_OK) rc = dvx_meta_put(t, "generation", generation);
   if (rc == SQLITE_OK) rc = dvx_meta_put(t, "last_seq", (int64_t)(end.seq > t->floor_seq ? end.seq : t->floor_seq));
   if (rc == SQLITE_OK) rc = dvx_meta_put_blob(t, "settled", "", 0);
+  if (rc == SQLITE_OK) rc = dvx_checks_forget_codes(t);
   if (rc == SQLITE_OK) {
     dvx_txn_rewritten(t);
     dvx_table_forget(t);

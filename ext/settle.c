@@ -82,15 +82,17 @@ static int settle_sort(settle_list *l) {
 }
 
 /* The stored block, copied into out (n bytes), or zeros if it is not there or not of this size. */
-static int settle_block_get(dvx_table *t, dvx_sql which, int64_t block, uint8_t *out, size_t n) {
+static int settle_block_get(dvx_table *t, dvx_sql which, int64_t block, uint8_t *out, size_t n, bool *is_there) {
   sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, which, &stmt);
   if (rc != SQLITE_OK) return rc;
   memset(out, 0, n);
+  *is_there = false;
   sqlite3_bind_int64(stmt, 1, block);
   if (sqlite3_step(stmt) == SQLITE_ROW && (size_t)sqlite3_column_bytes(stmt, 0) == n) {
     const void *bytes = sqlite3_column_blob(stmt, 0);
     if (bytes) memcpy(out, bytes, n);
+    *is_there = bytes != NULL;
   }
   rc = sqlite3_reset(stmt);
   return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
@@ -109,10 +111,11 @@ static int settle_block_put(dvx_table *t, dvx_sql which, int64_t block, const ui
 
 static int settle_heads(dvx_table *t, const settle_list *l, dvx_settled *s, uint8_t *block) {
   const dvx_geometry *g = &t->geometry;
+  bool is_there;
   int rc = SQLITE_OK;
   for (size_t i = 0; rc == SQLITE_OK && i < l->n;) {
     int64_t number = (l->vids[i] - 1) / (int64_t)g->head_rows;
-    rc = settle_block_get(t, DVX_SQL_HEAD_GET, number, block, g->head_bytes);
+    rc = settle_block_get(t, DVX_SQL_HEAD_GET, number, block, g->head_bytes, &is_there);
     for (; rc == SQLITE_OK && i < l->n && (l->vids[i] - 1) / (int64_t)g->head_rows == number; i++) {
       uint8_t *at = block + 8 * ((l->vids[i] - 1) % g->head_rows);
       uint64_t word = dvx_row_word(t, l->vids[i]);
@@ -125,13 +128,16 @@ static int settle_heads(dvx_table *t, const settle_list *l, dvx_settled *s, uint
   return rc;
 }
 
-static int settle_codes(dvx_table *t, const settle_list *l, uint8_t *block) {
+/* *change: by how much the sum of the blocks' checksums does. */
+static int settle_codes(dvx_table *t, const settle_list *l, uint8_t *block, uint32_t *change) {
   const dvx_geometry *g = &t->geometry;
   const size_t n = t->config->dimensions;
+  bool is_there;
   int rc = SQLITE_OK;
   for (size_t i = 0; rc == SQLITE_OK && i < l->n;) {
     int64_t number = (l->vids[i] - 1) / (int64_t)g->code_rows;
-    rc = settle_block_get(t, DVX_SQL_CODE_GET, number, block, g->code_bytes);
+    rc = settle_block_get(t, DVX_SQL_CODE_GET, number, block, g->code_bytes, &is_there);
+    if (rc == SQLITE_OK && is_there) *change -= dvx_block_check(number, block, g->code_bytes);
     for (; rc == SQLITE_OK && i < l->n && (l->vids[i] - 1) / (int64_t)g->code_rows == number; i++) {
       uint8_t *at = block + (4 + n) * ((l->vids[i] - 1) % g->code_rows);
       if (!dvx_word_exists(dvx_row_word(t, l->vids[i]))) {
@@ -143,12 +149,13 @@ static int settle_codes(dvx_table *t, const settle_list *l, uint8_t *block) {
       if (rc == SQLITE_OK) dv_store_u32(at, dv_code_encode(t->config->metric, v, n, (int8_t *)(at + 4)));
     }
     if (rc == SQLITE_OK) rc = settle_block_put(t, DVX_SQL_CODE_PUT, number, block, g->code_bytes);
+    *change += dvx_block_check(number, block, g->code_bytes);
   }
   return rc;
 }
 
 /* The log has grown past the limit: from now on codes are stored, so every row's must be. */
-static int settle_all_codes(dvx_table *t, uint8_t *block) {
+static int settle_all_codes(dvx_table *t, uint8_t *block, uint32_t *change) {
   settle_list all = {0};
   uint32_t n = dvx_table_last_vid(t);
   all.vids = sqlite3_malloc64(((size_t)n + 1) * sizeof *all.vids);
@@ -157,20 +164,26 @@ static int settle_all_codes(dvx_table *t, uint8_t *block) {
     if (dvx_row_word(t, vid)) all.vids[all.n++] = vid;
   }
   int rc = dvx_vectors_load_if_cold(t); /* once through the log, not once along each row's chain */
-  if (rc == SQLITE_OK) rc = settle_codes(t, &all, block);
+  if (rc == SQLITE_OK) rc = settle_codes(t, &all, block, change);
   sqlite3_free(all.vids);
   return rc;
+}
+
+static int settle_see_stored(dvx_table *t) {
+  if (t->is_settled_known) return SQLITE_OK;
+  int rc = dvx_settled_read(t, &t->settled);
+  if (rc != SQLITE_OK) return rc;
+  t->is_settled_known = true;
+  if (t->settled.is_wrong) t->is_settle_wrong = true;
+  return SQLITE_OK;
 }
 
 int dvx_table_settle(dvx_table *t, size_t max_records) {
   const dvx_geometry *g = &t->geometry;
   settle_list list = {0};
-  int rc = SQLITE_OK;
-  if (!t->is_settled_known) {
-    rc = dvx_settled_read(t, &t->settled);
-    if (rc != SQLITE_OK) return rc;
-    t->is_settled_known = true;
-  }
+  uint32_t codes_change = 0;
+  int rc = settle_see_stored(t);
+  if (rc != SQLITE_OK) return rc;
   rc = dvx_graph_prepare(t);
   if (rc != SQLITE_OK) return rc;
   dvx_settled s = t->settled;
@@ -186,6 +199,7 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
     if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
     if (rc == SQLITE_OK) rc = dvx_shadow_stmt(t, DVX_SQL_DROP_DERIVED_CODE, &stmt);
     if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
+    if (rc == SQLITE_OK) rc = dvx_checks_forget_codes(t);
     if (rc == SQLITE_OK) rc = dvx_log_scan(t, &s.position, SIZE_MAX, settle_note_record, &list);
   }
   if (rc == SQLITE_OK) rc = settle_sort(&list);
@@ -197,10 +211,10 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
     if (rc == SQLITE_OK) rc = settle_heads(t, &list, &s, block);
     s.log_bytes += list.n_bytes;
     if (s.has_codes) {
-      if (rc == SQLITE_OK) rc = settle_codes(t, &list, block);
+      if (rc == SQLITE_OK) rc = settle_codes(t, &list, block, &codes_change);
     } else if (s.log_bytes > DVX_CODES_FROM_BYTES) {
       s.has_codes = true;
-      if (rc == SQLITE_OK) rc = settle_all_codes(t, block);
+      if (rc == SQLITE_OK) rc = settle_all_codes(t, block, &codes_change);
     }
     if (rc != SQLITE_OK) dvx_table_poison(t, "writing derived data failed half-way");
   }
@@ -210,7 +224,7 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
     rc = dvx_graph_settle(t, list.vids, list.n, max_records == SIZE_MAX, &s.is_graph_due);
     s.has_graph = t->graph.is_there;
     bool is_other = s.is_graph_due != t->settled.is_graph_due || s.has_graph != t->settled.has_graph;
-    if (rc == SQLITE_OK && (list.n || is_other)) rc = dvx_settled_write(t, &s);
+    if (rc == SQLITE_OK && (list.n || is_other)) rc = dvx_settled_write(t, &s, codes_change);
     if (rc != SQLITE_OK) dvx_table_poison(t, "writing the graph failed half-way");
   }
   if (rc == SQLITE_OK) {
@@ -223,11 +237,8 @@ int dvx_table_settle(dvx_table *t, size_t max_records) {
 
 /* At commit: only when more than `limit` records wait, or fewer and many rows wait for the graph. */
 int dvx_settle_some(dvx_table *t, uint64_t limit, size_t max_records) {
-  if (!t->is_settled_known) {
-    int rc = dvx_settled_read(t, &t->settled);
-    if (rc != SQLITE_OK) return rc;
-    t->is_settled_known = true;
-  }
+  int rc = settle_see_stored(t);
+  if (rc != SQLITE_OK) return rc;
   uint64_t n_waiting = t->overlay.written.seq - t->settled.position.seq;
   /* New rows are fresh, and searches scan fresh ones: so they settle earlier than changes do, which may be small. And
    * while more rows are known to wait for the graph than one commit links, half as many records as that are enough: so

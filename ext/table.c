@@ -461,13 +461,50 @@ uint64_t dvx_word_mix(uint32_t vid, uint64_t word) {
 
 #define SETTLED_BYTES 64u
 
+#define CHECKS_BYTES 16u
+
+uint32_t dvx_block_check(int64_t block, const void *bytes, size_t n) {
+  uint8_t number[8];
+  dv_store_u64(number, (uint64_t)block);
+  return dv_crc32c(dv_crc32c(0, number, sizeof number), bytes, n);
+}
+
+int dvx_checks_read(dvx_table *t, dvx_checks *c, bool *is_there) {
+  uint8_t b[CHECKS_BYTES] = {0};
+  int rc = dvx_meta_get_blob(t, "checks", b, sizeof b, is_there);
+  *c = (dvx_checks){dv_load_u32(b), dv_load_u32(b + 4), dv_load_u32(b + 8), dv_load_u32(b + 12)};
+  return rc;
+}
+
+int dvx_checks_write(dvx_table *t, const dvx_checks *c) {
+  uint8_t b[CHECKS_BYTES];
+  dv_store_u32(b, c->settled);
+  dv_store_u32(b + 4, c->graph);
+  dv_store_u32(b + 8, c->codes);
+  dv_store_u32(b + 12, c->links);
+  return dvx_meta_put_blob(t, "checks", b, sizeof b);
+}
+
+int dvx_checks_forget_codes(dvx_table *t) {
+  dvx_checks c;
+  bool is_there;
+  int rc = dvx_checks_read(t, &c, &is_there);
+  if (rc != SQLITE_OK || !is_there) return rc;
+  c.settled = c.codes = 0;
+  return dvx_checks_write(t, &c);
+}
+
 int dvx_settled_read(dvx_table *t, dvx_settled *s) {
   uint8_t b[SETTLED_BYTES];
-  bool is_there;
+  bool is_there, has_checks;
+  dvx_checks checks;
   memset(s, 0, sizeof *s);
   s->position.max_time = INT64_MIN;
   int rc = dvx_meta_get_blob(t, "settled", b, sizeof b, &is_there);
   if (rc != SQLITE_OK || !is_there) return rc;
+  rc = dvx_checks_read(t, &checks, &has_checks);
+  s->is_wrong = rc == SQLITE_OK && has_checks && checks.settled != dv_crc32c(0, b, sizeof b);
+  if (rc != SQLITE_OK || s->is_wrong) return rc;
   s->position.pack = (int64_t)dv_load_u64(b);
   s->position.end = dv_load_u32(b + 8);
   s->position.crc = dv_load_u32(b + 12);
@@ -483,8 +520,12 @@ int dvx_settled_read(dvx_table *t, dvx_settled *s) {
   return SQLITE_OK;
 }
 
-int dvx_settled_write(dvx_table *t, const dvx_settled *s) {
+int dvx_settled_write(dvx_table *t, const dvx_settled *s, uint32_t codes_change) {
   uint8_t b[SETTLED_BYTES] = {0};
+  dvx_checks checks;
+  bool has_checks;
+  int rc = dvx_checks_read(t, &checks, &has_checks);
+  if (rc != SQLITE_OK) return rc;
   dv_store_u64(b, (uint64_t)s->position.pack);
   dv_store_u32(b + 8, s->position.end);
   dv_store_u32(b + 12, s->position.crc);
@@ -495,9 +536,13 @@ int dvx_settled_write(dvx_table *t, const dvx_settled *s) {
   b[44] = s->has_codes;
   b[45] = s->is_graph_due;
   b[46] = s->has_graph;
+  b[47] = has_checks;
   dv_store_u64(b + 48, s->checksum);
   dv_store_u64(b + 56, s->log_bytes);
-  return dvx_meta_put_blob(t, "settled", b, sizeof b);
+  checks.settled = dv_crc32c(0, b, sizeof b);
+  checks.codes += codes_change;
+  if (has_checks) rc = dvx_checks_write(t, &checks);
+  return rc == SQLITE_OK ? dvx_meta_put_blob(t, "settled", b, sizeof b) : rc;
 }
 
 static int table_load_size(dvx_table *t, const char *key, size_t low, size_t high, size_t *out) {
@@ -625,7 +670,7 @@ static int table_load(dvx_table *t) {
   if (rc == SQLITE_NOTFOUND) is_right = false;
   if (!is_right) {
     /* Derived data is missing or does not fit the log: the log alone tells. */
-    t->is_settle_wrong = s.position.pack != 0;
+    t->is_settle_wrong = s.position.pack != 0 || s.is_wrong;
     if (rc != SQLITE_OK && rc != SQLITE_NOTFOUND) return rc;
     if (t->rows.words) {
       memset(t->rows.words, 0, t->rows.capacity * sizeof *t->rows.words);
