@@ -1042,8 +1042,11 @@ int dvx_history_id(dvx_table *t, sqlite3_value *v, dv_value *id, bool *is_id);
  * value of an impossible type. */
 int dvx_exchange_fields(dvx_table *t, const dv_frame *f, dv_value *values, bool *is_set);
 
-/* compact.c: has sqlite3_interrupt() been called? Always false on SQLite before 3.41, which does not tell. */
-bool dvx_is_interrupted(const dvx_conn *conn);
+/* compact.c: has sqlite3_interrupt() been called? */
+bool dvx_is_interrupted(dvx_conn *conn);
+/* SQLITE_OK; or, when it has been called, SQLITE_INTERRUPT with a message. For the inside of loops: it looks only once in
+ * many calls. */
+int dvx_poll(dvx_table *t);
 
 /* filter.c: conditions on metadata columns and ids, pushed into the search */
 typedef struct dvx_condition {
@@ -1128,6 +1131,8 @@ struct dvx_conn {
   const dv_kernels *kernels;
   sqlite3_stmt *time_stmt;
   sqlite3_stmt *json_stmt;
+  sqlite3_stmt *probe_stmt; /* of dvx_is_interrupted */
+  unsigned n_polls;
   struct dvx_result *spare_result; /* memory of the next vector handed to SQLite, or NULL */
   bool has_sentinel; /* see dvx_conn_watch_close */
 };

@@ -72,6 +72,8 @@ void dvx_conn_finalize(dvx_conn *conn) {
   (void)sqlite3_finalize(conn->json_stmt);
   conn->time_stmt = NULL;
   conn->json_stmt = NULL;
+  (void)sqlite3_finalize(conn->probe_stmt);
+  conn->probe_stmt = NULL;
   for (dvx_table *t = conn->tables, *next; t; t = next) {
     t->n_refs++; /* the end of a statement on the table may be the end of the table */
     dvx_shadow_finalize(t);

@@ -94,11 +94,19 @@ int dvx_graph_reserve(dvx_table *t, size_t n_rows) {
   return SQLITE_OK;
 }
 
+static dv_status graph_poll(void *ctx) {
+  dvx_table *t = ctx;
+  t->graph.rc = dvx_is_interrupted(t->conn) ? dvx_fail(t->conn, t, SQLITE_INTERRUPT, "it was interrupted") : SQLITE_OK;
+  return t->graph.rc == SQLITE_OK ? DV_OK : DV_CORRUPT;
+}
+
 /* The lists of the first n_stored rows will be read. */
 static int graph_begin(dvx_table *t, uint32_t n_stored) {
   dvx_graph *gr = &t->graph;
   uint32_t n_rows = (uint32_t)(t->mirror.n > n_stored ? t->mirror.n : n_stored);
   dv_hnsw_init(&gr->hnsw, (uint32_t)t->config->hnsw_m, GRAPH_SEED, &dvx_alloc);
+  gr->hnsw.poll = graph_poll;
+  gr->hnsw.poll_ctx = t;
   dv_hnsw_scratch_init(&gr->scratch, &dvx_alloc);
   dvx_pages_init(&gr->pages, (size_t)8 * gr->hnsw.m);
   gr->is_there = true;
@@ -306,10 +314,6 @@ static int graph_load(dvx_table *t, int64_t stamp) {
   bool has_checks;
   rc = dvx_checks_read(t, &checks, &has_checks);
   if (rc != SQLITE_OK) return rc;
-  if (has_checks && checks.graph != graph_state_check(b, stamp)) {
-    graph_damaged(t, "its beginning does not have its checksum", 0);
-    return SQLITE_OK;
-  }
   uint32_t n = dv_load_u32(b + 16), n_upper = dv_load_u32(b + 32), last = dvx_table_last_vid(t);
   bool is_curve_sound = true;
   for (size_t i = 0; i < DVX_CURVE_POINTS; i++) is_curve_sound &= dv_load_u16(b + 44 + 2 * i) <= 10000;
@@ -343,6 +347,10 @@ static int graph_load(dvx_table *t, int64_t stamp) {
   if (rc != SQLITE_OK) return rc;
   if (!is_sound || !graph_upper_is_sound(g) || g->n_linked > n) {
     graph_damaged(t, "what stands above the ground does not hold together", 0);
+    return SQLITE_OK;
+  }
+  if (has_checks && checks.graph != graph_state_check(b, stamp)) {
+    graph_damaged(t, "its beginning does not have its checksum", 0);
     return SQLITE_OK;
   }
   for (size_t i = n; i < t->rows.n; i++) graph_set_fresh(gr, i, graph_bit(t->mirror.live, i));
@@ -501,7 +509,8 @@ static int graph_relink(dvx_table *t, const uint32_t *rows, size_t n, uint32_t *
   int rc = SQLITE_OK;
   dvx_graph_space(t, &space, &pager);
   for (size_t i = 0; rc == SQLITE_OK && gr->is_there && i < n; i++) {
-    rc = graph_need_list(t, rows[i]);
+    rc = dvx_poll(t);
+    if (rc == SQLITE_OK) rc = graph_need_list(t, rows[i]);
     if (rc != SQLITE_OK || !gr->is_there) return rc;
     if (dvx_word_exists(dvx_row_word(t, rows[i] + 1))) alive[n_alive++] = rows[i];
     if (dv_hnsw_is_linked(&gr->hnsw, rows[i])) rc = graph_status(t, dv_hnsw_unlink(&gr->hnsw, &space, rows[i]));
@@ -526,10 +535,11 @@ static int graph_find_lost(dvx_table *t, size_t *n_lost) {
   int rc = graph_need_all(t);
   if (rc != SQLITE_OK || !gr->is_there) return rc;
   uint32_t *rows = sqlite3_malloc64((size_t)gr->hnsw.n * sizeof *rows); /* n_linked may be a lie */
-  if (!rows || dv_hnsw_unreachable(&gr->hnsw, rows, n_lost) != DV_OK) {
+  rc = rows ? graph_status(t, dv_hnsw_unreachable(&gr->hnsw, rows, n_lost)) : SQLITE_NOMEM;
+  if (rc != SQLITE_OK) {
     sqlite3_free(rows);
     *n_lost = 0;
-    return SQLITE_NOMEM;
+    return rc;
   }
   for (size_t i = 0; i < *n_lost; i++) graph_set_fresh(gr, rows[i], true);
   sqlite3_free(rows);
@@ -1017,7 +1027,8 @@ static int graph_check_rows(dvx_table *t, const graph_report *r) {
   for (uint32_t row = 0; rc == SQLITE_OK && gr->is_there && row < t->rows.n; row++) {
     const dvx_touched *p = dvx_txn_touched(t, row + 1);
     if (graph_bit(gr->fresh, row) || (p && p->last)) continue;
-    rc = dvx_graph_judge(t, row);
+    rc = dvx_poll(t);
+    if (rc == SQLITE_OK) rc = dvx_graph_judge(t, row);
     if (rc == SQLITE_OK && graph_bit(gr->fresh, row))
       rc = graph_line(t, r, "row number %u is not linked as it should be", row + 1, 0);
   }
@@ -1030,7 +1041,7 @@ static int graph_check_lost(dvx_table *t, const graph_report *r) {
   size_t n = 0;
   uint32_t *rows = sqlite3_malloc64((size_t)gr->hnsw.n * sizeof *rows);
   if (!rows) return SQLITE_NOMEM;
-  int rc = dv_hnsw_unreachable(&gr->hnsw, rows, &n) == DV_OK ? SQLITE_OK : SQLITE_NOMEM;
+  int rc = graph_status(t, dv_hnsw_unreachable(&gr->hnsw, rows, &n));
   for (size_t i = 0; rc == SQLITE_OK && gr->n_unwalked == 0 && i < n; i++) {
     if (!graph_bit(gr->fresh, rows[i]) && graph_bit(t->mirror.live, rows[i]))
       rc = graph_line(t, r, graph_fault_text(DV_HNSW_UNREACHABLE), (uint64_t)rows[i] + 1, 0);
@@ -1097,7 +1108,8 @@ int dvx_graph_check(dvx_table *t, int (*line)(void *ctx, const char *text), void
   if (!gr->is_there) rc = graph_check_none(t, &r);
   if (rc == SQLITE_OK) rc = graph_check_sums(t, &r, &is_right);
   if (rc != SQLITE_OK || !gr->is_there) return rc;
-  if (dv_hnsw_check(&gr->hnsw, &fault, &row, &other) != DV_OK) return SQLITE_NOMEM;
+  rc = graph_status(t, dv_hnsw_check(&gr->hnsw, &fault, &row, &other));
+  if (rc != SQLITE_OK) return rc;
   if (fault == DV_HNSW_UNREACHABLE) return graph_check_lost(t, &r);
   if (fault != DV_HNSW_SOUND) return graph_line(t, &r, graph_fault_text(fault), (uint64_t)row + 1, (uint64_t)other + 1);
   return graph_check_rows(t, &r);

@@ -454,6 +454,7 @@ int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*vis
     if (state.time > max_time) max_time = state.time;
     n_records++;
     rc = visit(ctx, &rec);
+    if (rc == SQLITE_OK) rc = dvx_poll(t);
   }
   sqlite3_free(c.bytes);
   sqlite3_free(c.record);

@@ -125,6 +125,8 @@ static int row_fold(dvx_table *t, uint32_t vid, uint64_t seq, uint64_t base_seq,
                     bool *exists) {
   const size_t n = t->config->dimensions;
   dv_buf *b = &t->fold_bytes;
+  int polled = dvx_poll(t);
+  if (polled != SQLITE_OK) return polled;
   b->n = 0;
   b->status = DV_OK;
   *exists = true;
@@ -484,7 +486,8 @@ int dvx_row_fields_at(dvx_table *t, uint32_t vid, uint64_t seq, dv_buf *hold, dv
   int n = t->config->n_columns;
   dv_buf_init(hold, &dvx_alloc);
   memset(values, 0, (size_t)n * sizeof *values);
-  int rc = n ? row_fields_walk(t, vid, seq, 0, hold, values, is_set, &is_whole) : SQLITE_OK;
+  int rc = dvx_poll(t);
+  if (rc == SQLITE_OK) rc = n ? row_fields_walk(t, vid, seq, 0, hold, values, is_set, &is_whole) : SQLITE_OK;
   if (rc == SQLITE_OK) row_values_settle(hold, values, n);
   return rc;
 }

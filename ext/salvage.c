@@ -837,10 +837,12 @@ static int salvage_begin_pack(salvage_job *j, const salvage_bound *b) {
 static int salvage_skip(salvage_job *j, bool *is_end) {
   size_t from = j->at;
   size_t bound = salvage_bound_behind(j, from);
+  bool is_there;
+  int rc = bound == j->n_bounds ? salvage_next_pack(j, &is_there) : SQLITE_OK; /* the span behind may go on in it */
   size_t end = bound < j->n_bounds ? j->bounds[bound].at : j->stream.n;
   dv_log_state state = j->state, ignored;
   bool has_crc = j->has_crc, was_relative = j->is_relative;
-  int rc = salvage_settle_held(j);
+  if (rc == SQLITE_OK) rc = salvage_settle_held(j);
   for (size_t p = from; rc == SQLITE_OK && p + DV_SEAL_BYTES <= end; p++) {
     const uint8_t *s = j->stream.data + p;
     size_t seal;
@@ -849,11 +851,10 @@ static int salvage_skip(salvage_job *j, bool *is_end) {
     j->at = p + DV_SEAL_BYTES;
     j->state = (dv_log_state){state.seq, state.time, dv_load_u32(s + 1)};
     j->has_crc = true;
-    j->is_relative = false; /* so that the walk leaves held ones alone; a bound behind is not looked at: see below */
+    j->is_relative = true; /* nothing is held, so that a walk beyond a header changes nothing */
     rc = salvage_walk(j, true, &seal, &ignored, &found);
-    if (rc == SQLITE_OK && found == SALVAGE_SEAL && seal < end &&
-        ignored.crc == dv_load_u32(j->stream.data + seal + 1)) {
-      j->is_relative = true;
+    if (rc == SQLITE_OK && found == SALVAGE_SEAL && ignored.crc == dv_load_u32(j->stream.data + seal + 1)) {
+      j->is_relative = true; /* ... the header's part of the walk is still to come */
       j->n_unread += p - from;
       return salvage_at_settled(j, j->at, &j->state);
     }
@@ -873,7 +874,6 @@ static int salvage_skip(salvage_job *j, bool *is_end) {
     for (; bound < j->n_bounds; bound++) {
       if (j->bounds[bound].has_header) return salvage_begin_pack(j, &j->bounds[bound]);
     }
-    bool is_there;
     rc = salvage_next_pack(j, &is_there);
     if (rc != SQLITE_OK) return rc;
     if (!is_there) {

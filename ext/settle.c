@@ -145,7 +145,8 @@ static int settle_codes(dvx_table *t, const settle_list *l, uint8_t *block, uint
         continue;
       }
       const float *v = NULL;
-      rc = dvx_row_vector(t, l->vids[i], &v);
+      rc = dvx_poll(t);
+      if (rc == SQLITE_OK) rc = dvx_row_vector(t, l->vids[i], &v);
       if (rc == SQLITE_OK) dv_store_u32(at, dv_code_encode(t->config->metric, v, n, (int8_t *)(at + 4)));
     }
     if (rc == SQLITE_OK) rc = settle_block_put(t, DVX_SQL_CODE_PUT, number, block, g->code_bytes);
