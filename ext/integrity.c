@@ -52,6 +52,7 @@ typedef struct integrity_job {
   uint32_t *log_digests; /* ... and as the log folds to */
   uint32_t null_digest;
   dv_buf scratch;
+  bool is_unordered; /* %_row's b-tree is damaged: its lines come in any order */
   /* One block of %_head and one of %_code. */
   int64_t head_number, code_number;
   uint8_t *head, *code;
@@ -495,6 +496,10 @@ static int integrity_take_row(integrity_job *j, sqlite3_stmt *line) {
     if (integrity_begin(j)) dvx_str_addf(&j->report, "%s_row: row number %i is out of range", t->name, vid);
     return integrity_end(j);
   }
+  if (vid <= (int64_t)(j->n_rows ? j->rows[j->n_rows - 1].vid : j->after)) {
+    j->is_unordered = true;
+    return integrity_row_line(j, (uint32_t)vid, "its line is not where it belongs");
+  }
   integrity_row *row = &j->rows[j->n_rows];
   uint32_t *digests = j->row_digests + j->n_rows * (n_columns + 1);
   j->n_rows++;
@@ -537,7 +542,7 @@ static int integrity_next_band(integrity_job *j) {
   j->after = j->until;
   j->n_rows = 0;
   bool is_end = false;
-  while (rc == SQLITE_OK && j->n_rows < j->row_capacity && !is_end) {
+  while (rc == SQLITE_OK && j->n_rows < j->row_capacity && !is_end && !j->is_unordered) {
     is_end = sqlite3_step(stmt) != SQLITE_ROW;
     if (!is_end) rc = integrity_take_row(j, stmt);
     if (rc == SQLITE_OK) rc = integrity_poll(j);
@@ -579,7 +584,7 @@ static int integrity_alloc_band(integrity_job *j) {
 static int integrity_check_rows(integrity_job *j) {
   int rc = integrity_alloc_band(j);
   j->is_folding = true;
-  while (rc == SQLITE_OK && j->until != UINT32_MAX) {
+  while (rc == SQLITE_OK && j->until != UINT32_MAX && !j->is_unordered) {
     rc = integrity_next_band(j);
     if (rc == SQLITE_OK) rc = integrity_walk_log(j, integrity_visit_fold);
     for (size_t i = 0; rc == SQLITE_OK && i < j->n_rows; i++) rc = integrity_check_row(j, i);

@@ -47,7 +47,7 @@ static int row_load_ids(dvx_table *t) {
     int64_t vid = sqlite3_column_int64(stmt, 0);
     dv_value id, known;
     dvx_column_value(stmt, 1, &id);
-    if (vid < 1 || vid > DVX_MAX_VID || (id.type != DV_TEXT && id.type != DV_INTEGER)) continue;
+    if (vid < 1 || vid > (int64_t)dvx_table_last_vid(t) || (id.type != DV_TEXT && id.type != DV_INTEGER)) continue;
     if (dvx_ids_value(&t->ids, (uint32_t)vid, &known)) continue;
     rc = dvx_ids_add(&t->ids, &id, (uint32_t)vid);
   }

@@ -39,8 +39,8 @@ static void make_base(void) {
   sqlite3 *db = open_database();
   sqlite3_stmt *stmt = NULL;
   static const char *const sql[] = {
-      "INSERT INTO docs(id, v, n, note, as_of) VALUES('a', '[1,2,3,4,5]', 1, 'one', 1000), ('b', '[5,4,3,2,1]', NULL, "
-      "NULL, 1000)",
+      "INSERT INTO docs(id, v, n, note, as_of) VALUES('a', '[1,2,3,4,5]', 1, 'one', 1000)",
+      "INSERT INTO docs(id, v, n, note, as_of) VALUES('b', '[5,4,3,2,1]', NULL, NULL, 1000)",
       "UPDATE docs SET delta = delta_sparse('[1]', '[7]'), as_of = 2000 WHERE id = 'a'",
       "UPDATE docs SET delta = delta_scale(0.5), note = 'other', as_of = 3000",
       "UPDATE docs SET v = '[1,2,3,4,6]', as_of = 4000 WHERE id = 'a'",
