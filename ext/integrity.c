@@ -643,7 +643,7 @@ static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *s
     size_t n_used = j->settled.n_rows <= first            ? 0
                     : j->settled.n_rows - first < n_items ? (size_t)(j->settled.n_rows - first)
                                                           : n_items;
-    for (size_t i = n_used * n_item; i < n; i++) {
+    for (size_t i = n_used * n_item; j->settled.position.pack != 0 && i < n; i++) {
       if (bytes[i] == 0) continue;
       if (integrity_begin(j)) {
         dvx_str_addf(&j->report, "%s_%s: block %i: byte %u belongs to no row, and is not zero; 'rebuild' mends it",
@@ -840,6 +840,18 @@ static int integrity_run(integrity_job *j, bool is_quick, bool is_loaded) {
   return rc;
 }
 
+/* The message of a failure becomes a line of the report. */
+static void integrity_take_error(integrity_job *j) {
+  static const char prefix[] = "delta_vectors: ";
+  dvx_conn *conn = j->t->conn;
+  const char *text = conn->error ? conn->error : "the table cannot be loaded";
+  if (strncmp(text, prefix, sizeof prefix - 1) == 0) text += sizeof prefix - 1;
+  if (j->n_lines++ > 0) dvx_str_add(&j->report, "\n", 1);
+  dvx_str_addf(&j->report, "%s", text);
+  sqlite3_free(conn->error);
+  conn->error = NULL;
+}
+
 int dvx_integrity_check(dvx_table *t, bool is_quick, char **report) {
   integrity_job j;
   memset(&j, 0, sizeof j);
@@ -850,19 +862,13 @@ int dvx_integrity_check(dvx_table *t, bool is_quick, char **report) {
   bool is_loaded = rc == SQLITE_OK;
   if (rc == SQLITE_CORRUPT_VTAB) {
     /* What stops every reader is the first line of the report, not the end of the check. */
-    j.n_lines = 1;
-    dvx_str_addf(&j.report, "%s", t->conn->error ? t->conn->error : "the table cannot be loaded");
-    sqlite3_free(t->conn->error);
-    t->conn->error = NULL;
+    integrity_take_error(&j);
     rc = SQLITE_OK;
   }
   if (rc == SQLITE_OK) rc = integrity_run(&j, is_quick, is_loaded);
   if (rc == SQLITE_DONE) rc = SQLITE_OK; /* a hundred lines are enough */
   if (rc == SQLITE_CORRUPT_VTAB && t->conn->error) {
-    if (j.n_lines++ > 0) dvx_str_add(&j.report, "\n", 1);
-    dvx_str_addf(&j.report, "%s", t->conn->error);
-    sqlite3_free(t->conn->error);
-    t->conn->error = NULL;
+    integrity_take_error(&j);
     rc = SQLITE_OK;
   }
   if (is_loaded) dvx_table_end_read(t);

@@ -866,7 +866,9 @@ static int salvage_skip(salvage_job *j, bool *is_end) {
   if (rc != SQLITE_OK) return rc;
   for (size_t p = from; p < end; p++) { /* not the zeros behind the log's end */
     if (j->stream.data[p] == 0) continue;
-    j->n_unread += end - p;
+    size_t last = end;
+    while (j->stream.data[last - 1] == 0) last--;
+    j->n_unread += last - p;
     break;
   }
   /* The next pack with a header. What was before it is lost, unless a checksum says that there was nothing. */
