@@ -618,8 +618,7 @@ static int integrity_check_sums(integrity_job *j) {
   return integrity_end(j);
 }
 
-static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *suffix, size_t n_bytes, size_t n_items,
-                                  size_t n_item) {
+static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *suffix, size_t n_bytes, size_t n_items) {
   dvx_table *t = j->t;
   sqlite3_stmt *stmt = NULL;
   uint64_t sum = 0;
@@ -643,7 +642,7 @@ static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *s
     size_t n_used = j->settled.n_rows <= first            ? 0
                     : j->settled.n_rows - first < n_items ? (size_t)(j->settled.n_rows - first)
                                                           : n_items;
-    for (size_t i = n_used * n_item; j->settled.position.pack != 0 && i < n; i++) {
+    for (size_t i = n_used * 8; which == DVX_SQL_HEAD_ALL && j->settled.position.pack != 0 && i < n; i++) {
       if (bytes[i] == 0) continue;
       if (integrity_begin(j)) {
         dvx_str_addf(&j->report, "%s_%s: block %i: byte %u belongs to no row, and is not zero; 'rebuild' mends it",
@@ -828,10 +827,9 @@ static int integrity_run(integrity_job *j, bool is_quick, bool is_loaded) {
   /* What cannot be loaded, or does not say what its blocks look like, has nothing more to compare. */
   if (rc != SQLITE_OK || !is_loaded) return rc;
   rc = dvx_settled_read(j->t, &j->settled);
-  if (rc == SQLITE_OK) rc = integrity_check_blocks(j, DVX_SQL_HEAD_ALL, "head", g->head_bytes, g->head_rows, 8);
+  if (rc == SQLITE_OK) rc = integrity_check_blocks(j, DVX_SQL_HEAD_ALL, "head", g->head_bytes, g->head_rows);
   if (is_quick) return rc == SQLITE_OK ? integrity_check_line_count(j) : rc;
-  if (rc == SQLITE_OK)
-    rc = integrity_check_blocks(j, DVX_SQL_CODE_ALL, "code", g->code_bytes, g->code_rows, 4 + j->t->config->dimensions);
+  if (rc == SQLITE_OK) rc = integrity_check_blocks(j, DVX_SQL_CODE_ALL, "code", g->code_bytes, g->code_rows);
   if (rc == SQLITE_OK) rc = integrity_check_sums(j);
   if (rc == SQLITE_OK && !j->is_log_broken && j->n_lines == 0) rc = integrity_check_counts(j);
   if (rc == SQLITE_OK && !j->is_log_broken) rc = integrity_check_rows(j);
