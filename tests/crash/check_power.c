@@ -280,12 +280,12 @@ static void register_vfs(void) {
 
 /* ---- the work ---------------------------------------------------------------------------------------------------- */
 
+#define FULL_ALONE "PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=FULL"
 static const char *const journals[] = {
     "PRAGMA synchronous=FULL; PRAGMA journal_mode=DELETE",
-    "PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=FULL; PRAGMA journal_mode=WAL",
+    FULL_ALONE "; PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL; PRAGMA cache_size=2; PRAGMA journal_mode=TRUNCATE",
-    "PRAGMA locking_mode=EXCLUSIVE; PRAGMA synchronous=FULL; PRAGMA cache_size=2; PRAGMA journal_mode=WAL;"
-    " PRAGMA wal_autocheckpoint=4",
+    FULL_ALONE "; PRAGMA cache_size=2; PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=4",
 };
 enum { N_JOURNALS = sizeof journals / sizeof journals[0], MAX_STATEMENTS = 12 };
 
