@@ -875,7 +875,11 @@ static int salvage_skip(salvage_job *j, bool *is_end) {
   for (;;) {
     for (; bound < j->n_bounds; bound++) {
       if (j->bounds[bound].has_header) return salvage_begin_pack(j, &j->bounds[bound]);
+      j->n_unread += (bound + 1 < j->n_bounds ? j->bounds[bound + 1].at : j->stream.n) - j->bounds[bound].at;
     }
+    j->at = j->stream.n;
+    salvage_drop(j); /* however many follow that cannot be read, they are not kept */
+    bound = j->n_bounds;
     rc = salvage_next_pack(j, &is_there);
     if (rc != SQLITE_OK) return rc;
     if (!is_there) {
@@ -1045,6 +1049,21 @@ static int salvage_read_settled(salvage_job *j) {
   return salvage_finalize(j, stmt, SQLITE_OK);
 }
 
+/* A table of other dimensions has nothing that could be taken. */
+static int salvage_check_dimensions(salvage_job *j) {
+  sqlite3_stmt *stmt = NULL;
+  int64_t n = 0;
+  int rc = salvage_prepare(j, "SELECT value FROM %s WHERE key='dimensions'", "meta", &stmt);
+  if (rc != SQLITE_OK) return rc == SQLITE_NOMEM ? rc : SQLITE_OK;
+  if (sqlite3_step(stmt) == SQLITE_ROW && sqlite3_column_type(stmt, 0) == SQLITE_INTEGER)
+    n = sqlite3_column_int64(stmt, 0);
+  rc = salvage_finalize(j, stmt, SQLITE_OK);
+  if (rc != SQLITE_OK || j->is_dry || n < 1 || n > (int64_t)DV_MAX_DIMENSIONS || n == (int64_t)j->t->config->dimensions)
+    return rc;
+  return dvx_fail(j->conn, j->t, SQLITE_ERROR, "delta_salvage: the damaged table has %i dimensions, expected %u", n,
+                  (uint64_t)j->t->config->dimensions);
+}
+
 static int salvage_run(salvage_job *j) {
   const dvx_config *c = j->t->config;
   size_t n = (size_t)c->n_columns + 1;
@@ -1058,6 +1077,8 @@ static int salvage_run(salvage_job *j) {
   j->vector = sqlite3_malloc64(c->dimensions * sizeof *j->vector);
   if (!j->values || !j->is_set || !j->vector) return SQLITE_NOMEM;
   int rc = salvage_list_packs(j);
+  if (rc != SQLITE_OK) return rc;
+  rc = salvage_check_dimensions(j);
   if (rc != SQLITE_OK) return rc;
   rc = salvage_prepare(j, "SELECT pack FROM %s WHERE seq=?1", "log", &j->pack_stmt);
   if (rc != SQLITE_OK) return dvx_fail_sqlite(j->conn, j->t, rc);
