@@ -11,7 +11,7 @@ set(DV_CORE_ORDER
 set(DV_EXT_ORDER
   ext/text.c ext/time.c ext/host.c ext/pages.c ext/config.c ext/shadow.c ext/log.c ext/ids.c ext/table.c ext/row.c
   ext/txn.c ext/settle.c ext/mirror.c ext/graph.c ext/columns.c ext/filter.c ext/search.c ext/write.c ext/vtab.c
-  ext/history.c ext/exchange.c ext/apply.c ext/compact.c ext/integrity.c ext/status.c ext/functions.c ext/extension.c)
+  ext/history.c ext/exchange.c ext/apply.c ext/compact.c ext/salvage.c ext/integrity.c ext/status.c ext/functions.c ext/extension.c)
 
 # out = the named files, then the other files that the patterns find; all relative to the repository.
 function(dv_find_sources out order)

@@ -268,6 +268,9 @@ static dv_status flat_consider_range(flat_search *s, size_t first, size_t n, con
   return flat_consider(s, NULL, first, dots, n, seen);
 }
 
+/* Whether to go on behind a chunk. */
+static inline dv_status flat_poll(const flat_search *s) { return s->f->poll ? s->f->poll(s->f->ctx) : DV_OK; }
+
 /* Chunks are short at first, to have a limit soon. */
 static inline size_t flat_next_chunk(size_t n_chunk) { return n_chunk < FLAT_CHUNK ? 2 * n_chunk : n_chunk; }
 
@@ -275,16 +278,20 @@ static dv_status flat_consider_listed(flat_search *s) {
   const dv_flat *f = s->f;
   dv_status status = DV_OK;
   for (size_t at = 0, n_chunk = 64; at < f->n_list && status == DV_OK;
-       at += n_chunk, n_chunk = flat_next_chunk(n_chunk))
+       at += n_chunk, n_chunk = flat_next_chunk(n_chunk)) {
     status = flat_consider_list(s, f->list + at, f->n_list - at < n_chunk ? f->n_list - at : n_chunk, 0, NULL);
+    if (status == DV_OK) status = flat_poll(s);
+  }
   return status;
 }
 
 static dv_status flat_consider_all(flat_search *s) {
   size_t n_rows = s->f->n_rows, n_chunk = 64;
   dv_status status = DV_OK;
-  for (size_t first = 0; first < n_rows && status == DV_OK; first += n_chunk, n_chunk = flat_next_chunk(n_chunk))
+  for (size_t first = 0; first < n_rows && status == DV_OK; first += n_chunk, n_chunk = flat_next_chunk(n_chunk)) {
     status = flat_consider_range(s, first, n_rows - first < n_chunk ? n_rows - first : n_chunk, NULL);
+    if (status == DV_OK) status = flat_poll(s);
+  }
   return status;
 }
 
@@ -406,10 +413,12 @@ static dv_status flat_consider_by_bits(flat_search *s, flat_bits *b) {
       if (b->samples[i] - first < n)
         for (size_t r = 0; r < FLAT_SAMPLE_ROWS; r++) b->sums[b->samples[i] + r] = FLAT_SEEN;
     status = flat_bits_consider(b, s, first, n, 0.0f, n);
+    if (status == DV_OK) status = flat_poll(s);
   }
   for (size_t first = 0; first < n_rows && status == DV_OK; first += FLAT_CHUNK) {
     size_t n = n_rows - first < FLAT_CHUNK ? n_rows - first : FLAT_CHUNK;
     status = flat_bits_consider(b, s, first, n, b->margin, n / 3);
+    if (status == DV_OK) status = flat_poll(s);
   }
   return status;
 }

@@ -35,6 +35,7 @@ typedef struct dv_flat {
   /* The f32 vector of a row, valid until the next call; or NULL with a reason in *status, which ends the search. */
   const float *(*vector)(void *ctx, uint32_t row, dv_status *status);
   void *ctx;
+  dv_status (*poll)(void *ctx); /* called now and then; a status other than DV_OK ends the search. NULL: it is not */
 } dv_flat;
 
 /* Buffers a search needs, kept from one to the next. */

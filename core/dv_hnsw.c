@@ -15,6 +15,9 @@ enum {
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
+#define HNSW_POLL_EVERY 1024u
+static dv_status hnsw_poll(const dv_hnsw *g) { return g->poll ? g->poll(g->poll_ctx) : DV_OK; }
+
 void dv_hnsw_init(dv_hnsw *g, uint32_t m, uint64_t seed, const dv_alloc *alloc) {
   memset(g, 0, sizeof *g);
   g->alloc = alloc;
@@ -761,7 +764,10 @@ static dv_status hnsw_plan_batch(hnsw_batch *b, const uint32_t *rows, size_t n, 
   if (runner && n > 1) {
     runner->run(runner->ctx, n, hnsw_plan_row, b);
   } else {
-    for (size_t i = 0; i < n; i++) hnsw_plan_row(b, i, 0);
+    for (size_t i = 0; i < n; i++) {
+      if (i % 8 == 0 && (st = hnsw_poll(b->g)) != DV_OK) return st;
+      hnsw_plan_row(b, i, 0);
+    }
   }
   return DV_OK;
 }
@@ -772,6 +778,8 @@ dv_status dv_hnsw_link(dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *r
   dv_status st = hnsw_batch_init(&b, n_rows, runner);
   *n_done = 0;
   while (st == DV_OK && *n_done < n_rows) {
+    st = hnsw_poll(g);
+    if (st != DV_OK) break;
     size_t n = hnsw_batch_size(g), n_left = n_rows - *n_done;
     st = hnsw_plan_batch(&b, rows + *n_done, n < n_left ? n : n_left, runner);
     for (size_t i = 0; st == DV_OK && i < b.n; i++) {
@@ -949,7 +957,8 @@ dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uin
   size_t n_expected = 0;
   for (size_t i = 0; st == DV_OK && i < n_rows; i++) {
     hnsw_target t = hnsw_target_row(space, rows[i]);
-    st = hnsw_look_at_all(g, &t, rows[i], k, &s);
+    st = hnsw_poll(g);
+    if (st == DV_OK) st = hnsw_look_at_all(g, &t, rows[i], k, &s);
     n_expected += s.n_pool;
     farthest[i] = s.n_pool ? s.pool[s.n_pool - 1].distance : -INFINITY;
   }
@@ -959,6 +968,7 @@ dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uin
     for (size_t i = 0; st == DV_OK && !is_known && i < n_rows; i++) {
       hnsw_target t = hnsw_target_row(space, rows[i]);
       size_t n = 0;
+      if ((st = hnsw_poll(g)) != DV_OK) break;
       st = hnsw_count_found(g, &t, rows[i], efs[e], farthest[i], &s, &n);
       n_found += n < k ? n : k; /* more at the same distance */
     }
@@ -1051,6 +1061,8 @@ dv_status dv_hnsw_check(const dv_hnsw *g, dv_hnsw_fault *fault, uint32_t *row, u
   for (*row = 0; *row < g->n; ++*row) {
     bool is_linked = dv_hnsw_is_linked(g, *row), has_lists = g->upper_at[*row] != DV_HNSW_NONE;
     uint32_t levels = dv_hnsw_level(g, *row);
+    dv_status polled = *row % HNSW_POLL_EVERY == 0 ? hnsw_poll(g) : DV_OK;
+    if (polled != DV_OK) return polled;
     n_linked += is_linked;
     *fault = DV_HNSW_LEVEL;
     *other = levels;

@@ -69,6 +69,9 @@ typedef struct dv_hnsw {
   uint32_t capacity;
   uint64_t *changed; /* bitmap of rows whose ground list changed since dv_hnsw_forget_changes */
   uint64_t *upper_changed; /* ... of lists above */
+  dv_status (*poll)(
+      void *ctx); /* called now and then in what takes long; another status than DV_OK ends it. NULL: not */
+  void *poll_ctx;
 } dv_hnsw;
 
 /* One candidate: ordered by (distance, row). */

@@ -314,7 +314,13 @@ static int columns_read(columns_reader *r, size_t first, size_t end) {
   sqlite3_bind_int64(r->stmt, 2, (int64_t)end);
   int rc = SQLITE_OK;
   while (rc == SQLITE_OK && sqlite3_step(r->stmt) == SQLITE_ROW) {
-    size_t i = (size_t)sqlite3_column_int64(r->stmt, 0) - 1;
+    /* A damaged b-tree gives what was not asked for, and in any order. */
+    int64_t vid = sqlite3_column_int64(r->stmt, 0);
+    if (vid <= (int64_t)at || vid > (int64_t)end) {
+      rc = dvx_fail(r->t->conn, r->t, SQLITE_CORRUPT_VTAB, "%s_row: line %i is not where it belongs", r->t->name, vid);
+      break;
+    }
+    size_t i = (size_t)vid - 1;
     for (; rc == SQLITE_OK && at < i; at++) rc = columns_set_row(r, at, false);
     if (rc == SQLITE_OK) rc = columns_set_row(r, i, true);
     at = i + 1;

@@ -43,14 +43,31 @@ typedef struct compact_job {
   int64_t bytes_before, bytes_after;
 } compact_job;
 
-bool dvx_is_interrupted(const dvx_conn *conn) {
+#define COMPACT_POLL_EVERY 64u
+
+/* SQLite before 3.41 does not tell; but no statement goes a step when it is so. */
+static bool compact_probe(dvx_conn *conn) {
+  sqlite3_stmt *stmt = conn->probe_stmt;
+  conn->probe_stmt = NULL;
+  if (!stmt && sqlite3_prepare_v3(conn->db, "SELECT 1", -1, SQLITE_PREPARE_NO_VTAB, &stmt, NULL) != SQLITE_OK)
+    return false;
+  bool is_interrupted = sqlite3_step(stmt) == SQLITE_INTERRUPT;
+  (void)sqlite3_reset(stmt);
+  dvx_conn_keep(conn, &conn->probe_stmt, stmt);
+  return is_interrupted;
+}
+
+bool dvx_is_interrupted(dvx_conn *conn) {
 #if SQLITE_VERSION_NUMBER >= 3041000
   /* Older libraries have a shorter table of functions. */
-  return sqlite3_libversion_number() >= 3041000 && sqlite3_is_interrupted(conn->db) != 0;
-#else
-  (void)conn;
-  return false;
+  if (sqlite3_libversion_number() >= 3041000) return sqlite3_is_interrupted(conn->db) != 0;
 #endif
+  return compact_probe(conn);
+}
+
+int dvx_poll(dvx_table *t) {
+  if (++t->conn->n_polls % COMPACT_POLL_EVERY != 0 || !dvx_is_interrupted(t->conn)) return SQLITE_OK;
+  return dvx_fail(t->conn, t, SQLITE_INTERRUPT, "it was interrupted");
 }
 
 static int compact_poll(compact_job *job) {

@@ -312,6 +312,9 @@ typedef struct dvx_geometry {
   size_t graph_bytes;
 } dvx_geometry;
 
+/* What a new table gets. */
+void dvx_shadow_geometry(dvx_geometry *g, size_t page_bytes, size_t dimensions, size_t hnsw_m);
+
 /* ================================================================================================================
  * log.c: owner of %_log: packs, positions, appending and reading records
  */
@@ -645,6 +648,9 @@ typedef struct dvx_graph {
   uint16_t curve[DVX_CURVE_POINTS]; /* recall by ef, in ten-thousandths, when it was measured; 0: it was not */
   uint16_t curve_stored[DVX_CURVE_POINTS]; /* ... by the last 'optimize' or 'rebuild' */
   size_t n_unwalked; /* rows linked or unlinked since it was known that links lead to all */
+  uint32_t links_change; /* of the sum of checksums of blocks, while they are written */
+  uint32_t *block_checks; /* of blocks of rows that were written: what they contribute to it; 0: look */
+  size_t n_block_checks;
   size_t capacity;
   uint8_t *sketches; /* of n_sketches rows, made when one is asked for */
   uint64_t *has_sketch; /* bitmap: it is in memory */
@@ -669,8 +675,18 @@ typedef struct dvx_settled {
   bool has_codes; /* %_code is kept: the log is long enough that making codes anew from it would take a while */
   uint64_t checksum; /* of their words: finds a missing or changed block */
   uint64_t log_bytes; /* of the records up to position, about */
-  bool is_damaged; /* it does not match its checksum: as if it were not there */
+  bool is_wrong; /* what is stored does not have its checksum, and is not believed */
+  uint32_t codes_change; /* of the sum of the checksums of blocks of codes, until it is written */
 } dvx_settled;
+
+/* What %_meta 'checks' says of derived data: checksums of two values in %_meta, and sums of those of all blocks. For the
+ * integrity check; but that of `settled` is looked at whenever it is read. */
+typedef struct dvx_checks {
+  uint32_t settled; /* CRC-32C of it; 0: there is none */
+  uint32_t graph; /* ... of `graph` and `graph_stamp` */
+  uint32_t codes; /* sum of dvx_block_check */
+  uint32_t links;
+} dvx_checks;
 
 /* Vectors of the past, kept for the next search of the same time; see search.c. */
 typedef struct dvx_past dvx_past;
@@ -788,8 +804,16 @@ void dvx_table_register_again(dvx_table *t); /* after a ROLLBACK; unless an olde
 int dvx_rows_reserve(dvx_table *t, uint32_t n);
 void dvx_rows_set(dvx_table *t, uint32_t vid, uint64_t word, int64_t time);
 uint64_t dvx_word_mix(uint32_t vid, uint64_t word);
+/* `settled` as it is stored, whether it is right or not; *n: its length, 0 if it is not there. */
+#define DVX_SETTLED_BYTES 120u
+int dvx_settled_blob(dvx_table *t, uint8_t b[DVX_SETTLED_BYTES], size_t *n);
 int dvx_settled_read(dvx_table *t, dvx_settled *s);
 int dvx_settled_write(dvx_table *t, const dvx_settled *s);
+/* Tables made before there were checks have none until 'rebuild'. */
+int dvx_checks_read(dvx_table *t, dvx_checks *c, bool *is_there);
+int dvx_checks_write(dvx_table *t, const dvx_checks *c);
+int dvx_checks_forget_codes(dvx_table *t); /* %_code was emptied, and `settled` */
+uint32_t dvx_block_check(int64_t block, const void *bytes, size_t n);
 int dvx_table_refresh_for_write(dvx_table *t);
 void dvx_table_committed(dvx_table *t);
 /* Applies a committed record to the row's cached vector, if there is one. */
@@ -984,6 +1008,10 @@ int dvx_graph_check(dvx_table *t, int (*line)(void *ctx, const char *text), void
 /* integrity.c: *report is NULL if all is well, else lines of text to be freed with sqlite3_free. */
 int dvx_integrity_check(dvx_table *t, bool is_quick, char **report);
 
+/* salvage.c: of a table whose log is damaged, line(ctx, text) for each row that lost something, or one that says that
+ * nothing is lost. Needs the table's config, but not that it can be loaded. */
+int dvx_salvage_report(dvx_table *t, int (*line)(void *ctx, const char *text), void *ctx);
+
 /* The first record with a seq > `seq`, committed or pending; SQLITE_DONE behind the last one. *rec lives as long as
  * dvx_log_record's. The feed, exports and compaction walk with it, because between two of its calls anything may
  * happen: the transaction ends, a row is folded through dvx_row_vector_at, the statement is kept open for hours. */
@@ -1031,8 +1059,11 @@ int dvx_history_id(dvx_table *t, sqlite3_value *v, dv_value *id, bool *is_id);
  * value of an impossible type. */
 int dvx_exchange_fields(dvx_table *t, const dv_frame *f, dv_value *values, bool *is_set);
 
-/* compact.c: has sqlite3_interrupt() been called? Always false on SQLite before 3.41, which does not tell. */
-bool dvx_is_interrupted(const dvx_conn *conn);
+/* compact.c: has sqlite3_interrupt() been called? */
+bool dvx_is_interrupted(dvx_conn *conn);
+/* SQLITE_OK; or, when it has been called, SQLITE_INTERRUPT with a message. For the inside of loops: it looks only once in
+ * many calls. */
+int dvx_poll(dvx_table *t);
 
 /* filter.c: conditions on metadata columns and ids, pushed into the search */
 typedef struct dvx_condition {
@@ -1103,6 +1134,7 @@ int dvx_apply_register(dvx_conn *conn); /* apply.c: delta_apply, delta_apply_bat
 int dvx_compact_register(dvx_conn *conn); /* compact.c: delta_compact */
 int dvx_settle_register(dvx_conn *conn); /* settle.c: delta_settle */
 int dvx_exchange_register(dvx_conn *conn); /* exchange.c: delta_export, delta_import */
+int dvx_salvage_register(dvx_conn *conn); /* salvage.c: delta_salvage */
 int dvx_status_register(dvx_conn *conn); /* status.c: delta_status, delta_recall */
 
 /* One per connection; owned by the module's client data and by every function registered with it. */
@@ -1116,6 +1148,8 @@ struct dvx_conn {
   const dv_kernels *kernels;
   sqlite3_stmt *time_stmt;
   sqlite3_stmt *json_stmt;
+  sqlite3_stmt *probe_stmt; /* of dvx_is_interrupted */
+  unsigned n_polls;
   struct dvx_result *spare_result; /* memory of the next vector handed to SQLite, or NULL */
   bool has_sentinel; /* see dvx_conn_watch_close */
 };

@@ -72,6 +72,8 @@ void dvx_conn_finalize(dvx_conn *conn) {
   (void)sqlite3_finalize(conn->json_stmt);
   conn->time_stmt = NULL;
   conn->json_stmt = NULL;
+  (void)sqlite3_finalize(conn->probe_stmt);
+  conn->probe_stmt = NULL;
   for (dvx_table *t = conn->tables, *next; t; t = next) {
     t->n_refs++; /* the end of a statement on the table may be the end of the table */
     dvx_shadow_finalize(t);
@@ -112,8 +114,9 @@ static int extension_find_loaded(sqlite3 *db, char **message) {
 
 static int extension_register(dvx_conn *conn) {
   static int (*const registrations[])(dvx_conn *) = {
-      dvx_functions_register, dvx_vtab_register,     dvx_search_register, dvx_history_register, dvx_apply_register,
-      dvx_compact_register,   dvx_exchange_register, dvx_status_register, dvx_direct_register,  dvx_settle_register,
+      dvx_functions_register, dvx_vtab_register,    dvx_search_register,   dvx_history_register,
+      dvx_apply_register,     dvx_compact_register, dvx_exchange_register, dvx_status_register,
+      dvx_direct_register,    dvx_settle_register,  dvx_salvage_register,
   };
   int rc = SQLITE_OK;
   for (size_t i = 0; rc == SQLITE_OK && i < sizeof registrations / sizeof registrations[0]; i++)

@@ -61,6 +61,7 @@ void dvx_graph_free(dvx_table *t) {
   sqlite3_free(gr->sketches);
   sqlite3_free(gr->has_sketch);
   sqlite3_free(gr->list);
+  sqlite3_free(gr->block_checks);
   memset(gr, 0, sizeof *gr);
 }
 
@@ -93,11 +94,19 @@ int dvx_graph_reserve(dvx_table *t, size_t n_rows) {
   return SQLITE_OK;
 }
 
+static dv_status graph_poll(void *ctx) {
+  dvx_table *t = ctx;
+  t->graph.rc = dvx_is_interrupted(t->conn) ? dvx_fail(t->conn, t, SQLITE_INTERRUPT, "it was interrupted") : SQLITE_OK;
+  return t->graph.rc == SQLITE_OK ? DV_OK : DV_CORRUPT;
+}
+
 /* The lists of the first n_stored rows will be read. */
 static int graph_begin(dvx_table *t, uint32_t n_stored) {
   dvx_graph *gr = &t->graph;
   uint32_t n_rows = (uint32_t)(t->mirror.n > n_stored ? t->mirror.n : n_stored);
   dv_hnsw_init(&gr->hnsw, (uint32_t)t->config->hnsw_m, GRAPH_SEED, &dvx_alloc);
+  gr->hnsw.poll = graph_poll;
+  gr->hnsw.poll_ctx = t;
   dv_hnsw_scratch_init(&gr->scratch, &dvx_alloc);
   dvx_pages_init(&gr->pages, (size_t)8 * gr->hnsw.m);
   gr->is_there = true;
@@ -251,7 +260,12 @@ static bool graph_upper_is_sound(dv_hnsw *g) {
          (g->top == 0 || g->upper_at[g->entry] != DV_HNSW_NONE);
 }
 
-static int graph_write_state(dvx_table *t) {
+static uint32_t graph_state_check(const uint8_t *b, int64_t stamp) {
+  return dvx_block_check(stamp, b, GRAPH_STATE_BYTES);
+}
+
+/* If anything has changed since the graph was stored. */
+static int graph_write_state(dvx_table *t, int64_t stamp) {
   dvx_graph *gr = &t->graph;
   const dv_hnsw *g = &gr->hnsw;
   uint8_t b[GRAPH_STATE_BYTES] = {0}, stored[GRAPH_STATE_BYTES];
@@ -267,10 +281,17 @@ static int graph_write_state(dvx_table *t) {
   dv_store_u32(b + 32, g->n_upper);
   for (size_t i = 0; i < DVX_CURVE_POINTS; i++) dv_store_u16(b + 44 + 2 * i, gr->curve_stored[i]);
   dv_store_u32(b + 40, gr->n_unwalked < UINT32_MAX ? (uint32_t)gr->n_unwalked : UINT32_MAX);
+  dvx_checks checks;
+  bool has_checks;
   int rc = dvx_meta_get_blob(t, "graph", stored, sizeof stored, &is_there);
-  if (rc != SQLITE_OK || (is_there && memcmp(b, stored, sizeof b) == 0)) return rc;
+  if (rc != SQLITE_OK || (!gr->is_written && is_there && memcmp(b, stored, sizeof b) == 0)) return rc;
   gr->is_written = true;
-  return dvx_meta_put_blob(t, "graph", b, sizeof b);
+  rc = dvx_checks_read(t, &checks, &has_checks);
+  checks.graph = graph_state_check(b, stamp);
+  checks.links += gr->links_change;
+  if (rc == SQLITE_OK && has_checks) rc = dvx_checks_write(t, &checks);
+  if (rc == SQLITE_OK) rc = dvx_meta_put(t, "graph_stamp", stamp);
+  return rc == SQLITE_OK ? dvx_meta_put_blob(t, "graph", b, sizeof b) : rc;
 }
 
 /* No graph of n rows has more lists above the ground: how many there are follows from the rows' numbers. Of many rows the
@@ -283,7 +304,7 @@ static uint64_t graph_most_upper(const dv_hnsw *g, uint32_t n) {
 }
 
 /* Reads everything but the lists on the ground. */
-static int graph_load(dvx_table *t) {
+static int graph_load(dvx_table *t, int64_t stamp) {
   dvx_graph *gr = &t->graph;
   dv_hnsw *g = &gr->hnsw;
   uint8_t b[GRAPH_STATE_BYTES] = {0};
@@ -294,6 +315,10 @@ static int graph_load(dvx_table *t) {
     graph_damaged(t, "its beginning is not there", 0);
     return SQLITE_OK;
   }
+  dvx_checks checks;
+  bool has_checks;
+  rc = dvx_checks_read(t, &checks, &has_checks);
+  if (rc != SQLITE_OK) return rc;
   uint32_t n = dv_load_u32(b + 16), n_upper = dv_load_u32(b + 32), last = dvx_table_last_vid(t);
   bool is_curve_sound = true;
   for (size_t i = 0; i < DVX_CURVE_POINTS; i++) is_curve_sound &= dv_load_u16(b + 44 + 2 * i) <= 10000;
@@ -329,6 +354,10 @@ static int graph_load(dvx_table *t) {
     graph_damaged(t, "what stands above the ground does not hold together", 0);
     return SQLITE_OK;
   }
+  if (has_checks && checks.graph != graph_state_check(b, stamp)) {
+    graph_damaged(t, "its beginning does not have its checksum", 0);
+    return SQLITE_OK;
+  }
   for (size_t i = n; i < t->rows.n; i++) graph_set_fresh(gr, i, graph_bit(t->mirror.live, i));
   /* Rows with later records may have moved, come or gone. */
   dvx_settled s;
@@ -345,7 +374,7 @@ int dvx_graph_ready(dvx_table *t) {
   if (rc != SQLITE_OK) return rc;
   if (!gr->is_loaded || gr->stamp != stamp) {
     dvx_graph_free(t);
-    if (stamp != 0 && t->config->index != DVX_INDEX_FLAT) rc = graph_load(t);
+    if (stamp != 0 && t->config->index != DVX_INDEX_FLAT) rc = graph_load(t, stamp);
     if (rc != SQLITE_OK) {
       dvx_graph_free(t);
       return rc;
@@ -485,7 +514,8 @@ static int graph_relink(dvx_table *t, const uint32_t *rows, size_t n, uint32_t *
   int rc = SQLITE_OK;
   dvx_graph_space(t, &space, &pager);
   for (size_t i = 0; rc == SQLITE_OK && gr->is_there && i < n; i++) {
-    rc = graph_need_list(t, rows[i]);
+    rc = dvx_poll(t);
+    if (rc == SQLITE_OK) rc = graph_need_list(t, rows[i]);
     if (rc != SQLITE_OK || !gr->is_there) return rc;
     if (dvx_word_exists(dvx_row_word(t, rows[i] + 1))) alive[n_alive++] = rows[i];
     if (dv_hnsw_is_linked(&gr->hnsw, rows[i])) rc = graph_status(t, dv_hnsw_unlink(&gr->hnsw, &space, rows[i]));
@@ -510,10 +540,11 @@ static int graph_find_lost(dvx_table *t, size_t *n_lost) {
   int rc = graph_need_all(t);
   if (rc != SQLITE_OK || !gr->is_there) return rc;
   uint32_t *rows = sqlite3_malloc64((size_t)gr->hnsw.n * sizeof *rows); /* n_linked may be a lie */
-  if (!rows || dv_hnsw_unreachable(&gr->hnsw, rows, n_lost) != DV_OK) {
+  rc = rows ? graph_status(t, dv_hnsw_unreachable(&gr->hnsw, rows, n_lost)) : SQLITE_NOMEM;
+  if (rc != SQLITE_OK) {
     sqlite3_free(rows);
     *n_lost = 0;
-    return SQLITE_NOMEM;
+    return rc;
   }
   for (size_t i = 0; i < *n_lost; i++) graph_set_fresh(gr, rows[i], true);
   sqlite3_free(rows);
@@ -627,9 +658,37 @@ static int graph_get(dvx_table *t, int64_t block, uint8_t *out, bool *is_there) 
   return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
 }
 
-static int graph_put(dvx_table *t, int64_t block, const uint8_t *bytes) {
+/* What the stored block contributes to the sum of checksums. */
+static int graph_block_check(dvx_table *t, int64_t block, uint32_t *check) {
+  const dvx_graph *gr = &t->graph;
   sqlite3_stmt *stmt = NULL;
-  int rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_PUT, &stmt);
+  *check = block >= 0 && (uint64_t)block < gr->n_block_checks ? gr->block_checks[block] : 0;
+  if (*check != 0) return SQLITE_OK;
+  int rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_GET, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  sqlite3_bind_int64(stmt, 1, block);
+  if (sqlite3_step(stmt) == SQLITE_ROW) {
+    const void *bytes = sqlite3_column_blob(stmt, 0);
+    if (bytes) *check = dvx_block_check(block, bytes, (size_t)sqlite3_column_bytes(stmt, 0));
+  }
+  rc = sqlite3_reset(stmt);
+  return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
+}
+
+static int graph_put(dvx_table *t, int64_t block, const uint8_t *bytes) {
+  dvx_graph *gr = &t->graph;
+  sqlite3_stmt *stmt = NULL;
+  uint32_t before, after = dvx_block_check(block, bytes, t->geometry.graph_bytes);
+  int rc = graph_block_check(t, block, &before);
+  if (rc == SQLITE_OK && block >= 0 && (uint64_t)block >= gr->n_block_checks) {
+    size_t n = ((size_t)block + 64) * 2;
+    rc = dvx_grow(&gr->block_checks, gr->n_block_checks * sizeof *gr->block_checks, n * sizeof *gr->block_checks);
+    if (rc == SQLITE_OK) gr->n_block_checks = n;
+  }
+  if (rc != SQLITE_OK) return rc;
+  gr->links_change += after - before;
+  if (block >= 0) gr->block_checks[block] = after;
+  rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_PUT, &stmt);
   if (rc != SQLITE_OK) return rc;
   t->graph.is_written = true;
   sqlite3_bind_int64(stmt, 1, block);
@@ -743,15 +802,14 @@ static int graph_save(dvx_table *t, const uint64_t *placed) {
   uint8_t *bytes = sqlite3_malloc64(2 * t->geometry.graph_bytes);
   if (!bytes) return SQLITE_NOMEM;
   gr->is_written = false;
+  gr->links_change = 0;
   int rc = graph_save_ground(t, placed, bytes);
   if (rc == SQLITE_OK) rc = graph_save_upper(t, bytes);
   if (rc == SQLITE_OK) rc = graph_save_fresh(t, bytes);
-  if (rc == SQLITE_OK) rc = graph_write_state(t);
+  while (stamp == 0) sqlite3_randomness(sizeof stamp, &stamp);
+  if (rc == SQLITE_OK) rc = graph_write_state(t, stamp);
   sqlite3_free(bytes);
   if (rc != SQLITE_OK || !gr->is_written) return rc; /* others need not read it again */
-  while (stamp == 0) sqlite3_randomness(sizeof stamp, &stamp);
-  rc = dvx_meta_put(t, "graph_stamp", stamp);
-  if (rc != SQLITE_OK) return rc;
   gr->stamp = stamp;
   memcpy(gr->fresh_stored, gr->fresh, gr->capacity / 8);
   dv_hnsw_forget_changes(&gr->hnsw);
@@ -764,6 +822,13 @@ int dvx_graph_drop(dvx_table *t) {
   if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
   if (rc == SQLITE_OK) rc = dvx_meta_put_blob(t, "graph", "", 0);
   if (rc == SQLITE_OK) rc = dvx_meta_put(t, "graph_stamp", 0);
+  dvx_checks checks;
+  bool has_checks;
+  if (rc == SQLITE_OK) rc = dvx_checks_read(t, &checks, &has_checks);
+  if (rc == SQLITE_OK && has_checks) {
+    checks.graph = checks.links = 0;
+    rc = dvx_checks_write(t, &checks);
+  }
   dvx_graph_free(t);
   t->graph.is_loaded = rc == SQLITE_OK;
   t->graph.checked_at = t->n_looks;
@@ -969,7 +1034,8 @@ static int graph_check_rows(dvx_table *t, const graph_report *r) {
   for (uint32_t row = 0; rc == SQLITE_OK && gr->is_there && row < t->rows.n; row++) {
     const dvx_touched *p = dvx_txn_touched(t, row + 1);
     if (graph_bit(gr->fresh, row) || (p && p->last)) continue;
-    rc = dvx_graph_judge(t, row);
+    rc = dvx_poll(t);
+    if (rc == SQLITE_OK) rc = dvx_graph_judge(t, row);
     if (rc == SQLITE_OK && graph_bit(gr->fresh, row))
       rc = graph_line(t, r, "row number %u is not linked as it should be", row + 1, 0);
   }
@@ -982,7 +1048,7 @@ static int graph_check_lost(dvx_table *t, const graph_report *r) {
   size_t n = 0;
   uint32_t *rows = sqlite3_malloc64((size_t)gr->hnsw.n * sizeof *rows);
   if (!rows) return SQLITE_NOMEM;
-  int rc = dv_hnsw_unreachable(&gr->hnsw, rows, &n) == DV_OK ? SQLITE_OK : SQLITE_NOMEM;
+  int rc = graph_status(t, dv_hnsw_unreachable(&gr->hnsw, rows, &n));
   for (size_t i = 0; rc == SQLITE_OK && gr->n_unwalked == 0 && i < n; i++) {
     if (!graph_bit(gr->fresh, rows[i]) && graph_bit(t->mirror.live, rows[i]))
       rc = graph_line(t, r, graph_fault_text(DV_HNSW_UNREACHABLE), (uint64_t)rows[i] + 1, 0);
@@ -1003,18 +1069,54 @@ static int graph_check_none(dvx_table *t, const graph_report *r) {
   return has_blocks ? graph_line(t, r, "there are blocks, but no graph", 0, 0) : SQLITE_OK;
 }
 
+/* Does all of it have the checksums that are stored? */
+static int graph_check_sums(dvx_table *t, const graph_report *r, bool *is_right) {
+  uint8_t b[GRAPH_STATE_BYTES] = {0};
+  sqlite3_stmt *stmt = NULL;
+  dvx_checks checks;
+  bool has_checks = false, is_stored = false;
+  uint32_t sum = 0;
+  int64_t stamp = 0;
+  *is_right = true;
+  int rc = dvx_checks_read(t, &checks, &has_checks);
+  if (rc == SQLITE_OK) rc = dvx_meta_get_blob(t, "graph", b, sizeof b, &is_stored);
+  if (rc == SQLITE_OK) rc = dvx_meta_get(t, "graph_stamp", 0, &stamp);
+  if (rc != SQLITE_OK || !has_checks) return rc;
+  if (checks.graph != (is_stored || stamp != 0 ? graph_state_check(b, stamp) : 0)) {
+    *is_right = false;
+    return graph_line(t, r, "what %%_meta says of it does not have its checksum", 0, 0);
+  }
+  rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_RANGE, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  sqlite3_bind_int64(stmt, 1, INT64_MIN);
+  sqlite3_bind_int64(stmt, 2, INT64_MAX);
+  while (sqlite3_step(stmt) == SQLITE_ROW) {
+    const void *bytes = sqlite3_column_blob(stmt, 1);
+    sum += dvx_block_check(sqlite3_column_int64(stmt, 0), bytes ? bytes : "",
+                           bytes ? (size_t)sqlite3_column_bytes(stmt, 1) : 0);
+  }
+  rc = sqlite3_reset(stmt);
+  if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
+  *is_right = sum == checks.links;
+  return *is_right ? SQLITE_OK : graph_line(t, r, "the blocks do not have their checksum", 0, 0);
+}
+
 int dvx_graph_check(dvx_table *t, int (*line)(void *ctx, const char *text), void *ctx) {
   dvx_graph *gr = &t->graph;
   graph_report r = {line, ctx};
   dv_hnsw_fault fault = DV_HNSW_SOUND;
   uint32_t row, other;
+  bool is_right = true;
   dvx_graph_free(t); /* not what memory holds */
   int rc = dvx_mirror_ready(t);
   if (rc == SQLITE_OK && gr->is_there) rc = graph_need_all(t);
   if (rc != SQLITE_OK) return rc;
   if (gr->is_damaged) return graph_line(t, &r, gr->damage, (uint64_t)gr->damage_at, 0);
-  if (!gr->is_there) return graph_check_none(t, &r);
-  if (dv_hnsw_check(&gr->hnsw, &fault, &row, &other) != DV_OK) return SQLITE_NOMEM;
+  if (!gr->is_there) rc = graph_check_none(t, &r);
+  if (rc == SQLITE_OK) rc = graph_check_sums(t, &r, &is_right);
+  if (rc != SQLITE_OK || !gr->is_there) return rc;
+  rc = graph_status(t, dv_hnsw_check(&gr->hnsw, &fault, &row, &other));
+  if (rc != SQLITE_OK) return rc;
   if (fault == DV_HNSW_UNREACHABLE) return graph_check_lost(t, &r);
   if (fault != DV_HNSW_SOUND) return graph_line(t, &r, graph_fault_text(fault), (uint64_t)row + 1, (uint64_t)other + 1);
   return graph_check_rows(t, &r);

@@ -36,6 +36,7 @@ typedef struct integrity_job {
   unsigned n_lines;
   unsigned n_seen;
   dvx_settled settled;
+  uint32_t codes_sum; /* of the checksums of blocks of codes */
   /* The log as the first pass found it. */
   bool is_log_broken;
   uint64_t n_records, last_seq, n_orphans;
@@ -51,6 +52,7 @@ typedef struct integrity_job {
   uint32_t *log_digests; /* ... and as the log folds to */
   uint32_t null_digest;
   dv_buf scratch;
+  bool is_unordered; /* %_row's b-tree is damaged: its lines come in any order */
   /* One block of %_head and one of %_code. */
   int64_t head_number, code_number;
   uint8_t *head, *code;
@@ -179,6 +181,17 @@ static int integrity_walk_contents(integrity_walk *w, int64_t key, const uint8_t
   return rc;
 }
 
+/* How long a pack is that begins with so many bytes of a record: as long as is usual, or as long as it takes for another
+ * record to begin in it, in whole pages. */
+static bool integrity_is_size(const dvx_geometry *g, size_t n, size_t rest) {
+  size_t need = INTEGRITY_PACK_HEADER + rest + 2 * (size_t)DV_RECORD_HEAD_BYTES, size = g->pack_bytes;
+  if (g->page_bytes == 0) return true; /* %_meta cannot be read: that has been told */
+  for (size_t pages = need / g->page_bytes; size < need; pages++) {
+    if (pages > 0) size = dvx_shadow_blob_size(g->page_bytes, pages);
+  }
+  return n == size;
+}
+
 static int integrity_walk_pack(integrity_walk *w, int64_t key, const uint8_t *pack, size_t n) {
   integrity_job *j = w->j;
   if (key <= 0) return integrity_pack_line(j, key, "its number is not positive");
@@ -192,6 +205,7 @@ static int integrity_walk_pack(integrity_walk *w, int64_t key, const uint8_t *pa
   size_t at = INTEGRITY_PACK_HEADER, first = dv_load_u32(pack + 4);
   int64_t time = (int64_t)dv_load_u64(pack + 8), max_time = (int64_t)dv_load_u64(pack + 16);
   if (first < at || first > n) return integrity_pack_line(j, key, "its first record lies outside");
+  if (!integrity_is_size(&j->t->geometry, n, first - at)) return integrity_pack_line(j, key, "it has a wrong length");
   if (w->is_first) {
     w->is_first = false;
     w->max_time = max_time;
@@ -460,7 +474,7 @@ static int integrity_check_row(integrity_job *j, size_t i) {
   if (row->seq == 0) return integrity_row_line(j, row->vid, "the log has no delta of it");
   int rc = SQLITE_OK;
   if (in_row[0] != in_log[0]) rc = integrity_row_line(j, row->vid, "its id is not the one in the log");
-  for (size_t c = 1; rc == SQLITE_OK && row->exists && c <= n_columns; c++) {
+  for (size_t c = 1; rc == SQLITE_OK && c <= n_columns; c++) {
     if (in_row[c] == in_log[c]) continue;
     if (integrity_begin(j)) {
       dvx_str_addf(&j->report, "%s_row: row number %u: its %s is not what the log tells", j->t->name,
@@ -481,6 +495,10 @@ static int integrity_take_row(integrity_job *j, sqlite3_stmt *line) {
   if (vid < 1 || vid > DVX_MAX_VID) {
     if (integrity_begin(j)) dvx_str_addf(&j->report, "%s_row: row number %i is out of range", t->name, vid);
     return integrity_end(j);
+  }
+  if (vid <= (int64_t)(j->n_rows ? j->rows[j->n_rows - 1].vid : j->after)) {
+    j->is_unordered = true;
+    return integrity_row_line(j, (uint32_t)vid, "its line is not where it belongs");
   }
   integrity_row *row = &j->rows[j->n_rows];
   uint32_t *digests = j->row_digests + j->n_rows * (n_columns + 1);
@@ -524,7 +542,7 @@ static int integrity_next_band(integrity_job *j) {
   j->after = j->until;
   j->n_rows = 0;
   bool is_end = false;
-  while (rc == SQLITE_OK && j->n_rows < j->row_capacity && !is_end) {
+  while (rc == SQLITE_OK && j->n_rows < j->row_capacity && !is_end && !j->is_unordered) {
     is_end = sqlite3_step(stmt) != SQLITE_ROW;
     if (!is_end) rc = integrity_take_row(j, stmt);
     if (rc == SQLITE_OK) rc = integrity_poll(j);
@@ -566,7 +584,7 @@ static int integrity_alloc_band(integrity_job *j) {
 static int integrity_check_rows(integrity_job *j) {
   int rc = integrity_alloc_band(j);
   j->is_folding = true;
-  while (rc == SQLITE_OK && j->until != UINT32_MAX) {
+  while (rc == SQLITE_OK && j->until != UINT32_MAX && !j->is_unordered) {
     rc = integrity_next_band(j);
     if (rc == SQLITE_OK) rc = integrity_walk_log(j, integrity_visit_fold);
     for (size_t i = 0; rc == SQLITE_OK && i < j->n_rows; i++) rc = integrity_check_row(j, i);
@@ -576,7 +594,30 @@ static int integrity_check_rows(integrity_job *j) {
 
 /* ---- derived tables and %_meta ----------------------------------------------------------------------------------- */
 
-/* Blocks that no row can need, of a wrong size, or with the wrong sum. */
+/* `settled` and codes against their checksums. */
+static int integrity_check_sums(integrity_job *j) {
+  dvx_table *t = j->t;
+  uint8_t settled[DVX_SETTLED_BYTES];
+  size_t n_settled;
+  dvx_checks checks;
+  bool has_checks;
+  int rc = dvx_checks_read(t, &checks, &has_checks);
+  if (rc == SQLITE_OK) rc = dvx_settled_blob(t, settled, &n_settled);
+  if (rc != SQLITE_OK) return rc;
+  if (!has_checks && (n_settled == 0 || settled[47] == 0)) return SQLITE_OK; /* made before there were any */
+  const char *what = NULL;
+  if (!has_checks) {
+    what = "'checks' is missing";
+  } else if (checks.settled != (n_settled ? dv_crc32c(0, settled, n_settled) : 0)) {
+    what = "'settled' does not have its checksum";
+  } else if (checks.codes != j->codes_sum) {
+    what = "the codes do not have their checksum";
+  }
+  if (!what) return SQLITE_OK;
+  if (integrity_begin(j)) dvx_str_addf(&j->report, "%s_meta: %s; 'rebuild' mends it", t->name, what);
+  return integrity_end(j);
+}
+
 static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *suffix, size_t n_bytes, size_t n_items) {
   dvx_table *t = j->t;
   sqlite3_stmt *stmt = NULL;
@@ -587,6 +628,7 @@ static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *s
     int64_t block = sqlite3_column_int64(stmt, 0);
     const uint8_t *bytes = sqlite3_column_blob(stmt, 1);
     size_t n = (size_t)sqlite3_column_bytes(stmt, 1);
+    if (which == DVX_SQL_CODE_ALL && bytes) j->codes_sum += dvx_block_check(block, bytes, n);
     if (!bytes || sqlite3_column_type(stmt, 1) != SQLITE_BLOB || n != n_bytes || block < 0 ||
         (uint64_t)block > DVX_MAX_VID / n_items) {
       if (integrity_begin(j)) {
@@ -596,10 +638,21 @@ static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *s
       rc = integrity_end(j);
       continue;
     }
-    if (which != DVX_SQL_HEAD_ALL) continue;
-    for (size_t i = 0; i < n_items; i++) {
-      uint64_t vid = (uint64_t)block * n_items + i + 1;
-      if (vid <= j->settled.n_rows) sum += dvx_word_mix((uint32_t)vid, dv_load_u64(bytes + 8 * i));
+    uint64_t first = (uint64_t)block * n_items; /* rows before the block's */
+    size_t n_used = j->settled.n_rows <= first            ? 0
+                    : j->settled.n_rows - first < n_items ? (size_t)(j->settled.n_rows - first)
+                                                          : n_items;
+    for (size_t i = n_used * 8; which == DVX_SQL_HEAD_ALL && j->settled.position.pack != 0 && i < n; i++) {
+      if (bytes[i] == 0) continue;
+      if (integrity_begin(j)) {
+        dvx_str_addf(&j->report, "%s_%s: block %i: byte %u belongs to no row, and is not zero; 'rebuild' mends it",
+                     t->name, suffix, block, (uint64_t)i);
+      }
+      rc = integrity_end(j);
+      break;
+    }
+    for (size_t i = 0; which == DVX_SQL_HEAD_ALL && i < n_used; i++) {
+      sum += dvx_word_mix((uint32_t)(first + i + 1), dv_load_u64(bytes + 8 * i));
     }
     if (rc == SQLITE_OK) rc = integrity_poll(j);
   }
@@ -614,12 +667,62 @@ static int integrity_check_blocks(integrity_job *j, dvx_sql which, const char *s
   return rc;
 }
 
+/* Values of another type than theirs. Keys that are not known may be those of a later release. */
+static int integrity_check_types(integrity_job *j) {
+  dvx_table *t = j->t;
+  sqlite3_stmt *stmt = NULL;
+  static const char *const others[] = {"settled", "graph", "graph_stamp", "checks"}; /* which have checksums */
+  dvx_str s = {0};
+  dvx_str_addf(&s, "SELECT key, value FROM \"%w\".\"%w_meta\"", t->schema, t->name);
+  int rc = integrity_stmt(t, &s, &stmt);
+  while (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) {
+    const char *key = (const char *)sqlite3_column_text(stmt, 0);
+    bool is_right = !key || sqlite3_column_type(stmt, 1) == SQLITE_INTEGER; /* no memory: finalize tells */
+    for (size_t i = 0; !is_right && i < sizeof others / sizeof others[0]; i++) is_right = strcmp(key, others[i]) == 0;
+    if (is_right) continue;
+    if (integrity_begin(j)) dvx_str_addf(&j->report, "%s_meta: '%s' is of a wrong type", t->name, key);
+    rc = integrity_end(j);
+  }
+  return integrity_finalize(t, stmt, rc);
+}
+
+/* Sizes follow from the page size and what was declared. */
+static int integrity_check_geometry(integrity_job *j) {
+  dvx_table *t = j->t;
+  const dvx_config *c = t->config;
+  dvx_geometry g;
+  int64_t page = 0, v = 0;
+  int rc = dvx_meta_get(t, "page_bytes", 0, &page);
+  if (rc != SQLITE_OK) return rc;
+  if (page < 512 || page > 65536 || (page & (page - 1)) != 0) {
+    if (integrity_begin(j)) {
+      dvx_str_addf(&j->report, "%s_meta: 'page_bytes' is %i, expected a power of two from 512 to 65536", t->name, page);
+    }
+    return integrity_end(j);
+  }
+  dvx_shadow_geometry(&g, (size_t)page, c->dimensions, (size_t)c->hnsw_m);
+  const struct {
+    const char *key;
+    size_t value;
+  } sizes[] = {{"pack_bytes", g.pack_bytes},  {"head_rows", g.head_rows},   {"head_bytes", g.head_bytes},
+               {"code_rows", g.code_rows},    {"code_bytes", g.code_bytes}, {"graph_rows", g.graph_rows},
+               {"graph_bytes", g.graph_bytes}};
+  for (size_t i = 0; rc == SQLITE_OK && i < sizeof sizes / sizeof sizes[0]; i++) {
+    rc = dvx_meta_get(t, sizes[i].key, -1, &v);
+    if (rc == SQLITE_OK && v != (int64_t)sizes[i].value)
+      rc = integrity_meta_line(j, sizes[i].key, v, (int64_t)sizes[i].value);
+  }
+  return rc;
+}
+
 static int integrity_check_meta(integrity_job *j) {
   dvx_table *t = j->t;
   const dvx_config *c = t->config;
   int64_t v = 0;
-  static const char *const needed[] = {"uuid", "generation"};
-  int rc = dvx_meta_get(t, "format", -1, &v);
+  static const char *const needed[] = {"uuid", "generation", "last_seq"};
+  int rc = integrity_check_types(j);
+  if (rc == SQLITE_OK) rc = integrity_check_geometry(j);
+  if (rc == SQLITE_OK) rc = dvx_meta_get(t, "format", -1, &v);
   if (rc == SQLITE_OK && v != 1) rc = integrity_meta_line(j, "format", v, 1);
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "dimensions", -1, &v);
   if (rc == SQLITE_OK && v != (int64_t)c->dimensions)
@@ -645,17 +748,16 @@ static int integrity_check_counts(integrity_job *j) {
   int rc = dvx_meta_get(t, "last_seq", 0, &floor);
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "absent", 0, &absent);
   if (rc != SQLITE_OK) return rc;
+  if (absent == 0 && floor != 0) { /* only a log that was written anew has a floor, and it lacks some seqs */
+    rc = integrity_meta_line(j, "last_seq", floor, 0);
+    if (rc != SQLITE_OK) return rc;
+  }
   uint64_t last = floor > 0 && (uint64_t)floor > j->last_seq ? (uint64_t)floor : j->last_seq;
   if (absent < 0 || (uint64_t)absent + j->n_records != last) {
     if (integrity_begin(j)) {
       dvx_str_addf(&j->report, "%s_log: it has %u deltas up to seq %u, but %s_meta says that %i of those seqs are gone",
                    t->name, j->n_records, last, t->name, absent);
     }
-    rc = integrity_end(j);
-  }
-  if (rc == SQLITE_OK && j->settled.is_damaged) {
-    if (integrity_begin(j))
-      dvx_str_addf(&j->report, "%s_meta: 'settled' does not match its checksum; 'rebuild' mends it", t->name);
     rc = integrity_end(j);
   }
   if (rc == SQLITE_OK && j->settled.position.seq > last) {
@@ -709,7 +811,7 @@ static int integrity_check_line_count(integrity_job *j) {
   return rc;
 }
 
-static int integrity_graph_line(void *ctx, const char *text) {
+static int integrity_line(void *ctx, const char *text) {
   integrity_job *j = ctx;
   if (integrity_begin(j)) dvx_str_addf(&j->report, "%s", text);
   return integrity_end(j);
@@ -721,17 +823,31 @@ static int integrity_run(integrity_job *j, bool is_quick, bool is_loaded) {
   const dvx_geometry *g = &j->t->geometry;
   int rc = integrity_check_meta(j);
   if (rc == SQLITE_OK) rc = is_quick ? integrity_check_tail(j) : integrity_walk_log(j, integrity_visit_record);
+  if (rc == SQLITE_OK && j->is_log_broken && !is_quick) rc = dvx_salvage_report(j->t, integrity_line, j);
   /* What cannot be loaded, or does not say what its blocks look like, has nothing more to compare. */
   if (rc != SQLITE_OK || !is_loaded) return rc;
   rc = dvx_settled_read(j->t, &j->settled);
   if (rc == SQLITE_OK) rc = integrity_check_blocks(j, DVX_SQL_HEAD_ALL, "head", g->head_bytes, g->head_rows);
   if (is_quick) return rc == SQLITE_OK ? integrity_check_line_count(j) : rc;
   if (rc == SQLITE_OK) rc = integrity_check_blocks(j, DVX_SQL_CODE_ALL, "code", g->code_bytes, g->code_rows);
+  if (rc == SQLITE_OK) rc = integrity_check_sums(j);
   if (rc == SQLITE_OK && !j->is_log_broken && j->n_lines == 0) rc = integrity_check_counts(j);
   if (rc == SQLITE_OK && !j->is_log_broken) rc = integrity_check_rows(j);
   /* The graph is checked against codes, and those against rows: only if they are right. */
-  if (rc == SQLITE_OK && j->n_lines == 0) rc = dvx_graph_check(j->t, integrity_graph_line, j);
+  if (rc == SQLITE_OK && j->n_lines == 0) rc = dvx_graph_check(j->t, integrity_line, j);
   return rc;
+}
+
+/* The message of a failure becomes a line of the report. */
+static void integrity_take_error(integrity_job *j) {
+  static const char prefix[] = "delta_vectors: ";
+  dvx_conn *conn = j->t->conn;
+  const char *text = conn->error ? conn->error : "the table cannot be loaded";
+  if (strncmp(text, prefix, sizeof prefix - 1) == 0) text += sizeof prefix - 1;
+  if (j->n_lines++ > 0) dvx_str_add(&j->report, "\n", 1);
+  dvx_str_addf(&j->report, "%s", text);
+  sqlite3_free(conn->error);
+  conn->error = NULL;
 }
 
 int dvx_integrity_check(dvx_table *t, bool is_quick, char **report) {
@@ -744,19 +860,13 @@ int dvx_integrity_check(dvx_table *t, bool is_quick, char **report) {
   bool is_loaded = rc == SQLITE_OK;
   if (rc == SQLITE_CORRUPT_VTAB) {
     /* What stops every reader is the first line of the report, not the end of the check. */
-    j.n_lines = 1;
-    dvx_str_addf(&j.report, "%s", t->conn->error ? t->conn->error : "the table cannot be loaded");
-    sqlite3_free(t->conn->error);
-    t->conn->error = NULL;
+    integrity_take_error(&j);
     rc = SQLITE_OK;
   }
   if (rc == SQLITE_OK) rc = integrity_run(&j, is_quick, is_loaded);
   if (rc == SQLITE_DONE) rc = SQLITE_OK; /* a hundred lines are enough */
   if (rc == SQLITE_CORRUPT_VTAB && t->conn->error) {
-    if (j.n_lines++ > 0) dvx_str_add(&j.report, "\n", 1);
-    dvx_str_addf(&j.report, "%s", t->conn->error);
-    sqlite3_free(t->conn->error);
-    t->conn->error = NULL;
+    integrity_take_error(&j);
     rc = SQLITE_OK;
   }
   if (is_loaded) dvx_table_end_read(t);

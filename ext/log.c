@@ -139,6 +139,11 @@ static int log_slot_fill(dvx_table *t, dvx_pack *p, int64_t key, const void *byt
   return rc;
 }
 
+/* A damaged b-tree gives what was not asked for, which must not send a search round in circles. */
+static bool log_is_asked_for(dvx_sql which, int64_t key, int64_t found) {
+  return which == DVX_SQL_LOG_AT ? found <= key : found > key;
+}
+
 /* The pack under `which` (LOG_AT: that holds seq; LOG_NEXT: that follows the key), read into a slot. *out is NULL when
  * there is none. */
 static int log_fetch(dvx_table *t, dvx_sql which, int64_t key, dvx_pack **out) {
@@ -151,7 +156,9 @@ static int log_fetch(dvx_table *t, dvx_sql which, int64_t key, dvx_pack **out) {
     int64_t found = sqlite3_column_int64(stmt, 0);
     size_t n = (size_t)sqlite3_column_bytes(stmt, 1);
     const void *bytes = sqlite3_column_blob(stmt, 1);
-    if (sqlite3_column_type(stmt, 1) != SQLITE_BLOB || (n && !bytes)) {
+    if (!log_is_asked_for(which, key, found)) {
+      rc = log_corrupt(t, found, "it is not where it belongs");
+    } else if (sqlite3_column_type(stmt, 1) != SQLITE_BLOB || (n && !bytes)) {
       rc = n && !bytes ? SQLITE_NOMEM : log_corrupt(t, found, "not a blob");
     } else if (found <= 0 && which == DVX_SQL_LOG_AT) {
       rc = SQLITE_OK; /* packs of a rewrite in progress have negative keys */
@@ -329,7 +336,9 @@ static int log_cursor_read(dvx_table *t, log_cursor *c, dvx_sql which, int64_t k
     int64_t found = sqlite3_column_int64(stmt, 0);
     size_t n = (size_t)sqlite3_column_bytes(stmt, 1);
     const void *bytes = sqlite3_column_blob(stmt, 1);
-    if (sqlite3_column_type(stmt, 1) != SQLITE_BLOB) {
+    if (!log_is_asked_for(which, key, found)) {
+      rc = log_corrupt(t, found, "it is not where it belongs");
+    } else if (sqlite3_column_type(stmt, 1) != SQLITE_BLOB) {
       rc = log_corrupt(t, found, "not a blob");
     } else if (n > c->capacity) {
       uint8_t *grown = sqlite3_realloc64(c->bytes, n);
@@ -464,6 +473,7 @@ int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*vis
     if (state.time > max_time) max_time = state.time;
     n_records++;
     rc = visit(ctx, &rec);
+    if (rc == SQLITE_OK) rc = dvx_poll(t);
   }
   sqlite3_free(c.bytes);
   sqlite3_free(c.record);
@@ -740,6 +750,7 @@ int dvx_log_rewrite_finish(dvx_rewrite *w) {
   if (rc == SQLITE_OK) rc = dvx_meta_put(t, "generation", generation);
   if (rc == SQLITE_OK) rc = dvx_meta_put(t, "last_seq", (int64_t)(end.seq > t->floor_seq ? end.seq : t->floor_seq));
   if (rc == SQLITE_OK) rc = dvx_meta_put_blob(t, "settled", "", 0);
+  if (rc == SQLITE_OK) rc = dvx_checks_forget_codes(t);
   if (rc == SQLITE_OK) {
     dvx_txn_rewritten(t);
     dvx_table_forget(t);

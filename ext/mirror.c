@@ -243,6 +243,8 @@ int dvx_mirror_need_range(dvx_table *t, size_t first, size_t end) {
   }
   for (size_t i = first; rc == SQLITE_OK && i < end; i++) {
     if (dvx_pages_has(&m->pages, i) || dvx_pages_wake(&m->pages, i)) continue;
+    rc = dvx_poll(t);
+    if (rc != SQLITE_OK) break;
     if (mirror_bit(m->live, i)) {
       rc = mirror_make(t, i);
     } else { /* made when the graph leads there */
@@ -349,7 +351,8 @@ int dvx_mirror_ready(dvx_table *t) {
     while (rc == SQLITE_OK && m->stale[w]) {
       size_t i = 64 * w;
       while (!mirror_bit(m->stale, i)) i++;
-      rc = mirror_refresh(t, i);
+      rc = dvx_poll(t);
+      if (rc == SQLITE_OK) rc = mirror_refresh(t, i);
     }
   }
   return rc;

@@ -47,7 +47,7 @@ static int row_load_ids(dvx_table *t) {
     int64_t vid = sqlite3_column_int64(stmt, 0);
     dv_value id, known;
     dvx_column_value(stmt, 1, &id);
-    if (vid < 1 || vid > DVX_MAX_VID || (id.type != DV_TEXT && id.type != DV_INTEGER)) continue;
+    if (vid < 1 || vid > (int64_t)dvx_table_last_vid(t) || (id.type != DV_TEXT && id.type != DV_INTEGER)) continue;
     if (dvx_ids_value(&t->ids, (uint32_t)vid, &known)) continue;
     rc = dvx_ids_add(&t->ids, &id, (uint32_t)vid);
   }
@@ -125,6 +125,8 @@ static int row_fold(dvx_table *t, uint32_t vid, uint64_t seq, uint64_t base_seq,
                     bool *exists) {
   const size_t n = t->config->dimensions;
   dv_buf *b = &t->fold_bytes;
+  int polled = dvx_poll(t);
+  if (polled != SQLITE_OK) return polled;
   b->n = 0;
   b->status = DV_OK;
   *exists = true;
@@ -478,8 +480,9 @@ int dvx_vectors_need(dvx_table *t, const uint32_t *vids, size_t n) {
   dv_buf steps;
   dv_buf_init(&steps, &dvx_alloc);
   while (rc == SQLITE_OK && n_walks > 0 && steps.n <= DVX_FOLD_BYTES) {
-    bool is_done;
-    rc = row_step_back(t, &heap[0], &steps, &is_done);
+    bool is_done = false;
+    rc = dvx_poll(t);
+    if (rc == SQLITE_OK) rc = row_step_back(t, &heap[0], &steps, &is_done);
     if (is_done) heap[0] = heap[--n_walks];
     if (n_walks > 0) row_sift(heap, n_walks, 0);
   }
@@ -587,7 +590,8 @@ int dvx_row_fields_at(dvx_table *t, uint32_t vid, uint64_t seq, dv_buf *hold, dv
   int n = t->config->n_columns;
   dv_buf_init(hold, &dvx_alloc);
   memset(values, 0, (size_t)n * sizeof *values);
-  int rc = n ? row_fields_walk(t, vid, seq, 0, hold, values, is_set, &is_whole) : SQLITE_OK;
+  int rc = dvx_poll(t);
+  if (rc == SQLITE_OK) rc = n ? row_fields_walk(t, vid, seq, 0, hold, values, is_set, &is_whole) : SQLITE_OK;
   if (rc == SQLITE_OK) row_values_settle(hold, values, n);
   return rc;
 }

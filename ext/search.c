@@ -118,7 +118,9 @@ static int past_ready(dvx_table *t, int64_t as_of) {
     if (!p->vectors) rc = SQLITE_NOMEM;
   }
   for (size_t i = 0; rc == SQLITE_OK && i < p->n; i++) {
-    int64_t next_time;
+    int64_t next_time = INT64_MAX;
+    rc = dvx_poll(t);
+    if (rc != SQLITE_OK) break;
     if (p->vectors) {
       rc = past_vector(t, p->vids[i], as_of, p->vectors + i * n, &p->exists[i], &next_time);
     } else {
@@ -241,9 +243,16 @@ typedef struct search_vectors {
 static const float *search_vector(void *ctx, uint32_t row, dv_status *status) {
   search_vectors *s = ctx;
   const float *v = NULL;
-  s->rc = dvx_row_committed_vector(s->t, row + 1, &v);
+  s->rc = dvx_poll(s->t);
+  if (s->rc == SQLITE_OK) s->rc = dvx_row_committed_vector(s->t, row + 1, &v);
   *status = s->rc == SQLITE_OK ? DV_OK : DV_CORRUPT;
   return v;
+}
+
+static dv_status search_poll(void *ctx) {
+  search_vectors *s = ctx;
+  s->rc = dvx_poll(s->t);
+  return s->rc == SQLITE_OK ? DV_OK : DV_CORRUPT;
 }
 
 static int search_status(dvx_table *t, dv_status status, int rc) {
@@ -271,6 +280,7 @@ static int search_scan(search_run *s, dv_code_query *cq, const uint64_t *mask, c
                .list = list,
                .n_list = n_list,
                .vector = search_vector,
+               .poll = search_poll,
                .ctx = &vectors};
   if (!list || n_list > SEARCH_FINE_ROWS) dv_code_query_refine(cq, s->query.v);
   dv_status status = o->has_max_distance

@@ -35,9 +35,12 @@ static uint64_t settle_backlog(const dvx_table *t, const dvx_settled *s) {
 }
 
 static int settle_read(dvx_table *t) {
-  int rc = t->is_settled_known ? SQLITE_OK : dvx_settled_read(t, &t->settled);
-  if (rc == SQLITE_OK) t->is_settled_known = true;
-  return rc;
+  if (t->is_settled_known) return SQLITE_OK;
+  int rc = dvx_settled_read(t, &t->settled);
+  if (rc != SQLITE_OK) return rc;
+  t->is_settled_known = true;
+  if (t->settled.is_wrong) t->is_settle_wrong = true;
+  return SQLITE_OK;
 }
 
 static int settle_count_record(void *ctx, const dv_record *rec) {
@@ -73,7 +76,7 @@ static int settle_anew(dvx_table *t, dvx_settled *s) {
     rc = dvx_shadow_stmt(t, steps[i], &stmt);
     if (rc == SQLITE_OK) rc = dvx_shadow_run(t, stmt);
   }
-  return rc;
+  return rc == SQLITE_OK ? dvx_checks_forget_codes(t) : rc;
 }
 
 /* A sweep begins: up to where the log ends now. */
@@ -106,15 +109,17 @@ static int settle_begin(dvx_table *t, dvx_settled *s) {
 /* ---- blocks ------------------------------------------------------------------------------------------------------- */
 
 /* The stored block, copied into out (n bytes), or zeros if it is not there or not of this size. */
-static int settle_block_get(dvx_table *t, dvx_sql which, int64_t block, uint8_t *out, size_t n) {
+static int settle_block_get(dvx_table *t, dvx_sql which, int64_t block, uint8_t *out, size_t n, bool *is_there) {
   sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, which, &stmt);
   if (rc != SQLITE_OK) return rc;
   memset(out, 0, n);
+  *is_there = false;
   sqlite3_bind_int64(stmt, 1, block);
   if (sqlite3_step(stmt) == SQLITE_ROW && (size_t)sqlite3_column_bytes(stmt, 0) == n) {
     const void *bytes = sqlite3_column_blob(stmt, 0);
     if (bytes) memcpy(out, bytes, n);
+    *is_there = bytes != NULL;
   }
   rc = sqlite3_reset(stmt);
   return rc == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(t->conn, t, rc);
@@ -139,8 +144,8 @@ static int settle_heads(dvx_table *t, settle_list *l, dvx_settled *s, uint8_t *b
   int rc = SQLITE_OK;
   for (size_t i = 0; rc == SQLITE_OK && i < l->n;) {
     int64_t number = (l->vids[i] - 1) / (int64_t)g->head_rows;
-    bool is_changed = false;
-    rc = settle_block_get(t, DVX_SQL_HEAD_GET, number, block, g->head_bytes);
+    bool is_changed = false, is_there;
+    rc = settle_block_get(t, DVX_SQL_HEAD_GET, number, block, g->head_bytes, &is_there);
     for (; rc == SQLITE_OK && i < l->n && (l->vids[i] - 1) / (int64_t)g->head_rows == number; i++) {
       uint32_t vid = l->vids[i];
       uint8_t *at = block + 8 * ((vid - 1) % g->head_rows);
@@ -158,13 +163,15 @@ static int settle_heads(dvx_table *t, settle_list *l, dvx_settled *s, uint8_t *b
   return rc;
 }
 
-static int settle_codes(dvx_table *t, const settle_list *l, uint8_t *block) {
+static int settle_codes(dvx_table *t, const settle_list *l, dvx_settled *s, uint8_t *block) {
   const dvx_geometry *g = &t->geometry;
   const size_t n = t->config->dimensions;
+  bool is_there;
   int rc = dvx_vectors_need(t, l->vids, l->n);
   for (size_t i = 0; rc == SQLITE_OK && i < l->n;) {
     int64_t number = (l->vids[i] - 1) / (int64_t)g->code_rows;
-    rc = settle_block_get(t, DVX_SQL_CODE_GET, number, block, g->code_bytes);
+    rc = settle_block_get(t, DVX_SQL_CODE_GET, number, block, g->code_bytes, &is_there);
+    if (rc == SQLITE_OK && is_there) s->codes_change -= dvx_block_check(number, block, g->code_bytes);
     for (; rc == SQLITE_OK && i < l->n && (l->vids[i] - 1) / (int64_t)g->code_rows == number; i++) {
       uint8_t *at = block + (4 + n) * ((l->vids[i] - 1) % g->code_rows);
       if (!dvx_word_exists(dvx_row_word(t, l->vids[i]))) {
@@ -172,10 +179,12 @@ static int settle_codes(dvx_table *t, const settle_list *l, uint8_t *block) {
         continue;
       }
       const float *v = NULL;
-      rc = dvx_row_vector(t, l->vids[i], &v);
+      rc = dvx_poll(t);
+      if (rc == SQLITE_OK) rc = dvx_row_vector(t, l->vids[i], &v);
       if (rc == SQLITE_OK) dv_store_u32(at, dv_code_encode(t->config->metric, v, n, (int8_t *)(at + 4)));
     }
     if (rc == SQLITE_OK) rc = settle_block_put(t, DVX_SQL_CODE_PUT, number, block, g->code_bytes);
+    s->codes_change += dvx_block_check(number, block, g->code_bytes);
   }
   return rc;
 }
@@ -208,7 +217,7 @@ static int settle_stretch(dvx_table *t, dvx_settled *s, uint32_t first, uint32_t
   if (rc == SQLITE_OK) {
     t->overlay.is_settled_touched = true;
     rc = settle_heads(t, &list, s, block);
-    if (rc == SQLITE_OK && (s->has_codes || s->is_coding)) rc = settle_codes(t, &list, block);
+    if (rc == SQLITE_OK && (s->has_codes || s->is_coding)) rc = settle_codes(t, &list, s, block);
     if (rc != SQLITE_OK) dvx_table_poison(t, "writing derived data failed half-way");
   }
   if (rc == SQLITE_OK) {
@@ -243,6 +252,7 @@ static int settle_end(dvx_table *t, int rc, const dvx_settled *s) {
     return rc;
   }
   t->settled = *s;
+  t->settled.codes_change = 0;
   t->is_settle_wrong = false;
   return SQLITE_OK;
 }

@@ -24,7 +24,7 @@
  * %_meta keys: format (1), uuid (random, the table's for ever), generation (random, anew when the log is rewritten: it
  * tells every connection that what it knows is void), dimensions, metric, pack_bytes, head_rows, head_bytes, code_rows,
  * code_bytes, graph_rows, graph_bytes, page_bytes, last_seq (a floor for the next seq after a rewrite), settled (120 bytes, see
- * dvx_settled_write), and what commands and imports keep there.
+ * dvx_settled_write), checks (dvx_checks_write), and what commands and imports keep there.
  *
  * Names: one suffix without a second underscore, else SQLite does not see the shadow table and defensive mode does not
  * protect it. All have an INTEGER PRIMARY KEY (or are WITHOUT ROWID), so VACUUM cannot renumber them.
@@ -283,7 +283,7 @@ static void shadow_block(size_t page_bytes, size_t row_bytes, size_t *n_rows, si
   }
 }
 
-static void shadow_geometry(dvx_geometry *g, size_t page_bytes, size_t dimensions, size_t hnsw_m) {
+void dvx_shadow_geometry(dvx_geometry *g, size_t page_bytes, size_t dimensions, size_t hnsw_m) {
   g->page_bytes = page_bytes;
   g->pack_bytes = dvx_shadow_blob_size(page_bytes, page_bytes < 4096 ? 8192 / page_bytes : 2);
   g->head_bytes = dvx_shadow_blob_size(page_bytes, 1);
@@ -298,7 +298,7 @@ int dvx_shadow_create(dvx_table *t) {
   size_t page_bytes = 4096;
   int rc = shadow_page_size(t, &page_bytes);
   if (rc != SQLITE_OK) return rc;
-  shadow_geometry(&g, page_bytes, c->dimensions, (size_t)c->hnsw_m);
+  dvx_shadow_geometry(&g, page_bytes, c->dimensions, (size_t)c->hnsw_m);
 
   const char *db = t->schema, *n = t->name;
   dvx_str s = {0};
@@ -335,7 +335,8 @@ int dvx_shadow_create(dvx_table *t) {
   for (size_t i = 0; rc == SQLITE_OK && i < sizeof meta / sizeof meta[0]; i++) {
     rc = dvx_meta_put(t, meta[i].key, meta[i].value);
   }
-  return rc;
+  const dvx_checks none = {0};
+  return rc == SQLITE_OK ? dvx_checks_write(t, &none) : rc;
 }
 
 int dvx_shadow_drop(dvx_table *t) {

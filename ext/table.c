@@ -459,9 +459,7 @@ uint64_t dvx_word_mix(uint32_t vid, uint64_t word) {
   return h ^ h >> 31;
 }
 
-#define SETTLED_BYTES 120u
-#define SETTLED_OLD_BYTES 64u /* without a sweep, and without a checksum */
-#define SETTLED_CRC_AT 108u
+#define SETTLED_OLD_BYTES 64u /* without a sweep */
 
 static void table_load_position(const uint8_t *b, dvx_position *p) {
   p->pack = (int64_t)dv_load_u64(b);
@@ -481,58 +479,106 @@ static void table_store_position(uint8_t *b, const dvx_position *p) {
   dv_store_u64(b + 32, (uint64_t)p->max_time);
 }
 
-int dvx_settled_read(dvx_table *t, dvx_settled *s) {
-  uint8_t b[SETTLED_BYTES] = {0};
+#define CHECKS_BYTES 16u
+
+uint32_t dvx_block_check(int64_t block, const void *bytes, size_t n) {
+  uint8_t number[8];
+  dv_store_u64(number, (uint64_t)block);
+  return dv_crc32c(dv_crc32c(0, number, sizeof number), bytes, n);
+}
+
+int dvx_checks_read(dvx_table *t, dvx_checks *c, bool *is_there) {
+  uint8_t b[CHECKS_BYTES] = {0};
+  int rc = dvx_meta_get_blob(t, "checks", b, sizeof b, is_there);
+  *c = (dvx_checks){dv_load_u32(b), dv_load_u32(b + 4), dv_load_u32(b + 8), dv_load_u32(b + 12)};
+  return rc;
+}
+
+int dvx_checks_write(dvx_table *t, const dvx_checks *c) {
+  uint8_t b[CHECKS_BYTES];
+  dv_store_u32(b, c->settled);
+  dv_store_u32(b + 4, c->graph);
+  dv_store_u32(b + 8, c->codes);
+  dv_store_u32(b + 12, c->links);
+  return dvx_meta_put_blob(t, "checks", b, sizeof b);
+}
+
+int dvx_checks_forget_codes(dvx_table *t) {
+  dvx_checks c;
   bool is_there;
+  int rc = dvx_checks_read(t, &c, &is_there);
+  if (rc != SQLITE_OK || !is_there) return rc;
+  c.settled = c.codes = 0;
+  return dvx_checks_write(t, &c);
+}
+
+int dvx_settled_blob(dvx_table *t, uint8_t b[DVX_SETTLED_BYTES], size_t *n) {
+  bool is_there;
+  memset(b, 0, DVX_SETTLED_BYTES);
+  *n = DVX_SETTLED_BYTES;
+  int rc = dvx_meta_get_blob(t, "settled", b, *n, &is_there);
+  if (rc == SQLITE_OK && !is_there) rc = dvx_meta_get_blob(t, "settled", b, *n = SETTLED_OLD_BYTES, &is_there);
+  if (!is_there) *n = 0;
+  return rc;
+}
+
+int dvx_settled_read(dvx_table *t, dvx_settled *s) {
+  uint8_t b[DVX_SETTLED_BYTES];
+  size_t n;
+  bool has_checks;
+  dvx_checks checks;
   memset(s, 0, sizeof *s);
   s->position.max_time = INT64_MIN;
-  int rc = dvx_meta_get_blob(t, "settled", b, SETTLED_BYTES, &is_there);
-  if (rc != SQLITE_OK) return rc;
-  if (is_there) {
-    uint32_t crc = dv_load_u32(b + SETTLED_CRC_AT);
-    dv_store_u32(b + SETTLED_CRC_AT, 0);
-    is_there = crc == dv_crc32c(0, b, SETTLED_BYTES); /* a sweep that went on elsewhere would leave rows out */
-    s->is_damaged = !is_there;
-  } else {
-    rc = dvx_meta_get_blob(t, "settled", b, SETTLED_OLD_BYTES, &is_there);
-  }
-  if (rc != SQLITE_OK || !is_there) return rc;
+  int rc = dvx_settled_blob(t, b, &n);
+  if (rc != SQLITE_OK || n == 0) return rc;
+  /* Not only that it can be found out: a sweep that went on at another row would leave rows out. */
+  rc = dvx_checks_read(t, &checks, &has_checks);
+  s->is_wrong = rc == SQLITE_OK && has_checks && checks.settled != dv_crc32c(0, b, n);
+  if (rc != SQLITE_OK || s->is_wrong) return rc;
   table_load_position(b, &s->position);
   s->n_rows = dv_load_u32(b + 40);
   s->has_codes = b[44] != 0;
   s->is_graph_due = b[45] != 0;
   s->has_graph = b[46] != 0;
-  s->is_coding = b[47] != 0;
   s->checksum = dv_load_u64(b + 48);
   s->log_bytes = dv_load_u64(b + 56);
   table_load_position(b + 64, &s->sweep);
   s->next = dv_load_u32(b + 104);
+  s->is_coding = b[108] != 0;
   s->linked_seq = dv_load_u64(b + 112);
   return SQLITE_OK;
 }
 
-static void table_store_settled(uint8_t b[SETTLED_BYTES], const dvx_settled *s) {
-  memset(b, 0, SETTLED_BYTES);
+static void table_store_settled(uint8_t b[DVX_SETTLED_BYTES], const dvx_settled *s, bool has_checks) {
+  memset(b, 0, DVX_SETTLED_BYTES);
   table_store_position(b, &s->position);
   dv_store_u32(b + 40, s->n_rows);
   b[44] = s->has_codes;
   b[45] = s->is_graph_due;
   b[46] = s->has_graph;
-  b[47] = s->is_coding;
+  b[47] = has_checks;
   dv_store_u64(b + 48, s->checksum);
   dv_store_u64(b + 56, s->log_bytes);
   table_store_position(b + 64, &s->sweep);
   dv_store_u32(b + 104, s->next);
+  b[108] = s->is_coding;
   dv_store_u64(b + 112, s->linked_seq);
-  dv_store_u32(b + SETTLED_CRC_AT, dv_crc32c(0, b, SETTLED_BYTES));
 }
 
 int dvx_settled_write(dvx_table *t, const dvx_settled *s) {
-  uint8_t b[SETTLED_BYTES], stored[SETTLED_BYTES];
-  table_store_settled(b, s);
-  table_store_settled(stored, &t->settled);
-  if (t->is_settled_known && memcmp(b, stored, sizeof b) == 0) return SQLITE_OK;
-  return dvx_meta_put_blob(t, "settled", b, sizeof b);
+  uint8_t b[DVX_SETTLED_BYTES], stored[DVX_SETTLED_BYTES];
+  dvx_checks checks;
+  bool has_checks;
+  int rc = dvx_checks_read(t, &checks, &has_checks);
+  if (rc != SQLITE_OK) return rc;
+  table_store_settled(b, s, has_checks);
+  table_store_settled(stored, &t->settled, has_checks);
+  bool is_known = t->is_settled_known && !t->settled.is_wrong;
+  if (is_known && s->codes_change == 0 && memcmp(b, stored, sizeof b) == 0) return SQLITE_OK;
+  checks.settled = dv_crc32c(0, b, sizeof b);
+  checks.codes += s->codes_change;
+  if (has_checks) rc = dvx_checks_write(t, &checks);
+  return rc == SQLITE_OK ? dvx_meta_put_blob(t, "settled", b, sizeof b) : rc;
 }
 
 static int table_load_size(dvx_table *t, const char *key, size_t low, size_t high, size_t *out) {
@@ -660,7 +706,7 @@ static int table_load(dvx_table *t) {
   if (rc == SQLITE_NOTFOUND) is_right = false;
   if (!is_right) {
     /* Derived data is missing or does not fit the log: the log alone tells. */
-    t->is_settle_wrong = s.position.pack != 0;
+    t->is_settle_wrong = s.position.pack != 0 || s.is_wrong;
     if (rc != SQLITE_OK && rc != SQLITE_NOTFOUND) return rc;
     if (t->rows.words) {
       memset(t->rows.words, 0, t->rows.capacity * sizeof *t->rows.words);

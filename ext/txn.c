@@ -313,6 +313,8 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
   const size_t n = c->dimensions;
   dv_detail detail = {0, 0};
   if (!o->is_open) return dvx_fail(t->conn, t, SQLITE_INTERNAL, "a write outside of a transaction");
+  int polled = dvx_poll(t);
+  if (polled != SQLITE_OK) return polled;
   if (!t->is_loaded) {
     int rc = dvx_table_refresh_for_write(t);
     if (rc != SQLITE_OK) return rc;

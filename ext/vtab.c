@@ -836,6 +836,12 @@ static int table_update(sqlite3_vtab *vtab, int argc, sqlite3_value **argv, sqli
 static int table_begin(sqlite3_vtab *vtab) {
   dvx_table *t = ((table_vtab *)vtab)->t;
   int rc = dvx_txn_begin(t);
+  if ((rc & 0xff) == SQLITE_CORRUPT) {
+    /* It cannot take part. dvx_write_update will say so, to all but the integrity check, which is not to end here. */
+    sqlite3_free(t->conn->error);
+    t->conn->error = NULL;
+    return SQLITE_OK;
+  }
   return rc == SQLITE_OK ? SQLITE_OK : dvx_give_vtab(t->conn, vtab, rc);
 }
 

@@ -390,7 +390,9 @@ static int command_rebuild(dvx_table *t) {
   t->is_settled_known = false; /* what is stored may be other than what it was */
   t->overlay.is_settled_touched = true;
   dvx_mirror_free(t); /* its codes may be the wrong ones that this is to mend */
-  rc = dvx_graph_drop(t);
+  const dvx_checks none = {0};
+  rc = dvx_checks_write(t, &none);
+  if (rc == SQLITE_OK) rc = dvx_graph_drop(t);
   return rc == SQLITE_OK ? dvx_table_settle(t) : rc;
 }
 
@@ -435,10 +437,26 @@ static int write_command(dvx_table *t, sqlite3_value *v) {
                   v);
 }
 
+/* Is it INSERT INTO t(t) VALUES('integrity-check')? */
+static bool write_is_check(const dvx_table *t, int argc, sqlite3_value **argv) {
+  if (argc == 1 || sqlite3_value_type(argv[0]) != SQLITE_NULL) return false;
+  sqlite3_value *command = argv[2 + t->config->command_column];
+  const char *text = sqlite3_value_type(command) == SQLITE_TEXT ? (const char *)sqlite3_value_text(command) : NULL;
+  return text && sqlite3_stricmp(text, "integrity-check") == 0;
+}
+
 int dvx_write_update(dvx_table *t, int argc, sqlite3_value **argv, sqlite3_int64 *rowid) {
   int rc = dvx_table_begin_read(t);
+  if ((rc & 0xff) == SQLITE_CORRUPT && write_is_check(t, argc, argv)) {
+    sqlite3_free(t->conn->error);
+    t->conn->error = NULL;
+    return command_integrity(t);
+  }
   if (rc != SQLITE_OK) return rc;
-  if (argc == 1) {
+  if (!t->overlay.is_open) {
+    /* It could not be read when the transaction began, and was mended in it. */
+    rc = dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "it was damaged when the transaction began: begin another one");
+  } else if (argc == 1) {
     rc = write_delete(t, argv[0]);
   } else if (sqlite3_value_type(argv[0]) != SQLITE_NULL) {
     rc = write_update(t, argv);

@@ -14,14 +14,14 @@
  *   - the work then goes through, on the same connection;
  *   - all memory is given back (sql_teardown).
  *
- * check_faults [STEP]: the first 60 points, and then each STEP-th (an odd number; default 31). 1: every point, in
+ * check_faults [STEP]: the first 20 points, and then each STEP-th (an odd number; default 101). 1: every point, in
  * minutes.
  */
 #include "vtab/support.c" /* this directory has no helpers of its own */
 
 /* ---- the fault --------------------------------------------------------------------------------------------------- */
 
-typedef enum fault_kind { NO_MEMORY, BAD_DISK } fault_kind;
+typedef enum fault_kind { NO_MEMORY, BAD_DISK, FULL_DISK } fault_kind;
 
 static struct {
   fault_kind kind;
@@ -47,7 +47,7 @@ static sqlite3_mem_methods memory;
 static void *faulty_malloc(int n) { return is_faulty(NO_MEMORY) ? NULL : memory.xMalloc(n); }
 static void *faulty_realloc(void *p, int n) { return is_faulty(NO_MEMORY) ? NULL : memory.xRealloc(p, n); }
 
-/* A file of the real VFS whose reads, writes, syncs and truncations fail. */
+/* A file of the real VFS, of which every call may fail. */
 typedef struct faulty_file {
   sqlite3_file base;
   sqlite3_file *real; /* behind this structure */
@@ -62,6 +62,7 @@ static int file_read(sqlite3_file *f, void *p, int n, sqlite3_int64 at) {
   return is_faulty(BAD_DISK) ? SQLITE_IOERR_READ : REAL(f)->pMethods->xRead(REAL(f), p, n, at);
 }
 static int file_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 at) {
+  if (is_faulty(FULL_DISK)) return SQLITE_FULL;
   return is_faulty(BAD_DISK) ? SQLITE_IOERR_WRITE : REAL(f)->pMethods->xWrite(REAL(f), p, n, at);
 }
 static int file_truncate(sqlite3_file *f, sqlite3_int64 n) {
@@ -70,8 +71,12 @@ static int file_truncate(sqlite3_file *f, sqlite3_int64 n) {
 static int file_sync(sqlite3_file *f, int flags) {
   return is_faulty(BAD_DISK) ? SQLITE_IOERR_FSYNC : REAL(f)->pMethods->xSync(REAL(f), flags);
 }
-static int file_size(sqlite3_file *f, sqlite3_int64 *n) { return REAL(f)->pMethods->xFileSize(REAL(f), n); }
-static int file_lock(sqlite3_file *f, int level) { return REAL(f)->pMethods->xLock(REAL(f), level); }
+static int file_size(sqlite3_file *f, sqlite3_int64 *n) {
+  return is_faulty(BAD_DISK) ? SQLITE_IOERR_FSTAT : REAL(f)->pMethods->xFileSize(REAL(f), n);
+}
+static int file_lock(sqlite3_file *f, int level) {
+  return is_faulty(BAD_DISK) ? SQLITE_IOERR_LOCK : REAL(f)->pMethods->xLock(REAL(f), level);
+}
 static int file_unlock(sqlite3_file *f, int level) { return REAL(f)->pMethods->xUnlock(REAL(f), level); }
 static int file_reserved(sqlite3_file *f, int *out) { return REAL(f)->pMethods->xCheckReservedLock(REAL(f), out); }
 static int file_control(sqlite3_file *f, int op, void *p) { return REAL(f)->pMethods->xFileControl(REAL(f), op, p); }
@@ -89,9 +94,21 @@ static int vfs_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int fla
   (void)vfs;
   file->real = (sqlite3_file *)(file + 1);
   memset(file->real, 0, (size_t)real_vfs->szOsFile);
+  file->base.pMethods = NULL;
+  if (is_faulty(BAD_DISK)) return SQLITE_CANTOPEN;
   int rc = real_vfs->xOpen(real_vfs, name, file->real, flags, out_flags);
   file->base.pMethods = file->real->pMethods ? &file_methods : NULL;
   return rc;
+}
+
+static int vfs_delete(sqlite3_vfs *vfs, const char *name, int sync) {
+  (void)vfs;
+  return is_faulty(BAD_DISK) ? SQLITE_IOERR_DELETE : real_vfs->xDelete(real_vfs, name, sync);
+}
+
+static int vfs_access(sqlite3_vfs *vfs, const char *name, int flags, int *out) {
+  (void)vfs;
+  return is_faulty(BAD_DISK) ? SQLITE_IOERR_ACCESS : real_vfs->xAccess(real_vfs, name, flags, out);
 }
 
 /* A clock that stands still: work done twice gives the same table. */
@@ -146,6 +163,25 @@ static const work works[] = {
          "BEGIN; UPDATE shelf SET n = 7, s = 'another', p = 2 WHERE id = 2",
          "SELECT id FROM shelf WHERE v MATCH '[1,2]' AND k = 2 AND p IN (1, 2) AND s < 'b'", "COMMIT",
          "SELECT id FROM shelf WHERE v MATCH '[1,2]' AND k = 2 AND p = 2 AND s <> 'x' AND n <> 1"),
+    WORK("settle", "SELECT delta_settle('docs')", "UPDATE docs SET delta = delta_scale(2)",
+         "SELECT delta_settle('docs')"),
+    WORK("salvage", "CREATE VIRTUAL TABLE saved USING delta_vectors(dimensions=3)",
+         "SELECT delta_salvage('saved', 'docs')", "DROP TABLE saved"),
+    WORK("salvage of a damaged log", "BEGIN", "CREATE VIRTUAL TABLE saved USING delta_vectors(dimensions=3)",
+         "UPDATE docs_log SET pack = CAST(substr(pack, 1, 300) || zeroblob(60) || substr(pack, 361) AS BLOB)",
+         "SELECT delta_salvage('saved', 'docs')", "ROLLBACK"),
+    WORK("settings", "INSERT INTO docs(docs) VALUES('hnsw_ef_search=30')",
+         "INSERT INTO docs(docs) VALUES('memory_limit=9')"),
+    WORK("replace",
+         "INSERT OR REPLACE INTO docs(id, vector, metadata) SELECT id, vector_scale(vector, 2), '{\"long\":\"' ||"
+         " hex(zeroblob(500)) || '\"}' FROM docs"),
+    WORK("savepoints", "BEGIN", "SAVEPOINT a", "UPDATE docs SET delta = delta_offset(1)", "SAVEPOINT b",
+         "INSERT INTO docs(docs) VALUES('optimize')", "DELETE FROM docs WHERE id > 'r'", "ROLLBACK TO b", "RELEASE a",
+         "COMMIT"),
+    WORK("vacuum", "VACUUM"),
+    WORK("graph", "INSERT INTO net(net) VALUES('optimize')", "UPDATE net SET v = vector_scale(v, -1) WHERE id < 5",
+         "SELECT id FROM net WHERE v MATCH '[1,2]' AND k = 3", "INSERT INTO net(net) VALUES('optimize')",
+         "SELECT delta_recall('net', 3, 2)", "INSERT INTO net(net) VALUES('integrity-check')"),
     WORK("ddl", "BEGIN",
          "CREATE VIRTUAL TABLE other USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[2], n INTEGER)",
          "INSERT INTO other VALUES(1, '[1,2]', 5)", "ALTER TABLE other RENAME TO another", "DROP TABLE another",
@@ -153,7 +189,7 @@ static const work works[] = {
 };
 
 static const char *base_path, *now_path;
-static long n_step = 31; /* odd: every other point is met on a table that is loaded */
+static long n_step = 101; /* odd: every other point is met on a table that is loaded */
 
 enum { N_WORKS = sizeof works / sizeof works[0] };
 
@@ -175,6 +211,8 @@ static void make_base(const char *path) {
               " p INTEGER PARTITION KEY)");
   sql_run(db, "WITH RECURSIVE i(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM i WHERE x < 40)"
               " INSERT INTO shelf(id, v, n, s, p) SELECT x, '[' || x || ',1]', x %% 5, 'word ' || x, x %% 3 FROM i");
+  sql_run(db, "CREATE VIRTUAL TABLE net USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[2], index=hnsw, hnsw_m=4)");
+  sql_run(db, "INSERT INTO net(id, v) SELECT id, v FROM shelf");
   sql_close(db);
 }
 
@@ -192,9 +230,14 @@ static bool work_run(sqlite3 *db, const work *w, int *rc) {
 static bool is_code_of(fault_kind kind, int rc) {
   rc &= 0xff;
   if (kind == NO_MEMORY) return rc == SQLITE_NOMEM;
+  if (kind == FULL_DISK) return rc == SQLITE_FULL || rc == SQLITE_ABORT;
   /* A read that fails while SQLite looks for a hot journal is "cannot open"; a transaction it has ended, an ABORT. */
   return rc == SQLITE_IOERR || rc == SQLITE_CANTOPEN || rc == SQLITE_ABORT;
 }
+
+/* WAL needs shared memory, which the VFS has not, unless it has the file alone. */
+static const sql_profile exclusive = {"exclusive",
+                                      "PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF"};
 
 /* One point. Returns false when the work went through without the fault. */
 static bool point(const work *w, const char *before, const char *after, long countdown) {
@@ -217,7 +260,11 @@ static bool point(const work *w, const char *before, const char *after, long cou
   ck_assert_msg(is_done ? is_after : is_before || is_after,
                 "%s at %ld%s: code %d, and the table is\n%.3000s\nafter\n%.3000s", w->name, countdown,
                 fault.is_lasting ? " and on" : "", rc, now, after);
-  sql_agrees(db);
+  if (sql_profile_now == &exclusive) {
+    sql_sound(db); /* no other connection may look */
+  } else {
+    sql_agrees(db);
+  }
   if (!is_after) {
     ck_assert_msg(work_run(db, w, &rc), "%s at %ld: does not go through afterwards: %d: %s", w->name, countdown, rc,
                   sqlite3_errmsg(db));
@@ -243,18 +290,39 @@ static void every_point(fault_kind kind, bool is_lasting, const work *w) {
   sql_close(db);
   fault.kind = kind;
   fault.is_lasting = is_lasting;
+  /* The usual way of doing the work is looked at more closely than the others. */
+  bool is_usual = sql_profile_now == &sql_default && kind != FULL_DISK;
+  long n_dense = is_usual ? 20 : 6, step = n_step == 1 || is_usual ? n_step : (4 * n_step) | 1;
   long countdown = 0, n_points = 0, n_through = 0;
   while (n_through < 2) {
     n_through = point(w, before, after, countdown) ? 0 : n_through + 1;
-    countdown += countdown < 60 || n_through ? 1 : n_step;
+    countdown += countdown < n_dense || n_through ? 1 : step;
     n_points++;
     ck_assert_int_lt(n_points, 20000);
   }
-  ck_assert_int_gt(n_points, 4);
+  ck_assert_int_ge(n_points, 2);
   free(before);
   free(after);
 }
 
+/* SQLite writes pages when its cache is full, in the middle of anything. */
+START_TEST(memory_runs_out_with_a_tiny_cache) {
+  sql_profile_now = &sql_tiny;
+  every_point(NO_MEMORY, false, &works[_i]);
+}
+END_TEST
+START_TEST(disk_fails_with_a_tiny_cache) {
+  sql_profile_now = &sql_tiny;
+  every_point(BAD_DISK, false, &works[_i]);
+}
+END_TEST
+START_TEST(disk_fails_in_wal) {
+  sql_profile_now = &exclusive;
+  every_point(BAD_DISK, true, &works[_i]);
+}
+END_TEST
+START_TEST(disk_fills_up) { every_point(FULL_DISK, true, &works[_i]); }
+END_TEST
 START_TEST(memory_runs_out_once) { every_point(NO_MEMORY, false, &works[_i]); }
 END_TEST
 START_TEST(memory_runs_out_for_good) { every_point(NO_MEMORY, true, &works[_i]); }
@@ -278,17 +346,23 @@ int main(int argc, char **argv) {
   faulty_vfs.zName = "faulty";
   faulty_vfs.szOsFile = (int)sizeof(faulty_file) + real_vfs->szOsFile;
   faulty_vfs.xOpen = vfs_open;
+  faulty_vfs.xDelete = vfs_delete;
+  faulty_vfs.xAccess = vfs_access;
   faulty_vfs.xCurrentTimeInt64 = vfs_time;
   sqlite3_vfs_register(&faulty_vfs, 1);
 
   Suite *suite = suite_create("faults");
   TCase *t = tcase_create("faults");
-  tcase_set_timeout(t, n_step < 31 ? 3600 : 300);
+  tcase_set_timeout(t, n_step < 101 ? 7200 : 300);
   tcase_add_checked_fixture(t, sql_setup, sql_teardown);
   tcase_add_loop_test(t, memory_runs_out_once, 0, N_WORKS);
   tcase_add_loop_test(t, memory_runs_out_for_good, 0, N_WORKS);
   tcase_add_loop_test(t, disk_fails_once, 0, N_WORKS);
   tcase_add_loop_test(t, disk_fails_for_good, 0, N_WORKS);
+  tcase_add_loop_test(t, memory_runs_out_with_a_tiny_cache, 0, N_WORKS);
+  tcase_add_loop_test(t, disk_fails_with_a_tiny_cache, 0, N_WORKS);
+  tcase_add_loop_test(t, disk_fails_in_wal, 0, N_WORKS);
+  tcase_add_loop_test(t, disk_fills_up, 0, N_WORKS);
   suite_add_tcase(suite, t);
   return sql_main(suite, argc, argv);
 }

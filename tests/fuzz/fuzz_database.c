@@ -20,6 +20,8 @@
 #include "fuzz.h"
 
 #include <sqlite3.h>
+#include <stdbool.h>
+#include <string.h>
 
 #include "delta_vectors.h"
 #include "dv_bytes.h"
@@ -205,6 +207,34 @@ static void mend_checksums(sqlite3 *db) {
   sqlite3_finalize(put);
 }
 
+/* And of what %_meta says of derived data, as far as it is of a right length. */
+static void mend_checks(sqlite3 *db) {
+  uint8_t settled[64], graph[64], stamp[8] = {0}, checks[16];
+  bool has_settled = false, has_graph = false, has_checks = false;
+  sqlite3_stmt *stmt = NULL;
+  if (sqlite3_prepare_v2(db, "SELECT key, value FROM docs_meta", -1, &stmt, NULL) == SQLITE_OK) {
+    while (sqlite3_step(stmt) == SQLITE_ROW) {
+      const char *key = (const char *)sqlite3_column_text(stmt, 0);
+      const void *value = sqlite3_column_blob(stmt, 1);
+      int n = sqlite3_column_bytes(stmt, 1);
+      if (!key) continue;
+      if (strcmp(key, "graph_stamp") == 0) dv_store_u64(stamp, (uint64_t)sqlite3_column_int64(stmt, 1));
+      if (strcmp(key, "settled") == 0 && n == 64 && (has_settled = true)) memcpy(settled, value, 64);
+      if (strcmp(key, "graph") == 0 && n == 64 && (has_graph = true)) memcpy(graph, value, 64);
+      if (strcmp(key, "checks") == 0 && n == 16 && (has_checks = true)) memcpy(checks, value, 16);
+    }
+  }
+  sqlite3_finalize(stmt);
+  if (!has_checks) return;
+  if (has_settled) dv_store_u32(checks, dv_crc32c(0, settled, 64));
+  if (has_graph) dv_store_u32(checks + 4, dv_crc32c(dv_crc32c(0, stamp, 8), graph, 64));
+  if (sqlite3_prepare_v2(db, "UPDATE docs_meta SET value = ?1 WHERE key = 'checks'", -1, &stmt, NULL) == SQLITE_OK) {
+    sqlite3_bind_blob(stmt, 1, checks, 16, SQLITE_TRANSIENT);
+    (void)sqlite3_step(stmt);
+  }
+  sqlite3_finalize(stmt);
+}
+
 /* ---- everything the extension does
  * --------------------------------------------------------------------------------------- */
 
@@ -220,6 +250,10 @@ static const char *const statements[] = {
     "SELECT delta_status('docs'), delta_recall('docs', 3, 2), length(delta_export('docs'))",
     "INSERT INTO docs(docs) VALUES('integrity-check')",
     "PRAGMA integrity_check",
+    "CREATE VIRTUAL TABLE saved USING delta_vectors(id TEXT PRIMARY KEY, v FLOAT[5], n INTEGER, note TEXT)",
+    "SELECT delta_salvage('saved', 'docs')",
+    "INSERT INTO saved(saved) VALUES('integrity-check')",
+    "SELECT count(*), sum(length(v)) FROM saved",
     "BEGIN",
     "UPDATE docs SET delta = delta_sparse('[0]', '[1]') WHERE n < 5",
     "SAVEPOINT s",
@@ -253,6 +287,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   dv_reader r = dv_reader_of(data, size);
   for (int i = 0; i < 64 && dv_reader_left(&r) >= 5; i++) edit(db, &r);
   mend_checksums(db);
+  mend_checks(db);
   n_steps = 0;
   sqlite3_progress_handler(db, 100, progress, NULL);
   for (size_t i = 0; i < sizeof statements / sizeof statements[0]; i++) {
