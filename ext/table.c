@@ -513,7 +513,7 @@ int dvx_checks_forget_codes(dvx_table *t) {
 }
 
 int dvx_settled_blob(dvx_table *t, uint8_t b[DVX_SETTLED_BYTES], size_t *n) {
-  bool is_there;
+  bool is_there = false;
   memset(b, 0, DVX_SETTLED_BYTES);
   *n = DVX_SETTLED_BYTES;
   int rc = dvx_meta_get_blob(t, "settled", b, *n, &is_there);
