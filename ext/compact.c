@@ -45,6 +45,12 @@ typedef struct compact_job {
 
 #define COMPACT_POLL_EVERY 64u
 
+#if defined(SQLITE_CORE) && SQLITE_VERSION_NUMBER >= 3041000
+
+bool dvx_is_interrupted(dvx_conn *conn) { return sqlite3_is_interrupted(conn->db) != 0; }
+
+#else
+
 /* SQLite before 3.41 does not tell; but no statement goes a step when it is so. */
 static bool compact_probe(dvx_conn *conn) {
   sqlite3_stmt *stmt = conn->probe_stmt;
@@ -64,6 +70,8 @@ bool dvx_is_interrupted(dvx_conn *conn) {
 #endif
   return compact_probe(conn);
 }
+
+#endif
 
 int dvx_poll(dvx_table *t) {
   if (++t->conn->n_polls % COMPACT_POLL_EVERY != 0 || !dvx_is_interrupted(t->conn)) return SQLITE_OK;

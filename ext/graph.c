@@ -1057,48 +1057,37 @@ static int graph_check_lost(dvx_table *t, const graph_report *r) {
   return rc == SQLITE_OK ? graph_check_rows(t, r) : rc;
 }
 
-static int graph_check_none(dvx_table *t, const graph_report *r) {
-  sqlite3_stmt *stmt = NULL;
-  int rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_RANGE, &stmt);
-  if (rc != SQLITE_OK) return rc;
-  sqlite3_bind_int64(stmt, 1, INT64_MIN);
-  sqlite3_bind_int64(stmt, 2, INT64_MAX);
-  bool has_blocks = sqlite3_step(stmt) == SQLITE_ROW;
-  rc = sqlite3_reset(stmt);
-  if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
-  return has_blocks ? graph_line(t, r, "there are blocks, but no graph", 0, 0) : SQLITE_OK;
-}
-
-/* Does all of it have the checksums that are stored? */
-static int graph_check_sums(dvx_table *t, const graph_report *r, bool *is_right) {
+/* Are there blocks if, and only if, there is a graph, and does all of it have the checksums that are stored? */
+static int graph_check_blocks(dvx_table *t, const graph_report *r) {
   uint8_t b[GRAPH_STATE_BYTES] = {0};
   sqlite3_stmt *stmt = NULL;
   dvx_checks checks;
-  bool has_checks = false, is_stored = false;
+  bool has_checks = false, is_stored = false, has_blocks = false;
   uint32_t sum = 0;
   int64_t stamp = 0;
-  *is_right = true;
+  const char *what = NULL;
   int rc = dvx_checks_read(t, &checks, &has_checks);
   if (rc == SQLITE_OK) rc = dvx_meta_get_blob(t, "graph", b, sizeof b, &is_stored);
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "graph_stamp", 0, &stamp);
-  if (rc != SQLITE_OK || !has_checks) return rc;
-  if (checks.graph != (is_stored || stamp != 0 ? graph_state_check(b, stamp) : 0)) {
-    *is_right = false;
-    return graph_line(t, r, "what %%_meta says of it does not have its checksum", 0, 0);
-  }
-  rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_RANGE, &stmt);
+  if (rc == SQLITE_OK) rc = dvx_shadow_stmt(t, DVX_SQL_GRAPH_RANGE, &stmt);
   if (rc != SQLITE_OK) return rc;
   sqlite3_bind_int64(stmt, 1, INT64_MIN);
   sqlite3_bind_int64(stmt, 2, INT64_MAX);
-  while (sqlite3_step(stmt) == SQLITE_ROW) {
+  for (; sqlite3_step(stmt) == SQLITE_ROW; has_blocks = true) {
     const void *bytes = sqlite3_column_blob(stmt, 1);
-    sum += dvx_block_check(sqlite3_column_int64(stmt, 0), bytes ? bytes : "",
-                           bytes ? (size_t)sqlite3_column_bytes(stmt, 1) : 0);
+    size_t n = bytes ? (size_t)sqlite3_column_bytes(stmt, 1) : 0;
+    sum += dvx_block_check(sqlite3_column_int64(stmt, 0), bytes ? bytes : "", n);
   }
   rc = sqlite3_reset(stmt);
   if (rc != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, rc);
-  *is_right = sum == checks.links;
-  return *is_right ? SQLITE_OK : graph_line(t, r, "the blocks do not have their checksum", 0, 0);
+  if (has_blocks && !t->graph.is_there) {
+    what = "there are blocks, but no graph";
+  } else if (has_checks && checks.graph != (is_stored || stamp != 0 ? graph_state_check(b, stamp) : 0)) {
+    what = "its beginning does not have its checksum";
+  } else if (has_checks && sum != checks.links) {
+    what = "the blocks do not have their checksum";
+  }
+  return what ? graph_line(t, r, what, 0, 0) : SQLITE_OK;
 }
 
 int dvx_graph_check(dvx_table *t, int (*line)(void *ctx, const char *text), void *ctx) {
@@ -1106,14 +1095,12 @@ int dvx_graph_check(dvx_table *t, int (*line)(void *ctx, const char *text), void
   graph_report r = {line, ctx};
   dv_hnsw_fault fault = DV_HNSW_SOUND;
   uint32_t row, other;
-  bool is_right = true;
   dvx_graph_free(t); /* not what memory holds */
   int rc = dvx_mirror_ready(t);
   if (rc == SQLITE_OK && gr->is_there) rc = graph_need_all(t);
   if (rc != SQLITE_OK) return rc;
   if (gr->is_damaged) return graph_line(t, &r, gr->damage, (uint64_t)gr->damage_at, 0);
-  if (!gr->is_there) rc = graph_check_none(t, &r);
-  if (rc == SQLITE_OK) rc = graph_check_sums(t, &r, &is_right);
+  rc = graph_check_blocks(t, &r);
   if (rc != SQLITE_OK || !gr->is_there) return rc;
   rc = graph_status(t, dv_hnsw_check(&gr->hnsw, &fault, &row, &other));
   if (rc != SQLITE_OK) return rc;

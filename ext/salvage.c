@@ -29,6 +29,20 @@
  */
 #include "ext_int.h"
 
+#ifdef DVX_WITHOUT_SALVAGE /* the browser package: six kilobytes to load for what is done once, if ever, and elsewhere */
+
+int dvx_salvage_report(dvx_table *t, int (*line)(void *ctx, const char *text), void *ctx) {
+  (void)t, (void)line, (void)ctx;
+  return SQLITE_OK;
+}
+
+int dvx_salvage_register(dvx_conn *conn) {
+  (void)conn;
+  return SQLITE_OK;
+}
+
+#else
+
 #define SALVAGE_HEADER 28u
 #define SALVAGE_MEND_BYTES ((size_t)1 << 16)
 #define SALVAGE_MEND_BUDGET ((size_t)1 << 22) /* bytes looked at for the sake of one span */
@@ -1201,3 +1215,5 @@ static void salvage_function(sqlite3_context *ctx, int argc, sqlite3_value **arg
 int dvx_salvage_register(dvx_conn *conn) {
   return dvx_conn_function(conn, "delta_salvage", 2, SQLITE_UTF8 | SQLITE_DIRECTONLY, salvage_function);
 }
+
+#endif

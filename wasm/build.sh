@@ -32,7 +32,7 @@ for variant in scalar simd relaxed; do
   simd) simd=-msimd128 ;;
   relaxed) simd='-msimd128 -mrelaxed-simd' ;;
   esac
-  compile -DSQLITE_CORE -DDELTA_VECTORS_VERSION="\"$version\"" -isystem "$headers" -c build/extension.c -o build/extension.o
+  compile -DSQLITE_CORE -DDVX_WITHOUT_SALVAGE -DDELTA_VECTORS_VERSION="\"$version\"" -isystem "$headers" -c build/extension.c -o build/extension.o
   compile -fno-builtin -c c/strings.c -o build/strings.o
   wasm-ld-19 -shared --experimental-pic -Bsymbolic --no-entry --import-memory --unresolved-symbols=import-dynamic \
     --export=sqlite3_deltavectors_init --export=dv_view_open --export=dv_view_vector \

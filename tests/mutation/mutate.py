@@ -5,8 +5,8 @@ at a time (< to <=, == to !=, and so on), and each change must make a test fail.
     mutate.py [COUNT [SEED]]        COUNT operators (50), spread over the files, chosen by SEED (1)
 
 For each: the changed file is compiled, and the tests run in this order until one fails: unit/check_delta,
-unit/check_frame, and the differential test on a library with small thresholds. A compiler's warning that is an error
-in `./dev check gcc` counts as caught as well. What no test can notice, because the result is the same, stands in
+unit/check_frame, the differential test on a library with small thresholds, and, for core, the unit tests under
+AddressSanitizer. What no test can notice, because the result is the same, stands in
 equivalent.txt beside this file, with the reason. Prints a line for each, and at the end how many were caught; exits with
 1 if one survived.
 
@@ -52,7 +52,7 @@ def operators(name):
             continue
         code = line.split("/*")[0]
         code = re.sub(r'"(\\.|[^"\\])*"', lambda m: " " * len(m.group()), code)
-        if "ASSERT" in code or "->" in code and "static" in code:
+        if "ASSERT" in code or "prefetch" in code or "->" in code and "static" in code:
             continue
         for match in OPERATOR.finditer(code.replace("->", "  ")):
             found.append((number, match.start(), match.group()))
@@ -98,6 +98,17 @@ def main():
         yield "model/differential", [ROOT / "build/release/tests/differential_system", "--extension", WORK / "delta_vectors",
                                      "--programs", "60", "--ops", "200", "--seed", "1"]
 
+    def sanitized(source, mutant):
+        """Do the unit tests of core fail under AddressSanitizer? For what reads or writes a place too far."""
+        flags = ["-std=gnu11", "-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-w"]
+        others = [s for s in [*ROOT.glob("core/*.c"), *ROOT.glob("core/simd/*.c")] if s != source]
+        for test in ("check_delta", "check_frame"):
+            program = WORK / f"{test}_sanitized"
+            must(["cc", *flags, *include, mutant, *others, ROOT / f"tests/unit/{test}.c", "-o", program, *check, "-lm"])
+            if run([program]) != 0:
+                return True
+        return False
+
     os.environ["CK_DEFAULT_TIMEOUT"] = "60"
     os.chdir(WORK)
     for test, command in tests():
@@ -126,6 +137,8 @@ def main():
                 if run(command) != 0:
                     by = test
                     break
+            if by is None and source.parent.name == "core" and sanitized(source, mutant):
+                by = "unit tests under AddressSanitizer"
         shutil.copy(good, obj)
         survived += by is None
         print(f"{'caught' if by else 'SURVIVED':11} {key}{f' by {by}' if by else ''}", flush=True)
