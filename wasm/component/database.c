@@ -21,6 +21,7 @@
 typedef struct database {
   dvec_db *dvec; /* NULL: it could not be opened, for ever; `error` says why */
   char *table;
+  bool is_in_memory;
   size_t dimensions;
   dv_metric metric;
   int code; /* of the last call */
@@ -28,7 +29,7 @@ typedef struct database {
 } database;
 
 /* What stands for a database that there is no memory for. */
-static database no_memory = {NULL, NULL, 0, DV_COSINE, SQLITE_NOMEM, NULL};
+static database no_memory = {.code = SQLITE_NOMEM};
 
 __attribute__((import_module("[export]ruvector:delta/delta-db@0.1.0"), import_name("[resource-new]database"))) uint32_t
 abi_resource_new(database *db);
@@ -265,8 +266,9 @@ static int open_database(database *db, const wit_options *o) {
   }
   const dvec_open_options options = {.size = sizeof options,
                                      .flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE,
-                                     .busy_timeout_ms = 1000,
+                                     .busy_timeout_ms = 500,
                                      .sql = o->path.is_some ? modes : NULL};
+  db->is_in_memory = strcmp(path, ":memory:") == 0;
   db->table = sqlite3_mprintf("%s", table);
   int rc = db->table ? start_sqlite() : SQLITE_NOMEM;
   if (rc == SQLITE_NOMEM) return no_memory_for(db);
@@ -798,30 +800,40 @@ static sqlite3 *open_bytes(database *db, const uint8_t *bytes, size_t n) {
   return NULL;
 }
 
-/* A backup cannot change the size of the pages of a database in memory, but VACUUM can, there where the bytes are. */
-static int same_page_size(sqlite3 *target, sqlite3 *source) {
+/* All pages in one transaction of the target's. */
+static int copy_database(sqlite3 *target, sqlite3 *source) {
+  sqlite3_backup *backup = sqlite3_backup_init(target, "main", source, "main");
+  if (!backup) return sqlite3_errcode(target);
+  int rc = sqlite3_backup_step(backup, -1);
+  int end = sqlite3_backup_finish(backup);
+  return rc == SQLITE_DONE ? end : rc;
+}
+
+/* A database in memory cannot change the size of its pages, so there a new one takes the place of the old. */
+static int copy_to_memory(sqlite3 *source, dvec_db **out) {
+  char sql[40];
   sqlite3_stmt *stmt = NULL;
-  int size = 0;
-  int rc = sqlite3_prepare_v2(target, "PRAGMA page_size", -1, &stmt, NULL);
-  if (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) size = sqlite3_column_int(stmt, 0);
+  int page_size = 0;
+  int rc = sqlite3_prepare_v2(source, "PRAGMA page_size", -1, &stmt, NULL);
+  if (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) page_size = sqlite3_column_int(stmt, 0);
   (void)sqlite3_finalize(stmt);
-  char *sql = rc == SQLITE_OK ? sqlite3_mprintf("PRAGMA page_size=%d; VACUUM", size) : NULL;
-  rc = sql ? sqlite3_exec(source, sql, NULL, NULL, NULL) : SQLITE_NOMEM;
-  sqlite3_free(sql);
-  return rc;
+  sqlite3_snprintf((int)sizeof sql, sql, "PRAGMA page_size=%d", page_size);
+  const dvec_open_options options = {.size = sizeof options, .sql = sql};
+  if (rc == SQLITE_OK) rc = dvec_open(":memory:", &options, out);
+  if (rc != SQLITE_OK) return rc;
+  distrust(dvec_sqlite(*out));
+  return copy_database(dvec_sqlite(*out), source);
 }
 
 static void replace_by(database *db, sqlite3 *source) {
-  sqlite3 *target = dvec_sqlite(db->dvec);
-  int rc = same_page_size(target, source);
-  sqlite3_backup *backup = rc == SQLITE_OK ? sqlite3_backup_init(target, "main", source, "main") : NULL;
-  if (backup) {
-    rc = sqlite3_backup_step(backup, -1);
-    int end = sqlite3_backup_finish(backup);
-    rc = rc == SQLITE_DONE ? end : rc;
-  } else if (rc == SQLITE_OK) {
-    rc = sqlite3_errcode(target);
+  dvec_db *copy = NULL;
+  int rc = db->is_in_memory ? copy_to_memory(source, &copy) : copy_database(dvec_sqlite(db->dvec), source);
+  if (copy && rc == SQLITE_OK) {
+    (void)dvec_close(db->dvec);
+    db->dvec = copy;
+    return;
   }
+  (void)dvec_close(copy);
   if ((rc & 0xff) == SQLITE_NOMEM)
     (void)no_memory_for(db);
   else if (rc != SQLITE_OK)
