@@ -48,3 +48,6 @@ wasi_clang -mexec-model=reactor -O2 sqlite3.o delta_vectors.o api.o encode.o dat
   -Wl,--gc-sections,--strip-all,--stack-first,-z,stack-size=1048576
 cd - >/dev/null
 node componentize.mjs "$build/module.wasm" "$jco/lib/wasi_snapshot_preview1.reactor.wasm" dist/delta-vector.wasm
+
+# For the tests and the benchmark: as a function that makes instances, with imports that the caller gives.
+node ../node_modules/@bytecodealliance/jco/src/jco.js transpile dist/delta-vector.wasm --instantiation async --name delta-vector -o dist/js --quiet
