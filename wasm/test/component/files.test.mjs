@@ -165,6 +165,39 @@ for (const makeHost of [nodeHost, wasmtimeHost]) {
   });
 }
 
+it('a host that is killed loses nothing that it had acknowledged', async (t) => {
+  let locks = 0;
+  for (let round = 0; round < 4; round++) {
+    const name = path.join(directory, `killed${round}.db`);
+    const host = wasmtimeHost();
+    await host.start({ grant: directory });
+    const db = await host.open({ dimensions: 3, path: `/data/killed${round}.db` });
+    let acknowledged = 0;
+    const writing = (async () => {
+      for (;;) {
+        await db.applyDeltas([create(`a${acknowledged}`, acknowledged, 1, 1), create(`b${acknowledged}`, 1, 1, 1)]);
+        acknowledged++;
+      }
+    })().catch(() => {});
+    await new Promise((resolve) => setTimeout(resolve, 700 + 130 * round));
+    await host.kill();
+    await writing;
+    const wasLocked = existsSync(`${name}.lock`);
+    if (wasLocked) rmdirSync(`${name}.lock`);
+    locks += wasLocked;
+    const next = wasmtimeHost();
+    await next.start({ grant: directory });
+    const again = await next.open({ dimensions: 3, path: `/data/killed${round}.db` });
+    const { rows } = JSON.parse(await again.status());
+    assert.ok(acknowledged > 0 && rows % 2 === 0 && rows >= 2 * acknowledged && rows <= 2 * acknowledged + 2, `${rows} rows, ${acknowledged} acknowledged`);
+    if (acknowledged > 1) assert.deepEqual(await again.getVector(`a${acknowledged - 1}`), f32(acknowledged - 1, 1, 1));
+    await again.drop();
+    await next.close();
+    assert.equal(shell(`killed${round}.db`, "PRAGMA integrity_check; INSERT INTO vectors(vectors) VALUES('integrity-check');"), 'ok');
+  }
+  t.diagnostic(`${locks} of 4 killed within a transaction`);
+});
+
 it('the interface is the one of the ADR, and the component has it', async () => {
   const { componentWit } = await import('@bytecodealliance/jco');
   const words = (wit) => wit.replace(/\/\/.*$/gm, '').replace(/%/g, '').replace(/\bfloat32\b/g, 'f32').replace(/\s+/g, ' ');

@@ -63,6 +63,10 @@ export function wasmtimeHost() {
     database: async (dimensions) => wrap(await ask({ call: ['delta-db', '[constructor]database'], args: [dimensions] })),
     open: async (options) => wrap(await ask({ call: ['delta-db-ext', 'open'], args: [options] })),
     limitMemory: (bytes) => ask({ call: ['delta-db-ext', 'limit-memory'], args: [bytes] }),
+    kill: () => {
+      child.kill('SIGKILL');
+      return new Promise((resolve) => child.on('close', resolve));
+    },
     close: () => {
       child.stdin.end();
       return new Promise((resolve) => child.on('close', resolve));

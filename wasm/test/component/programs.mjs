@@ -256,7 +256,7 @@ export const programs = {
     const db = await host.database(3);
     const deltas = [
       at(create('a', 1, 2, 3), 0), at(create('b', 5, 5, 5), 1000), at(sparse('a', [0, 2], [10, -0]), 2000), at(dense('a', 7, 8, 9), 3000),
-      at(scale('a', 0.1), 3000), at(offset('a', -1.5), 4000), at(remove('a'), 5000), at(create('a', 4, 4, 4), 1_800_000_000_000),
+      at(scale('a', Math.fround(0.1)), 3000), at(offset('a', -1.5), 4000), at(remove('a'), 5000), at(create('a', 4, 4, 4), 1_800_000_000_000),
     ];
     equal(await db.applyDeltas(deltas), ['1', '2', '3', '4', '5', '6', '7', '8']);
     const log = await db.log(0n, 1000);
@@ -333,6 +333,15 @@ export const programs = {
     await wrong({ filter: 'nonsense =' }, /syntax error/);
     await wrong({ filter: 'id = ?' }, /1 parameters, 0 values/);
     await wrong({ asOf: 2n ** 63n }, /too large/);
+    // However deep: an error at most, within the stack of any host.
+    for (const deep of [900, 990, 5000, 100_000]) {
+      for (const [before, after] of [['NOT ', ''], ['(', ')'], ['abs(', ')'], ['(SELECT ', ')'], ['1 + ', '']]) {
+        await failure(db.searchWith(f32(0, 0), 1, { values: [], filter: `${before.repeat(deep)}id${after.repeat(deep)}` }));
+      }
+      const metadata = `${'{"a":'.repeat(deep)}1${'}'.repeat(deep)}`;
+      for (let i = 0; i < 2; i++) await failure(db.applyWithMetadata([{ delta: offset('r3', 1), metadata }]));
+    }
+    equal(await search(1, {}), 'r1=1');
     await db.drop();
   },
 

@@ -11,13 +11,30 @@ that JSON does not know.
 import array
 import base64
 import json
+import os
 import sys
 
 from wasmtime import Engine, Store, WasiConfig, WasmtimeError, Trap
 from wasmtime import component as c
 
+
+def load(path):
+    """Compiling takes seconds, so what was compiled is kept beside the component."""
+    kept = path + ".compiled"
+    if os.path.exists(kept) and os.path.getmtime(kept) > os.path.getmtime(path):
+        try:
+            return c.Component.deserialize_file(engine, kept)
+        except WasmtimeError:
+            pass  # by another version
+    code = c.Component.from_file(engine, path)
+    with open(f"{kept}.{os.getpid()}", "wb") as file:
+        file.write(code.serialize())
+    os.replace(file.name, kept)
+    return code
+
+
 engine = Engine()
-code = c.Component.from_file(engine, sys.argv[1])
+code = load(sys.argv[1])
 store = instance = None
 handles = []
 
