@@ -150,7 +150,8 @@ console.log(`Node ${process.versions.node}, ${cpus()[0].model}; ${n} × ${DIMENS
 console.log(`| | ${Object.keys(columns).join(' | ')} |`);
 console.log(`| --- |${' --- |'.repeat(Object.keys(columns).length)}`);
 const figure = (x) => (x === undefined ? '–' : x >= 100 ? x.toFixed(0) : x.toPrecision(2));
-for (const name of Object.keys(columns['component, jco'])) console.log(`| ${name} | ${Object.values(columns).map((c) => figure(c[name])).join(' | ')} |`);
+const names = new Set(Object.values(columns).flatMap((c) => Object.keys(c)));
+for (const name of names) console.log(`| ${name} | ${Object.values(columns).map((c) => figure(c[name])).join(' | ')} |`);
 const component = readFileSync(path.join(dist, 'delta-vector.wasm'));
 console.log(`\ndelta-vector.wasm: ${component.length} bytes, ${gzipSync(component, { level: 9 }).length} with gzip.`);
 process.exit(); // jco's WASI has a worker

@@ -11,7 +11,6 @@
 #include "abi.h"
 
 #include <stdarg.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -324,28 +323,30 @@ abi_result *ext_open(const wit_options *options) {
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-/* The deltas' ids, which follow each other. */
-static void give_ids(database *db, abi_result *result, int64_t first, size_t n) {
-  enum { DIGITS = 20 };
-  abi_string *ids = n < SIZE_MAX / (sizeof *ids + DIGITS) ? abi_alloc(n * (sizeof *ids + DIGITS)) : NULL;
-  if (!ids) {
-    (void)no_memory_for(db);
-    *result = *result_of(db);
-    return;
-  }
+/* Ids of deltas follow each other. Room for them is taken before anything is written: a call that fails has changed
+ * nothing. */
+enum { ID_DIGITS = 20 };
+
+static abi_string *room_for_ids(database *db, size_t n) {
+  abi_string *ids = n < SIZE_MAX / (sizeof *ids + ID_DIGITS) ? abi_alloc(n * (sizeof *ids + ID_DIGITS)) : NULL;
+  if (!ids) (void)no_memory_for(db);
+  return ids;
+}
+
+static void write_ids(abi_string *ids, int64_t first, size_t n) {
   char *text = (char *)(ids + n);
-  for (size_t i = 0; i < n; i++, text += DIGITS) {
-    sqlite3_snprintf(DIGITS, text, "%lld", (long long)(first + (int64_t)i));
+  for (size_t i = 0; i < n; i++, text += ID_DIGITS) {
+    sqlite3_snprintf(ID_DIGITS, text, "%lld", (long long)(first + (int64_t)i));
     ids[i] = (abi_string){text, strlen(text)};
   }
-  result->list = (abi_bytes){(const uint8_t *)ids, n};
 }
 
 /* deltas[i] are `stride` bytes apart, the metadata, if there are any, `metadata_at` bytes behind their beginning. */
 static abi_result *apply(database *db, const void *deltas, size_t n, size_t stride, size_t metadata_at) {
   int64_t first = 0;
   if (!begin(db)) return result_of(db);
-  dvec_delta *d = n < SIZE_MAX / sizeof *d ? abi_alloc(n * sizeof *d) : NULL;
+  abi_string *ids = room_for_ids(db, n);
+  dvec_delta *d = ids && n < SIZE_MAX / sizeof *d ? abi_alloc(n * sizeof *d) : NULL;
   if (!d) (void)no_memory_for(db);
   const uint8_t *at = deltas;
   for (size_t i = 0; db->code == SQLITE_OK && i < n; i++, at += stride) {
@@ -357,7 +358,10 @@ static abi_result *apply(database *db, const void *deltas, size_t n, size_t stri
     if (rc != SQLITE_OK) (void)failed(db, rc);
   }
   abi_result *result = result_of(db);
-  if (!result->is_error) give_ids(db, result, first, n);
+  if (!result->is_error) {
+    write_ids(ids, first, n);
+    result->list = (abi_bytes){(const uint8_t *)ids, n};
+  }
   return result;
 }
 
@@ -399,11 +403,14 @@ abi_result *ext_rollback(database *db, const char *id, size_t n_id, const char *
                  (int)(n_to < 50 ? n_to : 50), to);
     return result_of(db);
   }
-  int rc = dvec_rollback(db->dvec, db->table, &row, target, &seq);
+  abi_string *new_id = room_for_ids(db, 1);
+  int rc = new_id ? dvec_rollback(db->dvec, db->table, &row, target, &seq) : SQLITE_OK;
   if (rc != SQLITE_OK) (void)failed(db, rc);
   abi_result *result = result_of(db);
-  if (!result->is_error) give_ids(db, result, seq, 1);
-  if (!result->is_error) result->text = *(const abi_string *)(const void *)result->list.at;
+  if (!result->is_error) {
+    write_ids(new_id, seq, 1);
+    result->text = *new_id;
+  }
   return result;
 }
 
@@ -514,10 +521,7 @@ static abi_bytes search(database *db, abi_floats query, uint32_t k, const dvec_s
   dvec_search_options options = given ? *given : (dvec_search_options){0};
   dvec_hits *hits = NULL;
   options.size = sizeof options;
-  options.k = k;
-  if (k == 0) { /* the C API would take it for the default; the query is looked at all the same */
-    options.k = 1;
-  }
+  options.k = k > 0 ? k : 1; /* 0 would be the default; the query is looked at all the same */
   int rc =
       dvec_search(db->dvec, db->table, query.n ? query.at : (const float *)(const void *)"", query.n, &options, &hits);
   if (rc != SQLITE_OK) {
@@ -749,11 +753,18 @@ abi_bytes *database_export(database *db) {
   sqlite3_int64 n = 0;
   result = (abi_bytes){(const uint8_t *)8, 0};
   if (!begin(db)) return &result;
-  uint8_t *bytes = sqlite3_serialize(dvec_sqlite(db->dvec), "main", &n, 0);
-  if (!bytes) {
-    (void)no_memory_for(db);
+  sqlite3 *sqlite = dvec_sqlite(db->dvec);
+  uint8_t *bytes = sqlite3_serialize(sqlite, "main", &n, 0);
+  if (!bytes || n < HEADER_BYTES) {
+    int rc = sqlite3_errcode(sqlite);
+    sqlite3_free(bytes);
+    if (rc == SQLITE_OK || rc == SQLITE_ROW || rc == SQLITE_DONE || rc == SQLITE_NOMEM)
+      (void)no_memory_for(db);
+    else
+      (void)refuse(db, rc, "delta_vectors: export: %s", sqlite3_errmsg(sqlite));
     return &result;
   }
+  bytes[MODE_AT] = bytes[MODE_AT + 1] = ROLLBACK_JOURNAL; /* they are complete, without a WAL */
   abi_adopt(bytes);
   result = (abi_bytes){bytes, (size_t)n};
   return &result;

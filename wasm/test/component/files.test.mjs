@@ -113,6 +113,10 @@ for (const makeHost of [nodeHost, wasmtimeHost]) {
       const bytes = await db.export();
       await db.import(bytes);
       assert.equal(await db.applyDelta(offset('a', 1)), '6');
+      shell('small-pages.db', `PRAGMA page_size=1024; ${TABLE} ${ROWS}`);
+      await db.import(new Uint8Array(readFileSync(path.join(directory, 'small-pages.db'))));
+      assert.deepEqual(await db.getVector('a'), f32(1, 9, 3));
+      assert.equal(shell('kept.db', `PRAGMA page_size; ${CHECK}`), '1024\nok\na|[1,9,3]|{"from":"shell"}\nb|[3,2,1]|');
       await db.drop();
       await raises(host.open({ dimensions: 4, path: '/data/kept.db' }), /open: the table vectors has 3 dimensions and the metric cosine, expected 4 and cosine/);
       await raises(host.open({ dimensions: 3, path: '/elsewhere/x.db' }), /cannot open \/elsewhere\/x\.db: unable to open database file/);
@@ -146,6 +150,8 @@ for (const makeHost of [nodeHost, wasmtimeHost]) {
       await raises(one.applyDelta(create('x', 1, 1, 1)), /database is locked/);
       assert.equal(await two.getVector('r1'), undefined);
       assert.match(await two.lastError(), /database is locked/);
+      assert.equal((await two.export()).length, 0);
+      assert.match(await two.lastError(), /export: .*locked/);
       rmdirSync(path.join(directory, 'shared.db.lock'));
       assert.equal(await one.applyDelta(create('x', 1, 1, 1)), '21');
       await one.drop();

@@ -476,8 +476,11 @@ export const programs = {
     let n = 0, message;
     while (message === undefined && n < 20000) message = await failure(db.applyDeltas(Array.from({ length: 50 }, () => row(n++))));
     equal(message, 'out of memory');
-    for (let i = 0; i < 20; i++) {
-      await failure(db.applyDeltas(Array.from({ length: 50 }, () => row(n++))));
+    // To the brim: then there is no room for arguments either, but for what is kept back.
+    for (let failures = 0; failures < 5; ) failures += (await failure(db.applyDelta(row(n++)))) !== undefined;
+    for (let i = 0; i < 4; i++) {
+      equal(await db.getVector(`${'no such row '.repeat(20_000)}`), undefined);
+      await failure(db.applyDelta({ vectorId: 'x', operation: { tag: 'create', val: new Float32Array(60_000) } }));
       ok((await db.getVector('r0')) ?? (await db.lastError()) === 'out of memory', 'read');
       await failure(host.database(300).then((d) => d.drop()));
       await db.export();
