@@ -16,7 +16,7 @@ let directory;
 before(() => {
   directory = mkdtempSync(path.join(tmpdir(), 'delta-vectors-'));
   copyFileSync(COMPONENT, path.join(directory, 'delta-vector.wasm'));
-  writeFileSync(path.join(directory, 'package.json'), '{"type":"module"}');
+  execFileSync('sh', ['-ec', /^npm init .*$/m.exec(readme)[0]], { cwd: directory, stdio: 'ignore' });
   // What the README installs is what is pinned here.
   const [, packages] = /^npm install (.*)$/m.exec(readme);
   const { devDependencies } = JSON.parse(readFileSync(path.join(wasm, 'package.json'), 'utf8'));
