@@ -189,10 +189,11 @@ typedef struct dvec_delta {
   double amount;
   const void *blob;
   size_t n_blob;
-  int64_t time; /* 0: now */
+  int64_t time; /* 0: now, unless has_time */
   const char *metadata; /* JSON object, a patch; NULL: none */
   int64_t n_metadata; /* -1: ends with a zero byte */
   int32_t or_replace; /* a create of a row that exists replaces its vector instead of failing */
+  int32_t has_time; /* 1: `time` counts even if it is 0, the beginning of 1970 */
 } dvec_delta;
 
 /* Applies one. *seq (may be NULL) is its number. Outside of a transaction it is a commit of its own. */

@@ -96,8 +96,14 @@ static int status_text(dvx_table *t, dvx_str *s) {
   } else {
     dvx_str_addf(s, "null");
   }
-  dvx_str_addf(s, ",\"dimensions\":%u,\"metric\":\"%s\",\"last_seq\":%u,\"purged_seq\":%i,\"pending\":%u,\"uuid\":\"",
-               (uint64_t)c->dimensions, dv_metric_name(c->metric), last, purged, (uint64_t)t->overlay.n_pending);
+  dvx_str_addf(s, ",\"dimensions\":%u,\"metric\":\"%s\",\"id\":", (uint64_t)c->dimensions, dv_metric_name(c->metric));
+  if (c->id_name) {
+    dvx_history_json_text(s, (const uint8_t *)c->id_name, strlen(c->id_name));
+  } else {
+    dvx_str_addf(s, "null");
+  }
+  dvx_str_addf(s, ",\"last_seq\":%u,\"purged_seq\":%i,\"pending\":%u,\"uuid\":\"", last, purged,
+               (uint64_t)t->overlay.n_pending);
   for (int shift = 60; shift >= 0; shift -= 4) dvx_str_add(s, &"0123456789abcdef"[(uint64_t)uuid >> shift & 15], 1);
   dvx_str_addf(s, "\",\"format\":%i,\"kernels\":\"%s\"}", format, t->conn->kernels->name);
   return SQLITE_OK;

@@ -479,19 +479,17 @@ static char *search_json(const dvec_search_options *o) {
 }
 
 /* The column that holds the ids: it may have any name, or be the rowid. */
-static char *id_column(dvec_db *db, const char *quoted) {
+static int id_column(dvec_db *db, const char *table, char **id) {
   sqlite3_stmt *stmt = NULL;
-  char *id = NULL;
-  const char *dot = strstr(quoted, "\".\"");
-  char *sql = dot ? sqlite3_mprintf("PRAGMA %.*s.table_xinfo(%s)", (int)(dot + 1 - quoted), quoted, dot + 2)
-                  : sqlite3_mprintf("PRAGMA table_xinfo(%s)", quoted);
-  int rc = sql ? sqlite3_prepare_v2(db->sqlite, sql, -1, &stmt, NULL) : SQLITE_NOMEM;
-  while (rc == SQLITE_OK && !id && sqlite3_step(stmt) == SQLITE_ROW) {
-    if (sqlite3_column_int(stmt, 5)) id = sqlite3_mprintf("\"%w\"", sqlite3_column_text(stmt, 1));
+  int rc = sqlite3_prepare_v2(db->sqlite, "SELECT delta_status(?1) ->> 'id'", -1, &stmt, NULL);
+  if (rc == SQLITE_OK) rc = sqlite3_bind_text(stmt, 1, table, -1, SQLITE_STATIC);
+  if (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) {
+    const unsigned char *name = sqlite3_column_text(stmt, 0);
+    *id = name ? sqlite3_mprintf("\"%w\"", name) : sqlite3_mprintf("rowid");
+    if (!*id) rc = SQLITE_NOMEM;
   }
-  (void)sqlite3_finalize(stmt);
-  sqlite3_free(sql);
-  return id ? id : sqlite3_mprintf("rowid");
+  int end = sqlite3_finalize(stmt);
+  return rc == SQLITE_OK && end != SQLITE_OK ? fail_sqlite(db, end) : rc;
 }
 
 /* The table itself as a function, so that the filter is pushed into the search. Without k it streams, so a filter that
@@ -509,13 +507,15 @@ static int prepare_filter(dvec_db *db, const char *table, const char *filter, sq
   db->stmts[STMT_FILTER] = NULL;
   sqlite3_free(db->filter_key);
   db->filter_key = key;
+  char *id = NULL, *sql = NULL;
   char *quoted = key ? dvn_table_quoted(db->sqlite, table) : NULL;
-  char *id = quoted ? id_column(db, quoted) : NULL;
-  char *sql = id ? sqlite3_mprintf("SELECT %s, distance FROM %s(?1, ?2) WHERE (%s\n) ORDER BY distance LIMIT ?", id,
-                                   quoted, filter)
-                 : NULL;
-  int rc = SQLITE_NOMEM;
-  if (sql) {
+  int rc = quoted ? id_column(db, table, &id) : SQLITE_NOMEM;
+  if (rc == SQLITE_OK) {
+    sql = sqlite3_mprintf("SELECT %s, distance FROM %s(?1, ?2) WHERE (%s\n) ORDER BY distance LIMIT ?", id, quoted,
+                          filter);
+    if (!sql) rc = SQLITE_NOMEM;
+  }
+  if (rc == SQLITE_OK) {
     rc = sqlite3_prepare_v3(db->sqlite, sql, -1, SQLITE_PREPARE_PERSISTENT, &db->stmts[STMT_FILTER], NULL);
     if (rc != SQLITE_OK) rc = fail_sqlite(db, rc);
   }

@@ -114,7 +114,7 @@ int dvn_delta_encode(dv_buf *out, const void *delta, char message[DVN_MESSAGE]) 
   if (d.id.text && d.id.n_text < 0) d.id.n_text = (int64_t)strlen(d.id.text);
   if (d.metadata && d.n_metadata < 0) d.n_metadata = (int64_t)strlen(d.metadata);
   memset(&frame, 0, sizeof frame);
-  frame.flags = DV_FRAME_ID | (d.time ? DV_FRAME_TIME : 0u) | (d.or_replace ? DV_FRAME_MERGED : 0u);
+  frame.flags = DV_FRAME_ID | (d.time || d.has_time ? DV_FRAME_TIME : 0u) | (d.or_replace ? DV_FRAME_MERGED : 0u);
   frame.time = d.time;
   frame.id.type = d.id.text ? DV_TEXT : DV_INTEGER;
   frame.id.integer = d.id.integer;

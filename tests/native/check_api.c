@@ -111,6 +111,16 @@ START_TEST(every_operation_does_what_sql_does) {
 }
 END_TEST
 
+START_TEST(time_0_is_a_time_if_it_is_said_so) {
+  create_docs(3);
+  float v[3] = {1, 2, 3};
+  dvec_delta d[2] = {dense(DVEC_CREATE, "a", v, 3), dense(DVEC_CREATE, "b", v, 3)};
+  d[0].has_time = 1;
+  ok(dvec_apply_many(db, "docs", d, 2, NULL, NULL, NULL));
+  sql_is(dvec_sqlite(db), "a|1 b|0", "SELECT id, timestamp = 0 FROM delta_log('docs')");
+}
+END_TEST
+
 START_TEST(many_are_applied_or_none) {
   create_docs(3);
   float v[3] = {1, 2, 3};
@@ -242,6 +252,31 @@ START_TEST(filters_take_values) {
   o.n_values = 1;
   (void)dvec_search(db, "items", q, 3, &o, &hits); /* the filter is the program's own text: only no leak, no crash */
   dvec_hits_free(hits);
+}
+END_TEST
+
+/* It was the rowid, where the id is a text. */
+START_TEST(a_filtered_search_gives_ids) {
+  float q[3] = {0, 0, 0};
+  create_docs(3);
+  create_rows(20);
+  dvec_search_options o = {.size = sizeof o, .k = 2, .filter = "id <> 'r1'"};
+  hits_are("r0=0 r2=2", q, &o, "docs");
+  dvec_table_options t = {
+      .size = sizeof t, .dimensions = 3, .metric = "l2", .columns = "genre TEXT, \"the \"\"name\" TEXT PRIMARY KEY"};
+  ok(dvec_create_table(db, "named", &t));
+  dvec_delta d = dense(DVEC_CREATE, "x", q, 3);
+  ok(dvec_apply(db, "named", &d, NULL));
+  o.filter = "genre IS NULL";
+  hits_are("x=0", q, &o, "named");
+  t.columns = "genre TEXT";
+  ok(dvec_create_table(db, "numbered", &t));
+  d = dense(DVEC_CREATE, NULL, q, 3);
+  d.id = dvec_id_integer(7);
+  ok(dvec_apply(db, "numbered", &d, NULL));
+  hits_are("7=0", q, &o, "numbered");
+  dvec_hits *hits = NULL;
+  refused(DVEC_ERROR, "no such table: nowhere", dvec_search(db, "nowhere", q, 3, &o, &hits));
 }
 END_TEST
 
@@ -428,10 +463,12 @@ int main(int argc, char **argv) {
   TCase *t = tcase_create("api");
   tcase_add_checked_fixture(t, use, leave);
   tcase_add_test(t, every_operation_does_what_sql_does);
+  tcase_add_test(t, time_0_is_a_time_if_it_is_said_so);
   tcase_add_test(t, many_are_applied_or_none);
   tcase_add_test(t, structures_grow_at_their_end);
   tcase_add_test(t, searches_with_options);
   tcase_add_test(t, filters_take_values);
+  tcase_add_test(t, a_filtered_search_gives_ids);
   tcase_add_test(t, a_borrowed_vector_is_that_of_now);
   tcase_add_test(t, attaches_where_the_loadable_is_loaded);
   tcase_add_test(t, chains_and_the_log_are_walked);

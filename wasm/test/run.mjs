@@ -1,10 +1,10 @@
-// run.mjs DIRECTORY: runs the tests of wasm/test/DIRECTORY, and closes with "N passed, N failed".
+// run.mjs DIRECTORY [NAME]: runs the tests of wasm/test/DIRECTORY, or NAME.test.mjs of them, and closes with "N passed, N failed".
 import { spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const directory = fileURLToPath(new URL(`./${process.argv[2]}/`, import.meta.url));
-const files = readdirSync(directory).filter((name) => name.endsWith('.test.mjs')).sort();
+const files = readdirSync(directory).filter((name) => name.endsWith('.test.mjs') && (!process.argv[3] || name === `${process.argv[3]}.test.mjs`)).sort();
 const count = { pass: 0, fail: 0 };
 for (const file of files) {
   await new Promise((resolve) => {
