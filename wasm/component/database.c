@@ -59,8 +59,12 @@ static abi_string error_of(const database *db) {
   return abi_text(text, strlen(text));
 }
 
+/* "Now" of the call, as SQLite has it; 0: not asked for yet. */
+static sqlite3_int64 time_of_call;
+
 /* Every call begins so. false: there is no database. */
 static bool begin(database *db) {
+  time_of_call = 0;
   if (!db->dvec) return false;
   sqlite3_free(db->error);
   db->error = NULL;
@@ -160,13 +164,25 @@ static int random_bytes(sqlite3_vfs *vfs, int n, char *out) {
   return n;
 }
 
+static int (*wall_clock)(sqlite3_vfs *vfs, sqlite3_int64 *out);
+
+/* One time for all deltas of a call, as a statement of SQL has one: asking the host for each takes longer than the delta. */
+static int now(sqlite3_vfs *vfs, sqlite3_int64 *out) {
+  int rc = time_of_call ? SQLITE_OK : wall_clock(vfs, &time_of_call);
+  *out = time_of_call;
+  return rc;
+}
+
 /* Locks by "unix-dotfile": a directory <file>.lock while a transaction runs, as WASI has no locks on files. */
 static int start_sqlite(void) {
   static sqlite3_vfs vfs;
+  time_of_call = 0;
   if (vfs.zName) return SQLITE_OK;
   int rc = sqlite3_initialize();
   if (rc != SQLITE_OK) return rc;
   sqlite3_vfs files = *sqlite3_vfs_find("unix-dotfile");
+  wall_clock = files.xCurrentTimeInt64;
+  files.xCurrentTimeInt64 = now;
   files.xRandomness = random_bytes;
   files.zName = "wasi";
   files.pNext = NULL;
@@ -820,17 +836,10 @@ static int copy_database(sqlite3 *target, sqlite3 *source) {
   return rc == SQLITE_DONE ? end : rc;
 }
 
-/* A database in memory cannot change the size of its pages, so there a new one takes the place of the old. */
+/* A database in memory cannot change the size of its pages once there are some, so there a new one takes the place of the
+ * old. */
 static int copy_to_memory(sqlite3 *source, dvec_db **out) {
-  char sql[40];
-  sqlite3_stmt *stmt = NULL;
-  int page_size = 0;
-  int rc = sqlite3_prepare_v2(source, "PRAGMA page_size", -1, &stmt, NULL);
-  if (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) page_size = sqlite3_column_int(stmt, 0);
-  (void)sqlite3_finalize(stmt);
-  sqlite3_snprintf((int)sizeof sql, sql, "PRAGMA page_size=%d", page_size);
-  const dvec_open_options options = {.size = sizeof options, .sql = sql};
-  if (rc == SQLITE_OK) rc = dvec_open(":memory:", &options, out);
+  int rc = dvec_open(":memory:", NULL, out);
   if (rc != SQLITE_OK) return rc;
   distrust(dvec_sqlite(*out));
   return copy_database(dvec_sqlite(*out), source);

@@ -281,6 +281,16 @@ export const programs = {
     equal(await db.deltaChain('nobody'), []);
 
     const past = { 0: f32(1, 2, 3), 1999: f32(1, 2, 3), 2000: f32(10, 2, -0), 3500: f32(...[7, 8, 9].map((x) => Math.fround(x * Math.fround(0.1)))), 5000: undefined, 1_700_000_000_000: undefined, 1_800_000_000_000: f32(4, 4, 4) };
+    const before = BigInt(Date.now()) - 1n;
+    const clock = await host.database(1);
+    await clock.applyDeltas([create('a', 1), ...Array.from({ length: 50 }, () => offset('a', 1))]);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    await clock.applyDelta(offset('a', 1));
+    const times = (await clock.log(0n, 100)).map((d) => d.timestamp);
+    equal(new Set(times.slice(0, 51)).size, 1, 'deltas of a call have one time');
+    ok(times[51] >= times[0] + 15n && times[0] >= before && times[51] <= BigInt(Date.now()) + 1n, `now: ${show(times)}`);
+    await clock.drop();
+
     for (const [time, vector] of Object.entries(past)) equal(await db.getVectorAt('a', BigInt(time)), vector, `at ${time}`);
     await fails(db.getVectorAt('a', 2n ** 63n), /the time 9223372036854775808 is too large/);
 
