@@ -1056,7 +1056,7 @@ static int salvage_read_settled(salvage_job *j) {
   sqlite3_stmt *stmt = NULL;
   int rc = salvage_prepare(j, "SELECT value FROM %s WHERE key='settled'", "meta", &stmt);
   if (rc != SQLITE_OK) return rc == SQLITE_NOMEM ? rc : SQLITE_OK; /* it goes without */
-  if (sqlite3_step(stmt) == SQLITE_ROW && sqlite3_column_bytes(stmt, 0) == (int)sizeof j->settled) {
+  if (sqlite3_step(stmt) == SQLITE_ROW && sqlite3_column_bytes(stmt, 0) >= (int)sizeof j->settled) {
     const void *bytes = sqlite3_column_blob(stmt, 0);
     if (bytes) memcpy(j->settled, bytes, sizeof j->settled);
   }
