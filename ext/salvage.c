@@ -846,19 +846,17 @@ static int salvage_begin_pack(salvage_job *j, const salvage_bound *b) {
   return rc;
 }
 
-/* The span at j->at cannot be read. Goes on behind the seal from which one can be: in the same pack, where seqs and
- * times are then relative; else in the next one. */
-static int salvage_skip(salvage_job *j, bool *is_end) {
-  size_t from = j->at;
-  size_t bound = salvage_bound_behind(j, from);
-  bool is_there;
-  int rc = bound == j->n_bounds ? salvage_next_pack(j, &is_there) : SQLITE_OK; /* the span behind may go on in it */
-  size_t end = bound < j->n_bounds ? j->bounds[bound].at : j->stream.n;
-  dv_log_state state = j->state, ignored;
-  bool has_crc = j->has_crc, was_relative = j->is_relative;
-  if (rc == SQLITE_OK) rc = salvage_settle_held(j);
+/* The span at j->at cannot be read. Looks in front of `end` for a seal behind which one can be, and goes on there: seqs
+ * and times are relative then. *is_found is false, and nothing has changed, if there is none. */
+static int salvage_resync(salvage_job *j, size_t end, bool *is_found) {
+  const size_t from = j->at;
+  const dv_log_state state = j->state;
+  const bool has_crc = j->has_crc, was_relative = j->is_relative;
+  int rc = salvage_settle_held(j);
+  *is_found = false;
   for (size_t p = from; rc == SQLITE_OK && p + DV_SEAL_BYTES <= end; p++) {
     const uint8_t *s = j->stream.data + p;
+    dv_log_state behind;
     size_t seal;
     salvage_found found;
     if (s[0] != DV_RECORD_SEAL || s[5] != DV_RECORD_SEAL) continue;
@@ -866,18 +864,29 @@ static int salvage_skip(salvage_job *j, bool *is_end) {
     j->state = (dv_log_state){state.seq, state.time, dv_load_u32(s + 1)};
     j->has_crc = true;
     j->is_relative = true; /* nothing is held, so that a walk beyond a header changes nothing */
-    rc = salvage_walk(j, true, &seal, &ignored, &found);
-    if (rc == SQLITE_OK && found == SALVAGE_SEAL && ignored.crc == dv_load_u32(j->stream.data + seal + 1)) {
-      j->is_relative = true; /* ... the header's part of the walk is still to come */
-      j->n_unread += p - from;
-      return salvage_at_settled(j, j->at, &j->state);
-    }
+    rc = salvage_walk(j, true, &seal, &behind, &found);
+    if (rc != SQLITE_OK || found != SALVAGE_SEAL || behind.crc != dv_load_u32(j->stream.data + seal + 1)) continue;
+    j->is_relative = true; /* ... the header's part of the walk is still to come */
+    j->n_unread += p - from;
+    *is_found = true;
+    return salvage_at_settled(j, j->at, &j->state);
   }
   j->at = from;
   j->state = state;
   j->has_crc = has_crc;
   j->is_relative = was_relative;
-  if (rc != SQLITE_OK) return rc;
+  return rc;
+}
+
+/* The span at j->at cannot be read. Goes on behind a seal of the same pack, or else in the next one. */
+static int salvage_skip(salvage_job *j, bool *is_end) {
+  size_t from = j->at;
+  size_t bound = salvage_bound_behind(j, from);
+  bool is_there = false, is_found = false;
+  int rc = bound == j->n_bounds ? salvage_next_pack(j, &is_there) : SQLITE_OK; /* the span behind may go on in it */
+  size_t end = bound < j->n_bounds ? j->bounds[bound].at : j->stream.n;
+  if (rc == SQLITE_OK) rc = salvage_resync(j, end, &is_found);
+  if (rc != SQLITE_OK || is_found) return rc;
   for (size_t p = from; p < end; p++) { /* not the zeros behind the log's end */
     if (j->stream.data[p] == 0) continue;
     size_t last = end;
@@ -956,6 +965,13 @@ static int salvage_log(salvage_job *j) {
       if (rc == SQLITE_OK && is_mended) {
         rc = salvage_accept(j, j->scratch.data);
       } else if (rc == SQLITE_OK && found == SALVAGE_SEAL) {
+        /* A wrong length may have led beyond a seal or two. */
+        bool is_found;
+        rc = salvage_resync(j, as_sealed, &is_found);
+        if (rc == SQLITE_OK && is_found) {
+          is_fresh = false;
+          continue;
+        }
         /* Lost, but its records can be told apart: those behind go on from there, if they said how far it is. */
         seal = as_sealed;
         state = as_parsed;

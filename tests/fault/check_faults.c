@@ -14,7 +14,7 @@
  *   - the work then goes through, on the same connection;
  *   - all memory is given back (sql_teardown).
  *
- * check_faults [STEP]: the first 20 points, and then each STEP-th (an odd number; default 101). 1: every point, in
+ * check_faults [STEP]: the first 10 points, and then each STEP-th (an odd number; default 151). 1: every point, in
  * minutes.
  */
 #include "vtab/support.c" /* this directory has no helpers of its own */
@@ -189,7 +189,7 @@ static const work works[] = {
 };
 
 static const char *base_path, *now_path;
-static long n_step = 101; /* odd: every other point is met on a table that is loaded */
+static long n_step = 151; /* odd: every other point is met on a table that is loaded */
 
 enum { N_WORKS = sizeof works / sizeof works[0] };
 
@@ -292,7 +292,7 @@ static void every_point(fault_kind kind, bool is_lasting, const work *w) {
   fault.is_lasting = is_lasting;
   /* The usual way of doing the work is looked at more closely than the others. */
   bool is_usual = sql_profile_now == &sql_default && kind != FULL_DISK;
-  long n_dense = is_usual ? 20 : 6, step = n_step == 1 || is_usual ? n_step : (4 * n_step) | 1;
+  long n_dense = is_usual ? 10 : 4, step = n_step == 1 || is_usual ? n_step : (4 * n_step) | 1;
   long countdown = 0, n_points = 0, n_through = 0;
   while (n_through < 2) {
     n_through = point(w, before, after, countdown) ? 0 : n_through + 1;
@@ -353,7 +353,7 @@ int main(int argc, char **argv) {
 
   Suite *suite = suite_create("faults");
   TCase *t = tcase_create("faults");
-  tcase_set_timeout(t, n_step < 101 ? 7200 : 300);
+  tcase_set_timeout(t, n_step < 151 ? 7200 : 300);
   tcase_add_checked_fixture(t, sql_setup, sql_teardown);
   tcase_add_loop_test(t, memory_runs_out_once, 0, N_WORKS);
   tcase_add_loop_test(t, memory_runs_out_for_good, 0, N_WORKS);
