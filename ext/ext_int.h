@@ -808,6 +808,7 @@ uint64_t dvx_word_mix(uint32_t vid, uint64_t word);
 #define DVX_SETTLED_BYTES 120u
 int dvx_settled_blob(dvx_table *t, uint8_t b[DVX_SETTLED_BYTES], size_t *n);
 int dvx_settled_read(dvx_table *t, dvx_settled *s);
+int dvx_settled_see(dvx_table *t); /* t->settled is what is stored: read if it may have changed */
 int dvx_settled_write(dvx_table *t, const dvx_settled *s);
 /* Tables made before there were checks have none until 'rebuild'. */
 int dvx_checks_read(dvx_table *t, dvx_checks *c, bool *is_there);

@@ -128,13 +128,6 @@ static void mirror_encode(dvx_table *t, size_t i, const float *v) {
   if (m->has_bits) mirror_set_bits(t, i);
 }
 
-/* What is stored is looked at before a code is taken from it. */
-static int mirror_see_stored(dvx_table *t) {
-  int rc = t->is_settled_known ? SQLITE_OK : dvx_settled_read(t, &t->settled);
-  if (rc == SQLITE_OK) t->is_settled_known = true;
-  return rc;
-}
-
 /* Are codes stored? What 'optimize' wrote in a transaction that is still open stands for pending vectors: it counts only
  * for who knew of the codes before. */
 static bool mirror_has_stored(const dvx_table *t) {
@@ -204,7 +197,7 @@ static int mirror_make(dvx_table *t, size_t i) {
 int dvx_mirror_need_code(dvx_table *t, size_t i) {
   dvx_mirror *m = &t->mirror;
   if (dvx_pages_has(&m->pages, i) || dvx_pages_wake(&m->pages, i)) return SQLITE_OK;
-  int rc = mirror_see_stored(t);
+  int rc = dvx_settled_see(t);
   if (rc == SQLITE_OK && i < t->rows.n && mirror_is_stored(t, i)) {
     sqlite3_stmt *stmt = NULL;
     int64_t block = (int64_t)(i / t->geometry.code_rows);
@@ -225,7 +218,7 @@ int dvx_mirror_need_code(dvx_table *t, size_t i) {
 
 int dvx_mirror_need_range(dvx_table *t, size_t first, size_t end) {
   dvx_mirror *m = &t->mirror;
-  int rc = mirror_see_stored(t);
+  int rc = dvx_settled_see(t);
   if (rc == SQLITE_OK && !mirror_has_stored(t)) {
     rc = dvx_vectors_load_if_cold(t); /* once through the log, not once along each row's chain */
   } else if (rc == SQLITE_OK && first < end) {

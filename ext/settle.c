@@ -34,15 +34,6 @@ static uint64_t settle_backlog(const dvx_table *t, const dvx_settled *s) {
   return t->overlay.written.seq > s->position.seq ? t->overlay.written.seq - s->position.seq : 0;
 }
 
-static int settle_read(dvx_table *t) {
-  if (t->is_settled_known) return SQLITE_OK;
-  int rc = dvx_settled_read(t, &t->settled);
-  if (rc != SQLITE_OK) return rc;
-  t->is_settled_known = true;
-  if (t->settled.is_wrong) t->is_settle_wrong = true;
-  return SQLITE_OK;
-}
-
 static int settle_count_record(void *ctx, const dv_record *rec) {
   *(uint64_t *)ctx += rec->delta.n_payload + rec->n_full + rec->n_fields + 8;
   return SQLITE_OK;
@@ -259,15 +250,18 @@ static int settle_end(dvx_table *t, int rc, const dvx_settled *s) {
 
 /* ---- at a commit, on demand, all of it ---------------------------------------------------------------------------- */
 
-int dvx_table_settle(dvx_table *t) {
-  int rc = settle_read(t);
+/* Heads and codes of all rows at once; is_all: and all of the graph. */
+static int settle_all(dvx_table *t, bool is_all) {
+  int rc = dvx_settled_see(t);
   if (rc == SQLITE_OK) rc = dvx_graph_prepare(t);
   if (rc != SQLITE_OK) return rc;
   dvx_settled s = t->settled;
   rc = settle_begin(t, &s);
-  if (rc == SQLITE_OK) rc = settle_go_on(t, &s, dvx_table_last_vid(t), SIZE_MAX, true);
+  if (rc == SQLITE_OK) rc = settle_go_on(t, &s, dvx_table_last_vid(t), SIZE_MAX, is_all);
   return settle_end(t, rc, &s);
 }
+
+int dvx_table_settle(dvx_table *t) { return settle_all(t, true); }
 
 /* How far a sweep should be when so many records have come since it began, in stretches that are worth their while. */
 static uint32_t settle_due(const dvx_settled *s, uint64_t n_records, uint32_t n_rows) {
@@ -278,12 +272,13 @@ static uint32_t settle_due(const dvx_settled *s, uint64_t n_records, uint32_t n_
 }
 
 int dvx_settle_some(dvx_table *t) {
-  int rc = settle_read(t);
+  int rc = dvx_settled_see(t);
   if (rc != SQLITE_OK) return rc;
   dvx_settled s = t->settled;
   uint32_t n_rows = dvx_table_last_vid(t), n_new = n_rows > s.n_rows ? n_rows - s.n_rows : 0, due = 0;
   uint64_t end = t->overlay.written.seq;
-  if (t->is_settle_wrong || s.position.seq > end || s.sweep.seq > end) return dvx_table_settle(t);
+  if (t->is_settle_wrong || s.position.seq > end || s.sweep.seq > end)
+    return settle_all(t, false); /* but a commit links no more than some rows */
 
   bool is_begun = s.next != 0, is_mostly_new = n_new > DVX_UNSETTLED_RECORDS && n_new >= n_rows / 2;
   bool is_due = settle_backlog(t, &s) > settle_limit(n_rows) || n_new > DVX_UNSETTLED_RECORDS;
@@ -313,7 +308,7 @@ int dvx_settle_some(dvx_table *t) {
 /* One step of what commits do in passing; what is left goes to *arg. */
 static int settle_step(dvx_table *t, void *arg) {
   int rc = dvx_table_flush(t);
-  if (rc == SQLITE_OK) rc = settle_read(t);
+  if (rc == SQLITE_OK) rc = dvx_settled_see(t);
   if (rc == SQLITE_OK) rc = dvx_graph_prepare(t);
   if (rc != SQLITE_OK) return rc;
   dvx_settled s = t->settled;

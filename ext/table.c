@@ -549,6 +549,15 @@ int dvx_settled_read(dvx_table *t, dvx_settled *s) {
   return SQLITE_OK;
 }
 
+int dvx_settled_see(dvx_table *t) {
+  if (t->is_settled_known) return SQLITE_OK;
+  int rc = dvx_settled_read(t, &t->settled);
+  if (rc != SQLITE_OK) return rc;
+  t->is_settled_known = true;
+  if (t->settled.is_wrong) t->is_settle_wrong = true;
+  return SQLITE_OK;
+}
+
 static void table_store_settled(uint8_t b[DVX_SETTLED_BYTES], const dvx_settled *s, bool has_checks) {
   memset(b, 0, DVX_SETTLED_BYTES);
   table_store_position(b, &s->position);
