@@ -4,29 +4,21 @@
 //
 // Vectors: wordnet-384 of the cache directory ($DELTA_VECTORS_CACHE), made by ./dev bench wasm.
 import { execFileSync } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, openSync, readSync, writeFileSync } from 'node:fs';
-import { cpus, homedir } from 'node:os';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import init from '@sqlite.org/sqlite-wasm';
 import * as dv from '../dist/index.js';
 import { startBrowser, startServer, openPage, prepare, ROUTES } from '../test/browser/harness.mjs';
+import { cache, read } from './data.mjs';
 import { DIMENSIONS, exactNearest, measure } from './measure.js';
 
 const args = process.argv.slice(2);
 const option = (name) => (args.includes(name) ? args[args.indexOf(name) + 1] : undefined);
 const quick = args.includes('--quick');
 const only = option('--only')?.split(',') ?? ['node', 'chromium', 'peers'];
-const cache = process.env.DELTA_VECTORS_CACHE ?? path.join(process.env.XDG_CACHE_HOME ?? path.join(homedir(), '.cache'), 'delta_vectors');
 const rounds = quick ? 2 : 7;
-
-function read(name, n) {
-  const bytes = new Uint8Array(n * DIMENSIONS * 4);
-  const file = openSync(path.join(cache, name), 'r');
-  readSync(file, bytes, 0, bytes.length, 0);
-  closeSync(file);
-  return Array.from({ length: n }, (_, i) => new Float32Array(bytes.buffer, i * DIMENSIONS * 4, DIMENSIONS).slice());
-}
 
 const rows = read('wordnet-384.f32', quick ? 2000 : 10_000);
 const queries = read('wordnet-384-queries.f32', quick ? 50 : 200);

@@ -8,34 +8,26 @@
 //
 // Vectors: wordnet-384 of the cache directory, made by ./dev bench component. WASMTIME_PYTHON has the package wasmtime.
 import { spawnSync } from 'node:child_process';
-import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
-import { cpus, homedir } from 'node:os';
+import { readFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import init from '@sqlite.org/sqlite-wasm';
 import { WASIShim } from '@bytecodealliance/preview2-shim/instantiation';
 import * as dv from '../dist/index.js';
+import { cache, read } from './data.mjs';
 import { DIMENSIONS, K, median, random, sparse, timed } from './measure.js';
 
 const args = process.argv.slice(2);
 const quick = args.includes('--quick');
 const isRandom = args.includes('--random');
 const dist = fileURLToPath(new URL('../component/dist/', import.meta.url));
-const cache = process.env.DELTA_VECTORS_CACHE ?? path.join(process.env.XDG_CACHE_HOME ?? path.join(homedir(), '.cache'), 'delta_vectors');
 const CPU_CLOCK = 'performance.now = () => { const { user, system } = process.cpuUsage(); return (user + system) / 1000; };';
 const isCpu = args.includes('--cpu');
 if (isCpu) new Function('process', CPU_CLOCK)(process);
 const n = quick ? 2000 : 10_000;
 const rounds = quick ? 2 : 7;
-
-function read(name, n) {
-  const bytes = new Uint8Array(n * DIMENSIONS * 4);
-  const file = openSync(path.join(cache, name), 'r');
-  readSync(file, bytes, 0, bytes.length, 0);
-  closeSync(file);
-  return Array.from({ length: n }, (_, i) => new Float32Array(bytes.buffer, i * DIMENSIONS * 4, DIMENSIONS).slice());
-}
 
 function made(n, seed) {
   const draw = random(17);
