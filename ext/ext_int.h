@@ -601,6 +601,7 @@ typedef struct dvx_vectors {
   size_t n_chunks;
   size_t n_bytes;
   size_t hand; /* next chunk to give back */
+  uint64_t n_walked; /* records that dvx_vectors_need() has read, but in one go */
 } dvx_vectors;
 
 /* Search state over committed rows; see mirror.c. Row index = vid - 1. */
@@ -826,7 +827,8 @@ bool dvx_vectors_has(const dvx_table *t, uint32_t vid);
 /* Fills the cache of current vectors from the log, if most are not there and all fit. */
 int dvx_vectors_load_if_cold(dvx_table *t);
 /* The vectors of many rows are about to be asked for: folds those that are not in the cache, in one walk back through the
- * log, which reads each pack once. What has no room is left to dvx_row_committed_vector. */
+ * log, which reads each pack once; or of all rows, if walks without end would cost more. What has no room is left to
+ * dvx_row_committed_vector. */
 int dvx_vectors_need(dvx_table *t, const uint32_t *vids, size_t n);
 /* What a row was before the delete that `word`, its head word, is of. *exists is false if nobody knows that any more. */
 int dvx_row_last_vector(dvx_table *t, uint32_t vid, uint64_t word, float *out, bool *exists);

@@ -316,10 +316,20 @@ void dvx_mirror_stale_since(dvx_table *t, uint64_t seq) {
   }
 }
 
-/* The vectors of all rows that changed: together, if they are not at hand. */
-static int mirror_need_stale(dvx_table *t) {
+/* A row's code anew takes a vector from far away in memory, and puts a code and its bits there. */
+static void mirror_prefetch(const dvx_table *t, uint32_t vid) {
   const dvx_mirror *m = &t->mirror;
-  if (m->n_stale < DVX_FOLD_TOGETHER) return SQLITE_OK;
+  size_t stride = dv_code_stride(t->config->dimensions), n = stride < 1024 ? stride : 1024;
+  const int8_t *code = m->codes + (vid - 1) * stride;
+  dvx_vectors_prefetch(t, vid);
+  for (size_t i = 0; i < n; i += 64) __builtin_prefetch(code + i, 1, 2);
+  __builtin_prefetch(&m->code_rows[vid - 1], 1, 2);
+}
+
+/* Codes anew all rows that changed. */
+static int mirror_refresh_stale(dvx_table *t) {
+  enum { AHEAD = 4 };
+  dvx_mirror *m = &t->mirror;
   size_t n = 0;
   uint32_t *vids = sqlite3_malloc64(m->n_stale * sizeof *vids);
   if (!vids) return SQLITE_NOMEM;
@@ -328,6 +338,11 @@ static int mirror_need_stale(dvx_table *t) {
       vids[n++] = (uint32_t)(64 * w) + (uint32_t)__builtin_ctzll(bits) + 1;
   }
   int rc = dvx_vectors_need(t, vids, n);
+  for (size_t i = 0; rc == SQLITE_OK && i < n; i++) {
+    if (i + AHEAD < n) mirror_prefetch(t, vids[i + AHEAD]);
+    rc = dvx_poll(t);
+    if (rc == SQLITE_OK) rc = mirror_refresh(t, vids[i] - 1);
+  }
   sqlite3_free(vids);
   return rc;
 }
@@ -339,16 +354,7 @@ int dvx_mirror_ready(dvx_table *t) {
     if (rc != SQLITE_OK) return rc;
   }
   int rc = dvx_graph_ready(t);
-  if (rc == SQLITE_OK) rc = mirror_need_stale(t);
-  for (size_t w = 0; rc == SQLITE_OK && m->n_stale && w < (m->n + 63) / 64; w++) {
-    while (rc == SQLITE_OK && m->stale[w]) {
-      size_t i = 64 * w;
-      while (!mirror_bit(m->stale, i)) i++;
-      rc = dvx_poll(t);
-      if (rc == SQLITE_OK) rc = mirror_refresh(t, i);
-    }
-  }
-  return rc;
+  return rc == SQLITE_OK && m->n_stale > 0 ? mirror_refresh_stale(t) : rc;
 }
 
 /* The bits estimate best around the mean of the rows. It is taken anew whenever there are twice as many rows. */

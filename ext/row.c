@@ -456,6 +456,15 @@ static int row_step_back(dvx_table *t, row_walk *w, dv_buf *steps, bool *is_done
   return SQLITE_OK;
 }
 
+/* A record on the way back takes twice the time of one on the way through the whole log, and each walk lists packs for a
+ * few records of theirs. Where rows change all the time, somebody who follows would walk until every row had its turn, with
+ * every search: after an eighth of the log he reads it through, once, if vectors are not most of what memory may hold. */
+static bool row_is_walking_too_much(const dvx_table *t, uint64_t n_now) {
+  size_t bytes = ((size_t)t->rows.n + 64) * t->config->dimensions * sizeof(float);
+  if (n_now >= t->position.seq / 2) return true;
+  return t->vectors.n_walked >= t->position.seq / 8 && bytes <= dvx_table_memory_limit(t) / 8;
+}
+
 int dvx_vectors_need(dvx_table *t, const uint32_t *vids, size_t n) {
   const size_t bytes = t->config->dimensions * sizeof(float);
   size_t n_walks = 0;
@@ -470,12 +479,13 @@ int dvx_vectors_need(dvx_table *t, const uint32_t *vids, size_t n) {
     n_records += dvx_word_chain(word) + 1;
   }
   int rc = SQLITE_OK;
-  /* A record on the way back takes twice the time of one on the way through the whole log. */
-  if (n_walks >= DVX_FOLD_TOGETHER && n_records >= t->position.seq / 2 && row_would_load(t)) {
+  if (n_walks < DVX_FOLD_TOGETHER) n_walks = 0;
+  if (n_walks > 0) t->vectors.n_walked += n_records;
+  if (row_is_walking_too_much(t, n_records) && row_would_load(t)) {
     rc = row_load_vectors(t);
+    t->vectors.n_walked = 0;
     n_walks = 0;
   }
-  if (n_walks < DVX_FOLD_TOGETHER) n_walks = 0;
   for (size_t i = n_walks / 2; i-- > 0;) row_sift(heap, n_walks, i);
   dv_buf steps;
   dv_buf_init(&steps, &dvx_alloc);

@@ -158,7 +158,9 @@ static int settle_codes(dvx_table *t, const settle_list *l, dvx_settled *s, uint
   const dvx_geometry *g = &t->geometry;
   const size_t n = t->config->dimensions;
   bool is_there;
-  int rc = dvx_vectors_need(t, l->vids, l->n);
+  /* Of the stretches of a sweep that comes to every row, the first one reads the log for all of them. */
+  int rc = s->is_coding ? dvx_vectors_load_if_cold(t) : SQLITE_OK;
+  if (rc == SQLITE_OK) rc = dvx_vectors_need(t, l->vids, l->n);
   for (size_t i = 0; rc == SQLITE_OK && i < l->n;) {
     int64_t number = (l->vids[i] - 1) / (int64_t)g->code_rows;
     rc = settle_block_get(t, DVX_SQL_CODE_GET, number, block, g->code_bytes, &is_there);
@@ -263,9 +265,11 @@ static int settle_all(dvx_table *t, bool is_all) {
 
 int dvx_table_settle(dvx_table *t) { return settle_all(t, true); }
 
-/* How far a sweep should be when so many records have come since it began, in stretches that are worth their while. */
+/* How far a sweep should be when so many records have come since it began, in stretches that are worth their while: short
+ * ones, since somebody waits for the commit; but where there is a graph each one writes much of it. */
 static uint32_t settle_due(const dvx_settled *s, uint64_t n_records, uint32_t n_rows) {
-  uint64_t all = settle_limit(n_rows) / 2, stretch = n_rows / 32 > DVX_SETTLE_STEP ? n_rows / 32 : DVX_SETTLE_STEP;
+  uint64_t all = settle_limit(n_rows) / 2, stretch = DVX_SETTLE_STRETCH;
+  if (s->has_graph) stretch = n_rows / 32 > DVX_SETTLE_STEP ? n_rows / 32 : DVX_SETTLE_STEP;
   if (n_records >= all || n_rows <= stretch) return n_rows;
   uint64_t due = n_records * n_rows / all;
   return due + 1 >= s->next + stretch ? (uint32_t)due : 0;

@@ -15,10 +15,11 @@
 #define DVX_SAVEPOINT_FLUSH_BYTES ((size_t)1 << 20)
 /* A sweep of settle.c begins when so many records are unsettled: DVX_UNSETTLED_PER_ROW for each row, but not fewer than
  * DVX_UNSETTLED_RECORDS nor more than DVX_UNSETTLED_MOST; or when there are DVX_UNSETTLED_RECORDS new rows. It goes on by
- * DVX_SETTLE_STEP rows or more at a time. */
+ * DVX_SETTLE_STRETCH rows at a time, by DVX_SETTLE_STEP or more where there is a graph. */
 #define DVX_UNSETTLED_PER_ROW 4u
 #define DVX_UNSETTLED_RECORDS 4096u
 #define DVX_UNSETTLED_MOST 32768u
+#define DVX_SETTLE_STRETCH 256u
 #define DVX_SETTLE_STEP 1024u
 /* While the log is shorter than this, codes are not stored: reading it through and coding all rows takes some
  * milliseconds, and a small table's file, commits and bulk loads are a quarter cheaper without them. */
@@ -60,6 +61,7 @@
 #define DVX_UNSETTLED_PER_ROW 1u
 #define DVX_UNSETTLED_RECORDS 5u
 #define DVX_UNSETTLED_MOST 12u
+#define DVX_SETTLE_STRETCH 2u
 #define DVX_SETTLE_STEP 3u
 #define DVX_CODES_FROM_BYTES ((uint64_t)1000)
 #define DVX_MEMORY_LIMIT 1 /* everything is given back at every chance */

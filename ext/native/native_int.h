@@ -53,4 +53,15 @@ int dvn_worker_open(const char *path, const char *sql, sqlite3 **sqlite, char **
 /* Is it one of the failures that a delta itself can be blamed for? */
 bool dvn_code_is_of_delta(int rc);
 
+/* ================================================================================================================
+ * checkpoint.c: SQLite's checkpoints, out of a writer's commits
+ */
+
+typedef struct dvn_checkpointer dvn_checkpointer;
+/* From now on a thread does the checkpoints of `writer`, a connection to path, by its PRAGMA wal_autocheckpoint. NULL: it
+ * cannot, or they are turned off; then all is as before. */
+dvn_checkpointer *dvn_checkpointer_start(sqlite3 *writer, const char *path);
+/* Before the writer is closed, by its thread. NULL: nothing. */
+void dvn_checkpointer_stop(dvn_checkpointer *c);
+
 #endif

@@ -32,7 +32,7 @@
 #define STREAM_MAX_COUNT 8192u
 #define STREAM_MAX_DELAY_US 5000u
 /* So many deltas share a transaction's cost well enough: a window does not wait for more. */
-#define STREAM_ENOUGH 512.0
+#define STREAM_ENOUGH 128.0
 /* Windows and failures that the loop may leave lying before the worker waits for it. */
 #define STREAM_MAX_UNSEEN 4096u
 #define STREAM_BUSY_MS 50u /* longest wait between two attempts at a lock */
@@ -76,6 +76,7 @@ struct dvec_stream {
 
   /* the worker's */
   sqlite3_stmt *apply;
+  dvn_checkpointer *checkpointer;
   char *table;
   stream_window window;
   uint64_t told; /* the last position in an ack */
@@ -320,6 +321,11 @@ static int apply_part(dvec_stream *s, stream_ack *a, const dvec_failure ***last,
     (void)sqlite3_reset(s->apply);
     return rc;
   }
+  /* An interrupt can come out of SQLite as SQLITE_ERROR: when it hits the preparing of a statement. */
+  if (is_cancelled(s)) {
+    (void)sqlite3_reset(s->apply);
+    return SQLITE_INTERRUPT;
+  }
   if (to - from == 1) {
     rc = note_failure(s, a, last, w->first + from, rc);
     (void)sqlite3_reset(s->apply);
@@ -444,6 +450,7 @@ static void work(void *stream) {
   sqlite3 *sqlite = s->sqlite;
   s->sqlite = NULL;
   uv_mutex_unlock(&s->mutex);
+  dvn_checkpointer_stop(s->checkpointer);
   (void)sqlite3_finalize(s->apply);
   (void)sqlite3_close(sqlite);
   uv_mutex_lock(&s->mutex);
@@ -554,6 +561,7 @@ static int prepare(dvec_stream *s, const char *path, char **message) {
   if (rc == SQLITE_OK) rc = sqlite3_bind_text(s->apply, 1, s->table, -1, SQLITE_STATIC);
   if (rc != SQLITE_OK && message) *message = sqlite3_mprintf("%s", sqlite3_errmsg(s->sqlite));
   sqlite3_busy_handler(s->sqlite, on_busy, s);
+  if (rc == SQLITE_OK) s->checkpointer = dvn_checkpointer_start(s->sqlite, path);
   return rc & 0xff;
 }
 
@@ -596,11 +604,13 @@ int dvec_stream_open(struct uv_loop_s *loop, const char *path, const char *table
       return DVEC_OK;
     }
     /* The handle is the loop's until it has run. */
+    dvn_checkpointer_stop(s->checkpointer);
     (void)sqlite3_finalize(s->apply);
     (void)sqlite3_close(s->sqlite);
     uv_close((uv_handle_t *)&s->async, on_stillborn_closed);
     return DVEC_NOMEM;
   }
+  dvn_checkpointer_stop(s->checkpointer);
   (void)sqlite3_finalize(s->apply);
   (void)sqlite3_close(s->sqlite);
   free_stream(s);

@@ -9,6 +9,7 @@
 
 #include "delta_vectors.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -16,6 +17,7 @@
 #define N_ROWS 10
 
 static dvec_db *db;
+static char path[500];
 static uv_loop_t loop;
 static dvec_stream *stream;
 
@@ -85,7 +87,8 @@ static void use(void) {
   memset(&book, 0, sizeof book);
   sql_setup();
   ck_assert_int_eq(uv_loop_init(&loop), 0);
-  ck_assert_int_eq(dvec_open(sql_path("test.db"), NULL, &db), DVEC_OK);
+  snprintf(path, sizeof path, "%s", sql_path("test.db"));
+  ck_assert_int_eq(dvec_open(path, NULL, &db), DVEC_OK);
   sql_run(dvec_sqlite(db), "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;"
                            "CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=4, metric=l2);");
   for (int i = 0; i < N_ROWS; i++)
@@ -106,8 +109,8 @@ static void open_stream(dvec_stream_options o) {
   o.size = sizeof o;
   o.on_ack = on_ack;
   o.user = &book;
-  o.sql = "PRAGMA synchronous=OFF";
-  int rc = dvec_stream_open(&loop, sqlite3_db_filename(dvec_sqlite(db), "main"), "docs", &o, &stream, &message);
+  if (!o.sql) o.sql = "PRAGMA synchronous=OFF";
+  int rc = dvec_stream_open(&loop, path, "docs", &o, &stream, &message);
   ck_assert_msg(rc == DVEC_OK, "%d %s", rc, message);
 }
 
@@ -237,7 +240,7 @@ END_TEST
 /* Producers that wait for room when the stream is closed. */
 START_TEST(closing_wakes_who_waits) {
   producer producers[4];
-  sqlite3 *other = sql_open(sqlite3_db_filename(dvec_sqlite(db), "main"));
+  sqlite3 *other = sql_open(path);
   open_stream((dvec_stream_options){.when_full = DVEC_BLOCK, .queue_bytes = 400});
   sql_run(other, "BEGIN IMMEDIATE");
   for (int i = 0; i < 4; i++) {
@@ -258,7 +261,7 @@ END_TEST
 START_TEST(a_full_queue_refuses) {
   static const int modes[] = {DVEC_FAIL, DVEC_BLOCK};
   static const int codes[] = {DVEC_FULL_QUEUE, DVEC_WOULD_BLOCK}; /* this is the loop's own thread */
-  sqlite3 *other = sql_open(sqlite3_db_filename(dvec_sqlite(db), "main"));
+  sqlite3 *other = sql_open(path);
   open_stream((dvec_stream_options){.when_full = modes[_i], .queue_bytes = 1000});
   sql_run(other, "BEGIN IMMEDIATE");
   uint64_t n_good = 0;
@@ -283,7 +286,7 @@ START_TEST(a_full_queue_refuses) {
 END_TEST
 
 START_TEST(the_oldest_make_room_and_are_told_of) {
-  sqlite3 *other = sql_open(sqlite3_db_filename(dvec_sqlite(db), "main"));
+  sqlite3 *other = sql_open(path);
   open_stream((dvec_stream_options){.when_full = DVEC_DROP_OLDEST, .queue_bytes = 1000, .max_count = 5});
   sql_run(other, "BEGIN IMMEDIATE");
   for (int i = 0; i < 1000; i++) ck_assert_int_eq(push_row(i), DVEC_OK);
@@ -310,7 +313,8 @@ START_TEST(cancelled_at_any_point) {
   }
   close_and_run(DVEC_CANCEL);
   ck_assert_uint_eq(book.told, (uint64_t)n);
-  ck_assert_uint_eq(book.n[APPLIED] + book.n[CANCELLED], (uint64_t)n);
+  ck_assert_msg(book.n[APPLIED] + book.n[CANCELLED] == (uint64_t)n, "%d of %d failed: %s", (int)book.n[FAILED], n,
+                book.message);
   database_agrees();
 }
 END_TEST
@@ -330,7 +334,7 @@ END_TEST
 
 /* The worker waits for another writer's lock. */
 START_TEST(cancelled_while_locked_out) {
-  sqlite3 *other = sql_open(sqlite3_db_filename(dvec_sqlite(db), "main"));
+  sqlite3 *other = sql_open(path);
   open_stream((dvec_stream_options){0});
   sql_run(other, "BEGIN IMMEDIATE");
   for (int i = 0; i < 100; i++) ck_assert_int_eq(push_row(i), DVEC_OK);
@@ -376,6 +380,50 @@ START_TEST(a_slow_loop_slows_the_worker) {
 }
 END_TEST
 
+static int64_t size_of(const char *suffix) {
+  char name[sizeof path + 8];
+  struct stat status;
+  snprintf(name, sizeof name, "%s%s", path, suffix);
+  return stat(name, &status) == 0 ? status.st_size : 0;
+}
+
+static void stream_many(const char *sql, uint32_t max_count) {
+  open_stream((dvec_stream_options){.sql = sql, .max_count = max_count});
+  for (int i = 0; i < 20000; i++) ck_assert_int_eq(push_row(i), DVEC_OK);
+  while (book.n[APPLIED] < 20000) uv_run(&loop, UV_RUN_ONCE);
+}
+
+enum { WAL_PAGE = 24 + 4096 };
+
+/* Windows of twenty make more than a thousand pages of WAL: it begins anew all the time, also in a file that nobody else
+ * may open, and never if that is what the caller wants. */
+START_TEST(the_wal_stays_short) {
+  static const char *const pragmas[] = {
+      "PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=20",
+      "PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE; PRAGMA wal_autocheckpoint=20",
+      "PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=0"};
+  if (_i == 1) ck_assert_int_eq(dvec_close(db), DVEC_OK);
+  stream_many(pragmas[_i], 20);
+  int64_t n_pages = size_of("-wal") / WAL_PAGE;
+  ck_assert_msg(_i == 2 ? n_pages > 1000 : n_pages < 400, "%lld pages", (long long)n_pages);
+  close_and_run(DVEC_DRAIN);
+  if (_i == 1) ck_assert_int_eq(dvec_open(path, NULL, &db), DVEC_OK);
+  database_agrees();
+}
+END_TEST
+
+/* Pages get into the database though the WAL is not so long that the worker would have to see to it. */
+START_TEST(a_thread_does_the_checkpoints) {
+  int64_t before = size_of("");
+  stream_many("PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=100", 0);
+  ck_assert_int_lt(size_of("-wal"), 400 * WAL_PAGE);
+  for (int i = 0; size_of("") == before && i < 10000; i++) usleep(1000);
+  ck_assert_int_gt(size_of(""), before);
+  close_and_run(DVEC_DRAIN);
+  database_agrees();
+}
+END_TEST
+
 START_TEST(a_table_that_goes_away) {
   open_stream((dvec_stream_options){0});
   for (int i = 0; i < 100; i++) ck_assert_int_eq(push_row(i), DVEC_OK);
@@ -390,7 +438,6 @@ END_TEST
 
 START_TEST(what_cannot_be_opened) {
   char *message = NULL;
-  const char *path = sqlite3_db_filename(dvec_sqlite(db), "main");
   dvec_stream_options o = {.size = sizeof o, .when_full = 7};
   ck_assert_int_eq(dvec_stream_open(&loop, path, "nowhere", NULL, &stream, &message), DVEC_ERROR);
   ck_assert_msg(strstr(message, "no such table: nowhere") != NULL, "%s", message);
@@ -424,6 +471,8 @@ int main(int argc, char **argv) {
   tcase_add_loop_test(t, cancelled_while_locked_out, 0, 8);
   tcase_add_test(t, the_loop_may_stop);
   tcase_add_loop_test(t, a_slow_loop_slows_the_worker, 0, 2);
+  tcase_add_loop_test(t, the_wal_stays_short, 0, 3);
+  tcase_add_test(t, a_thread_does_the_checkpoints);
   tcase_add_test(t, a_table_that_goes_away);
   tcase_add_test(t, what_cannot_be_opened);
   suite_add_tcase(suite, t);
