@@ -91,7 +91,10 @@ static int settle_begin(dvx_table *t, dvx_settled *s) {
   s->log_bytes += n_bytes;
   s->sweep = t->overlay.written;
   s->next = 1;
-  if (s->has_codes || s->log_bytes <= DVX_CODES_FROM_BYTES) return SQLITE_OK;
+  if (s->has_codes) return SQLITE_OK;
+  /* Soon every row will be coded. Its vectors are read while the log for them is half as long: they follow from here. */
+  if (s->log_bytes > DVX_CODES_FROM_BYTES / 2) rc = dvx_vectors_load_if_cold(t);
+  if (rc != SQLITE_OK || s->log_bytes <= DVX_CODES_FROM_BYTES) return rc;
   /* The log has grown past the limit: from now on codes are stored, so this sweep writes every row's. */
   s->is_coding = true;
   return SQLITE_OK;
@@ -158,9 +161,7 @@ static int settle_codes(dvx_table *t, const settle_list *l, dvx_settled *s, uint
   const dvx_geometry *g = &t->geometry;
   const size_t n = t->config->dimensions;
   bool is_there;
-  /* Of the stretches of a sweep that comes to every row, the first one reads the log for all of them. */
-  int rc = s->is_coding ? dvx_vectors_load_if_cold(t) : SQLITE_OK;
-  if (rc == SQLITE_OK) rc = dvx_vectors_need(t, l->vids, l->n);
+  int rc = dvx_vectors_need(t, l->vids, l->n);
   for (size_t i = 0; rc == SQLITE_OK && i < l->n;) {
     int64_t number = (l->vids[i] - 1) / (int64_t)g->code_rows;
     rc = settle_block_get(t, DVX_SQL_CODE_GET, number, block, g->code_bytes, &is_there);
