@@ -23,6 +23,7 @@
 #define N_WRITERS 2
 #define N_READERS 4
 #define N_ROWS 8 /* a writer's */
+#define MOST_AHEAD 50000
 
 typedef struct ledger {
   _Atomic int64_t acknowledged; /* deltas, of all writers */
@@ -65,6 +66,16 @@ static void on_ack(void *user, const dvec_ack *ack) {
   atomic_fetch_add(&shared->acknowledged, (int64_t)ack->n_applied);
 }
 
+/* Has the slowest reader come near? Where all is slow, writers would leave it behind for longer than they write. */
+static bool is_followed(void) {
+  int64_t seen = INT64_MAX;
+  for (int i = 0; i < N_READERS; i++) {
+    int64_t n = atomic_load(&shared->n_seen[i]);
+    if (n < seen) seen = n;
+  }
+  return atomic_load(&shared->acknowledged) - seen < MOST_AHEAD;
+}
+
 static void be_writer(int number, double end) {
   static const uint32_t zero = 0;
   dvec_stream *stream = NULL;
@@ -75,6 +86,11 @@ static void be_writer(int number, double end) {
   uv_loop_init(&loop);
   if (dvec_stream_open(&loop, file, "docs", &o, &stream, &message) != DVEC_OK) give_up("writer: %s", message);
   while (seconds_now() < end) {
+    if (!is_followed()) {
+      usleep(1000);
+      uv_run(&loop, UV_RUN_NOWAIT);
+      continue;
+    }
     char id[16];
     float value = (float)(n / N_ROWS + 1);
     snprintf(id, sizeof id, "w%d-%d", number, (int)(n % N_ROWS));
