@@ -105,23 +105,13 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
   q->norm = m == DV_COSINE && norm > 0.0 ? 1.0 : norm;
   for (size_t i = 0; i < n; i++) q->unit[i] = (float)((double)v[i] * inverse);
 
-  double to_code = quant_step((double)dv_kernels_get()->max_abs_f32(v, n) * inverse, &q->scale),
-         scale = (double)q->scale;
-  double lane[4] = {0}, max = 0.0;
-  for (size_t i = 0; i < n; i += 4)
-    for (size_t j = 0; j < 4 && i + j < n; j++) {
-      double x = (double)v[i + j] * inverse;
-      int c = dv_round(x * to_code);
-      double left = fabs(x - scale * c);
-      q->code[i + j] = (int8_t)c;
-      lane[j] += left * left;
-      max = left > max ? left : max;
-    }
+  const dv_kernels *k = dv_kernels_get();
+  double to_code = quant_step((double)k->max_abs_f32(v, n) * inverse, &q->scale), scale = (double)q->scale, lane[4];
+  k->encode_i8(v, n, inverse, scale, inverse * to_code, q->code, lane);
   q->inverse = inverse;
-  q->max_left = max;
   /* x carries a rounding of 2^-53 of itself, twice that for a unit vector. */
   q->residual = quant_round_up(sqrt(quant_fold(lane)) * (1.0 + QUANT_SLACK) + q->norm * QUANT_SLACK);
-  q->code_sq = scale * scale * (double)dv_kernels_get()->dot_i8(q->code, q->code, stride);
+  q->code_sq = scale * scale * (double)k->dot_i8(q->code, q->code, stride);
 
   /* The order by inner product does not depend on the query's length: divide by the power of two in it. */
   double shrink = 1.0;
@@ -137,9 +127,13 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
 
 void dv_code_query_refine(dv_code_query *q, const float *v) {
   const size_t n = q->n, stride = dv_code_stride(n);
-  double to_low = quant_step(q->max_left, &q->scale_low), scale = (double)q->scale, scale_low = (double)q->scale_low;
-  double lane[4] = {0};
+  double scale = (double)q->scale, lane[4] = {0}, max = 0.0;
   if (q->is_fine) return;
+  for (size_t i = 0; i < n; i++) {
+    double left = fabs((double)v[i] * q->inverse - scale * q->code[i]);
+    max = left > max ? left : max;
+  }
+  double to_low = quant_step(max, &q->scale_low), scale_low = (double)q->scale_low;
   memset(q->code_low + n, 0, stride - n);
   for (size_t i = 0; i < n; i += 4)
     for (size_t j = 0; j < 4 && i + j < n; j++) {

@@ -29,6 +29,8 @@
 #include "dv_alloc.h"
 #include "dv_metric.h"
 
+#include <math.h>
+
 /* Bytes from one row's codes to the next in memory: n rounded up to 64, the padding zero. */
 static inline size_t dv_code_stride(size_t n) { return (n + 63u) & ~(size_t)63u; }
 
@@ -70,7 +72,6 @@ typedef struct dv_code_query {
   double rounding; /* dv_metric_error(n) */
   float weight; /* dv_code_estimate is about weight * row scale * dot */
   double inverse; /* what is coded is v * inverse */
-  double max_left; /* the largest component of what code leaves */
   const dv_alloc *alloc;
 } dv_code_query;
 
@@ -87,6 +88,15 @@ DV_FP_STRICT_BEGIN
 static inline float dv_code_estimate(const dv_code_query *q, const dv_code_row *row, int32_t dot) {
   float product = (float)dot * q->weight * row->scale;
   return q->metric == DV_L2 ? row->norm_sq + (float)q->code_sq - 2.0f * product : -product;
+}
+
+/* How far the estimate may be from what it estimates: four standard deviations, as if what codes leave out had nothing to do
+ * with what it is multiplied by. Not a bound, as dv_code_bounds are: for who would measure many rows in vain. */
+static inline float dv_code_doubt(const dv_code_query *q, const dv_code_row *row) {
+  double r = (double)row->residual * q->norm, s = (double)q->residual;
+  double deviation = sqrt((r * r + (double)row->norm_sq * s * s) / (double)q->n);
+  double unit = q->metric == DV_L2 ? 2.0 : q->scale > 0.0f ? (double)q->weight / (double)q->scale : 1.0;
+  return (float)(4.0 * unit * deviation);
 }
 DV_FP_STRICT_END
 

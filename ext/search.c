@@ -12,6 +12,8 @@
  */
 #include "ext_int.h"
 
+#include <math.h>
+
 #define SEARCH_APPROXIMATE_RECALL 0.999
 #define SEARCH_PART_ROWS ((size_t)8192)
 /* Where a scan costs so many times as much as a look at the graph, it is worth looking whether the graph will do. */
@@ -410,7 +412,7 @@ bool dvx_search_uses_graph(const dvx_table *t) {
 }
 
 /* The rows to be measured: what the graph finds and all that are fresh, as far as the mask has them. */
-static int search_list(search_run *s, const uint64_t *mask, size_t *n) {
+static int search_list(search_run *s, const dv_code_query *cq, const uint64_t *mask, size_t *n) {
   dvx_table *t = s->t;
   dvx_graph *gr = &t->graph;
   const dvx_mirror *m = &t->mirror;
@@ -423,16 +425,20 @@ static int search_list(search_run *s, const uint64_t *mask, size_t *n) {
     gr->list_capacity = capacity;
   }
   /* In order of what codes say of their distance, and that is nearly the true order: of many more than k none is
-   * needed. Measured: k + 2 lose nothing. */
-  size_t n_enough = s->out->k <= SIZE_MAX / 2 ? s->out->k + s->out->k / 2 + 8 : SIZE_MAX;
+   * needed, and none that is farther than the k-th by more than both are in doubt. Measured: k + 2 lose nothing. */
+  const size_t k = s->out->k;
+  size_t n_enough = k <= SIZE_MAX / 2 ? k + k / 2 + 8 : SIZE_MAX;
+  float limit = INFINITY;
   if (t->config->metric == DV_L1) n_enough = SIZE_MAX; /* codes have another order */
   *n = 0;
   for (size_t i = 0; i < found->n_pool && *n < n_enough; i++) {
     uint32_t row = found->pool[i].row;
     if (mask ? !search_bit(mask, row) : !search_bit(m->live, row)) continue;
     if (search_bit(gr->fresh, row)) continue;
-    if (*n < s->out->k + 4) dvx_row_prefetch_hit(t, row + 1);
+    if (*n >= k + 2 && found->pool[i].distance - dv_code_doubt(cq, &m->code_rows[row]) > limit) break;
+    dvx_row_prefetch_hit(t, row + 1);
     gr->list[(*n)++] = row;
+    if (*n == k && n_enough != SIZE_MAX) limit = found->pool[i].distance + dv_code_doubt(cq, &m->code_rows[row]);
   }
   for (size_t w = 0; gr->n_fresh && w < (m->n + 63) / 64; w++) {
     uint64_t bits = gr->fresh[w] & (mask ? mask[w] : m->live[w]);
@@ -542,7 +548,7 @@ static int search_graph(search_run *s, dv_code_query *cq, const uint64_t *mask, 
   *is_done = false;
   int rc = search_pool(s, cq, mask, n_passing, p, &is_found);
   if (rc != SQLITE_OK || !is_found) return rc;
-  rc = search_list(s, mask, &n);
+  rc = search_list(s, cq, mask, &n);
   if (rc != SQLITE_OK) return rc;
   size_t n_wanted = s->out->k < n_passing ? s->out->k : n_passing;
   if (n < n_wanted) return SQLITE_OK; /* those that pass lie where the graph did not look */

@@ -245,6 +245,8 @@ START_TEST(estimates_order_like_distances) {
     dv_code_query_refine(&cq, query_v);
     float estimates[N_ROWS];
     double distances[N_ROWS];
+    size_t n_right = 0;
+    double sum_doubt = 0, sum_left = 0;
     for (size_t r = 0; r < N_ROWS; r++) {
       for (size_t i = 0; i < N; i++)
         rows[r][i] = query_v[i] * random_unit() + size * random_normal() * (float)r / (float)N_ROWS;
@@ -252,7 +254,21 @@ START_TEST(estimates_order_like_distances) {
       dv_code_row row = dv_code_row_of(meta, row_code, N);
       estimates[r] = dv_code_estimate(&cq, &row, dv_kernels_get()->dot_i8(row_code, cq.code, N));
       distances[r] = dv_distance(dv_kernels_get(), m, query_v, rows[r], N);
+      double dot = 0, away = 0, norms[2] = {0};
+      for (size_t i = 0; i < N; i++) {
+        double x = (double)query_v[i], y = (double)rows[r][i];
+        dot += x * y, away += (x - y) * (x - y), norms[0] += x * x, norms[1] += y * y;
+      }
+      double truth = m == DV_L2       ? away
+                     : m == DV_COSINE ? -dot / sqrt(norms[0] * norms[1])
+                                      : -dot * (double)(cq.weight / cq.scale);
+      double doubt = (double)dv_code_doubt(&cq, &row), left = fabs((double)estimates[r] - truth);
+      n_right += left <= doubt;
+      sum_doubt += doubt, sum_left += left;
     }
+    ck_assert_msg(n_right >= N_ROWS - 4 && (sum_doubt < 12 * sum_left || size > 1e18f),
+                  "%s size %g: of %zu, %g times too wide", dv_metric_name(m), (double)size, n_right,
+                  sum_doubt / sum_left);
     size_t n_same = 0, n_pairs = 0;
     for (size_t a = 0; a < N_ROWS; a++)
       for (size_t b = 0; b < a; b++) {
