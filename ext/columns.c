@@ -508,16 +508,6 @@ void dvx_columns_keep_numbers(const dvx_column_array *a, size_t n, const dvx_num
   }
 }
 
-void dvx_columns_keep_code(const dvx_column_array *a, size_t n, uint32_t code, uint64_t *bits) {
-  for (size_t w = 0; w < (n + 63) / 64; w++) {
-    const uint32_t *codes = a->codes + 64 * w;
-    uint64_t word = 0;
-    if (bits[w] == 0) continue;
-    for (unsigned j = 0; j < 64; j++) word |= (uint64_t)(codes[j] == code) << j;
-    bits[w] &= word;
-  }
-}
-
 void dvx_columns_keep_codes(const dvx_column_array *a, size_t n, const uint8_t *passes, uint64_t *bits) {
   for (size_t w = 0; w < (n + 63) / 64; w++) {
     const uint32_t *codes = a->codes + 64 * w;

@@ -249,7 +249,8 @@ static int compact_add_meta(compact_job *job) {
   int64_t absent = 0, purged = 0;
   int rc = dvx_meta_get(t, "absent", 0, &absent);
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "purged", 0, &purged);
-  if (rc == SQLITE_OK) rc = dvx_meta_put(t, "absent", absent + (int64_t)(job->n_before - job->n_after));
+  uint64_t n_absent = (uint64_t)absent + (job->n_before - job->n_after); /* a wrong one stays wrong, for the check */
+  if (rc == SQLITE_OK) rc = dvx_meta_put(t, "absent", (int64_t)n_absent);
   if (rc == SQLITE_OK && job->purged > (uint64_t)(purged > 0 ? purged : 0)) {
     rc = dvx_meta_put(t, "purged", (int64_t)job->purged);
   }

@@ -8,7 +8,8 @@
  *   dimensions INTEGER, metric TEXT, id TEXT ('TEXT' or 'INTEGER'), columns TEXT (JSON array of names),
  *   uuid TEXT (16 hexadecimal digits: the table the frames come from, which keeps it for life),
  *   since INTEGER, last INTEGER: every delta with since < seq <= last is here, as far as it still exists,
- *   purged INTEGER: largest seq of a delete that compaction dropped (0: none).
+ *   purged INTEGER: largest seq of a delete that compaction dropped (0: none),
+ *   removed INTEGER, if there is one: how many deltas compaction has dropped in all; another number after each.
  * Each frame has seq, id, time and the metadata it sets by column name. Its delta is self-contained: it needs the row's
  * previous vector at most for setting some of its dimensions, scaling or offsetting it.
  *
@@ -16,7 +17,8 @@
  * 'import:<uuid>' is the last seq of that origin that was taken over. Everything up to there is skipped, so the same
  * export, or one that overlaps, changes nothing; one that begins later is refused, since what lies between would be
  * missing for ever; and one from an origin that has meanwhile forgotten deletes which this table has not seen is
- * refused for the same reason.
+ * refused for the same reason. Meanwhile: an origin that had forgotten them before the first export was taken may be
+ * followed in pages, and %_meta 'removed:<uuid>', the `removed` of the last export taken over, says that it is as it was.
  *
  * The blob is somebody else's bytes: all of it is checked before the first delta is applied, and then all or nothing
  * is.
@@ -114,13 +116,14 @@ static void exchange_field_text(dv_buf *out, const char *name, const char *text)
 
 static int exchange_write_header(dvx_table *t, uint64_t since, uint64_t last, dv_buf *out) {
   const dvx_config *c = t->config;
-  int64_t uuid, purged;
+  int64_t uuid, purged, removed;
   char hex[17];
   dv_frame f;
   dv_buf fields;
   dvx_str columns = {0};
   int rc = dvx_meta_get(t, "uuid", 0, &uuid);
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, "purged", 0, &purged);
+  if (rc == SQLITE_OK) rc = dvx_meta_get(t, "absent", 0, &removed);
   if (rc != SQLITE_OK) return rc;
   dvx_str_add(&columns, "[", 1);
   for (int i = 0; i < c->n_columns; i++) {
@@ -140,6 +143,7 @@ static int exchange_write_header(dvx_table *t, uint64_t since, uint64_t last, dv
   exchange_field_integer(&fields, "since", since);
   exchange_field_integer(&fields, "last", last);
   exchange_field_integer(&fields, "purged", purged > 0 ? (uint64_t)purged : 0);
+  if (purged > 0 && removed > 0) exchange_field_integer(&fields, "removed", (uint64_t)removed);
   memset(&f, 0, sizeof f);
   f.flags = DV_FRAME_HEADER | DV_FRAME_FIELDS;
   f.fields = fields.data;
@@ -222,7 +226,7 @@ static void exchange_export(sqlite3_context *ctx, int argc, sqlite3_value **argv
 /* ---- delta_import: checking -------------------------------------------------------------------------------------- */
 
 typedef struct exchange_header {
-  uint64_t dimensions, since, last, purged;
+  uint64_t dimensions, since, last, purged, removed;
   uint64_t uuid;
   bool has_uuid, has_dimensions, has_since, has_last;
 } exchange_header;
@@ -279,6 +283,8 @@ static int exchange_read_header(dvx_table *t, const dv_frame *f, exchange_header
       h->last = seq;
     } else if (exchange_field_is(name, n_name, "purged")) {
       h->purged = seq;
+    } else if (exchange_field_is(name, n_name, "removed")) {
+      h->removed = seq;
     } else if (exchange_field_is(name, n_name, "uuid")) {
       h->has_uuid = exchange_unhex(&v, &h->uuid);
     } /* anything else is for readers of later versions */
@@ -432,14 +438,16 @@ static int exchange_apply(exchange_import *job, dvx_table *t, const dv_frame *f,
 static int exchange_write(dvx_table *t, void *arg) {
   exchange_import *job = arg;
   const exchange_header *h = &job->header;
-  char key[] = "import:0123456789abcdef";
-  int64_t uuid, stored;
+  char key[] = "import:0123456789abcdef", removed_key[] = "removed:0123456789abcdef";
+  int64_t uuid, stored, removed;
   uint64_t mark;
   unsigned n = 0;
   dv_buf payload;
   exchange_hex(h->uuid, key + strlen("import:"));
+  exchange_hex(h->uuid, removed_key + strlen("removed:"));
   int rc = dvx_meta_get(t, "uuid", 0, &uuid);
   if (rc == SQLITE_OK) rc = dvx_meta_get(t, key, 0, &stored);
+  if (rc == SQLITE_OK) rc = dvx_meta_get(t, removed_key, 0, &removed);
   if (rc != SQLITE_OK) return rc;
   mark = (uint64_t)uuid == h->uuid ? UINT64_MAX : stored > 0 ? (uint64_t)stored : 0;
   if (h->since > mark) {
@@ -449,7 +457,8 @@ static int exchange_write(dvx_table *t, void *arg) {
         " import delta_export(…, %u) first",
         h->since, mark, mark);
   }
-  if (mark > 0 && h->purged > mark) {
+  bool is_as_it_was = h->removed > 0 && removed == (int64_t)h->removed;
+  if (mark > 0 && h->last > mark && h->purged > mark && !is_as_it_was) {
     return dvx_fail(
         t->conn, t, SQLITE_ERROR,
         "delta_import: the origin has compacted deletes up to seq %u away, and this table has followed it only up"
@@ -473,7 +482,11 @@ static int exchange_write(dvx_table *t, void *arg) {
   }
   dv_buf_free(&payload);
   /* Last, because it goes into the file at once: if it fails, nothing there has changed. */
-  if (rc == SQLITE_OK && h->last > mark) rc = dvx_meta_put(t, key, (int64_t)h->last);
+  if (rc != SQLITE_OK || h->last <= mark) return rc;
+  bool is_new = h->removed > 0 && removed != (int64_t)h->removed;
+  if (is_new) rc = dvx_meta_put(t, removed_key, (int64_t)h->removed);
+  if (rc == SQLITE_OK) rc = dvx_meta_put(t, key, (int64_t)h->last);
+  if (rc != SQLITE_OK && is_new) dvx_table_poison(t, "delta_import failed after a part of it was written");
   return rc;
 }
 

@@ -378,9 +378,6 @@ int dvx_log_first_after(dvx_table *t, int64_t time, uint64_t *seq);
 int dvx_log_append(dvx_table *t, dvx_position *position, const uint8_t *bytes, const size_t *sizes,
                    const uint64_t *seqs, const int64_t *times, size_t n_records, bool is_rewrite);
 
-/* Position of the stored end, by reading the tail pack. */
-int dvx_log_end(dvx_table *t, dvx_position *out);
-
 void dvx_log_forget(dvx_table *t); /* drops cached packs */
 void dvx_log_free(dvx_table *t);
 
@@ -510,7 +507,6 @@ bool dvx_columns_passes(const dvx_number_test *test, int64_t key);
 
 /* Each takes from the bitmap of n rows those that do not pass. Words of it that are zero cost nothing. */
 void dvx_columns_keep_numbers(const dvx_column_array *a, size_t n, const dvx_number_test *test, uint64_t *bits);
-void dvx_columns_keep_code(const dvx_column_array *a, size_t n, uint32_t code, uint64_t *bits);
 void dvx_columns_keep_codes(const dvx_column_array *a, size_t n, const uint8_t *passes, uint64_t *bits); /* by code */
 /* Adds the rows of a value of a partition key. */
 void dvx_columns_add_list(const dvx_column_array *a, uint32_t code, uint64_t *bits);

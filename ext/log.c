@@ -74,13 +74,6 @@ static int log_header_read(dvx_table *t, int64_t key, const uint8_t *pack, size_
   return SQLITE_OK;
 }
 
-/* Offset behind the last byte that is not zero. */
-static size_t log_contents_end(const uint8_t *pack, size_t n) {
-  while (n >= 8 && dv_load_u64(pack + n - 8) == 0) n -= 8;
-  while (n > 0 && pack[n - 1] == 0) n--;
-  return n;
-}
-
 /* Lists the records that begin in the pack. */
 static int log_index(dvx_table *t, dvx_pack *p) {
   log_header h = {0, 0, 0};
@@ -520,38 +513,6 @@ int dvx_log_first_after(dvx_table *t, int64_t time, uint64_t *seq) {
 }
 
 /* ---- appending --------------------------------------------------------------------------------------------------- */
-
-int dvx_log_end(dvx_table *t, dvx_position *out) {
-  dvx_position p = {0, 0, 0, 0, 0, INT64_MIN};
-  dvx_pack *pack;
-  int rc = log_fetch(t, DVX_SQL_LOG_AT, INT64_MAX, &pack);
-  if (rc != SQLITE_OK) return rc;
-  if (pack == NULL) {
-    int64_t last = 0;
-    rc = dvx_meta_get(t, "last_seq", 0, &last);
-    p.seq = last > 0 ? (uint64_t)last : 0;
-    if (rc == SQLITE_OK) *out = p;
-    return rc;
-  }
-  size_t end = log_contents_end(pack->bytes, pack->n_bytes);
-  if (end < LOG_HEADER_BYTES + DV_SEAL_BYTES || pack->bytes[end - 1] != DV_RECORD_SEAL ||
-      pack->bytes[end - DV_SEAL_BYTES] != DV_RECORD_SEAL) {
-    return log_corrupt(t, pack->key, "it does not end with a seal");
-  }
-  p.pack = pack->key;
-  p.end = (uint32_t)end;
-  p.crc = dv_load_u32(pack->bytes + end - 5);
-  p.max_time = (int64_t)dv_load_u64(pack->bytes + 16);
-  p.seq = (uint64_t)pack->key - 1;
-  p.time = (int64_t)dv_load_u64(pack->bytes + 8);
-  for (size_t i = 0; i < pack->n_entries; i++) {
-    if (pack->entries[i].time > p.max_time) p.max_time = pack->entries[i].time;
-    p.seq = pack->entries[i].seq;
-    p.time = pack->entries[i].time;
-  }
-  *out = p;
-  return SQLITE_OK;
-}
 
 /* The pack being written. */
 typedef struct log_writer {

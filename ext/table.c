@@ -583,8 +583,10 @@ int dvx_settled_write(dvx_table *t, const dvx_settled *s) {
   table_store_settled(b, s, has_checks);
   table_store_settled(stored, &t->settled, has_checks);
   bool is_known = t->is_settled_known && !t->settled.is_wrong;
+  uint32_t check = dv_crc32c(0, b, sizeof b);
+  if (has_checks && checks.settled != check) is_known = false; /* settling anew has forgotten it */
   if (is_known && s->codes_change == 0 && memcmp(b, stored, sizeof b) == 0) return SQLITE_OK;
-  checks.settled = dv_crc32c(0, b, sizeof b);
+  checks.settled = check;
   checks.codes += s->codes_change;
   if (has_checks) rc = dvx_checks_write(t, &checks);
   return rc == SQLITE_OK ? dvx_meta_put_blob(t, "settled", b, sizeof b) : rc;

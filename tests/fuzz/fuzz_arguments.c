@@ -8,12 +8,10 @@
  * Holds: nothing crashes or hangs, no statement answers SQLITE_MISUSE or SQLITE_INTERNAL; a table that was made passes
  * the integrity check, is the same table when the file is opened again, and can be dropped; a refusal has a message.
  */
-#include "fuzz.h"
-
 #include <sqlite3.h>
-#include <string.h>
 
 #include "delta_vectors.h"
+#include "fuzz.h"
 
 enum { MAX_TEXTS = 6, MAX_TEXT = 4000 };
 
@@ -51,9 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     at += strlen(texts[n]) + 1;
   }
   sqlite3_hard_heap_limit64((sqlite3_int64)64 << 20);
-  sqlite3 *db = NULL;
-  REQUIRE(sqlite3_open(":memory:", &db) == SQLITE_OK);
-  REQUIRE(sqlite3_deltavectors_init(db, NULL, NULL) == SQLITE_OK);
+  sqlite3 *db = fuzz_open(NULL, 0);
   sqlite3_limit(db, SQLITE_LIMIT_LENGTH, 4 << 20);
   sqlite3_progress_handler(db, 100, progress, NULL);
 
@@ -63,11 +59,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     sqlite3_int64 n_bytes = 0;
     REQUIRE(run(db, "INSERT INTO t(t) VALUES('integrity-check')", NULL, 0) == SQLITE_OK);
     unsigned char *bytes = sqlite3_serialize(db, "main", &n_bytes, 0);
-    sqlite3 *again = NULL;
     if (bytes) {
-      REQUIRE(sqlite3_open(":memory:", &again) == SQLITE_OK);
-      REQUIRE(sqlite3_deltavectors_init(again, NULL, NULL) == SQLITE_OK);
-      REQUIRE(sqlite3_deserialize(again, "main", bytes, n_bytes, n_bytes, SQLITE_DESERIALIZE_FREEONCLOSE) == SQLITE_OK);
+      sqlite3 *again = fuzz_open(bytes, n_bytes);
+      sqlite3_free(bytes);
       REQUIRE(run(again, "SELECT * FROM t", NULL, 0) == SQLITE_OK);
       REQUIRE(sqlite3_close(again) == SQLITE_OK);
     }

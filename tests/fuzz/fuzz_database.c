@@ -17,72 +17,43 @@
  * Holds: nothing crashes, reads out of bounds, or runs without bound (memory: 64 MiB; steps of SQLite: a progress
  * handler; the rest: libFuzzer's -timeout), and no statement answers SQLITE_MISUSE or SQLITE_INTERNAL.
  */
-#include "fuzz.h"
-
 #include <sqlite3.h>
-#include <stdbool.h>
-#include <string.h>
 
 #include "delta_vectors.h"
 #include "dv_bytes.h"
 #include "dv_checksum.h"
 #include "dv_frame.h"
+#include "fuzz.h"
 
-enum { PACK_HEADER = 28, N_STEPS = 20000 };
+enum { PACK_HEADER = 28 };
 
 static const struct {
   const char *table, *key, *value;
 } parts[8] = {{"log", "seq", "pack"},     {"graph", "block", "links"}, {"row", "vid", "id"},     {"row", "vid", "c1"},
               {"head", "block", "heads"}, {"code", "block", "codes"},  {"meta", "key", "value"}, {"row", "vid", "c2"}};
 
-/* ---- the good database ----------------------------------------------------------------------------------------------
- * */
+/* ---- the good database ------------------------------------------------------------------------------------------- */
 
 static uint8_t *base;
 static sqlite3_int64 n_base;
 
-static sqlite3 *open_database(const uint8_t *bytes, sqlite3_int64 n) {
-  sqlite3 *db = NULL;
-  REQUIRE(sqlite3_open(":memory:", &db) == SQLITE_OK);
-  REQUIRE(sqlite3_deltavectors_init(db, NULL, NULL) == SQLITE_OK);
-  if (bytes) {
-    unsigned char *copy = sqlite3_malloc64((sqlite3_uint64)n);
-    REQUIRE(copy);
-    memcpy(copy, bytes, (size_t)n);
-    REQUIRE(sqlite3_deserialize(db, "main", copy, n, n,
-                                SQLITE_DESERIALIZE_FREEONCLOSE | SQLITE_DESERIALIZE_RESIZEABLE) == SQLITE_OK);
-  }
-  return db;
-}
+static const char *const making[] = {
+    "PRAGMA page_size = 512",
+    "CREATE VIRTUAL TABLE docs USING delta_vectors(id TEXT PRIMARY KEY, v FLOAT[5], n INTEGER, note TEXT,"
+    " checkpoint_interval=4, compression=max, index=hnsw, hnsw_m=2)",
+    "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 14) INSERT INTO docs(id, v, n, note, "
+    "as_of)"
+    " SELECT 'r' || i, json_array(i, -i, i * 0.5, 1.0 / i, 0), i, 'note ' || i, 1000 * i FROM i",
+    "UPDATE docs SET delta = delta_sparse('[1]', '[7]'), as_of = 50000 WHERE n % 2",
+    "UPDATE docs SET delta = delta_scale(0.5), note = 'other', as_of = 60000 WHERE n % 3 = 0",
+    "UPDATE docs SET v = '[1,2,3,4,5]', as_of = 70000 WHERE n = 4",
+    "UPDATE docs SET delta = delta_offset(0.25), as_of = 80000 WHERE n < 6",
+    "DELETE FROM docs WHERE n = 13",
+    "INSERT INTO docs(docs) VALUES('optimize')",
+    "UPDATE docs SET delta = delta_offset(0.25), as_of = 90000 WHERE n = 2",
+};
 
-static void make_base(void) {
-  sqlite3 *db = open_database(NULL, 0);
-  static const char *const sql[] = {
-      "PRAGMA page_size = 512",
-      "CREATE VIRTUAL TABLE docs USING delta_vectors(id TEXT PRIMARY KEY, v FLOAT[5], n INTEGER, note TEXT,"
-      " checkpoint_interval=4, compression=max, index=hnsw, hnsw_m=2)",
-      "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 14) INSERT INTO docs(id, v, n, note, "
-      "as_of)"
-      " SELECT 'r' || i, json_array(i, -i, i * 0.5, 1.0 / i, 0), i, 'note ' || i, 1000 * i FROM i",
-      "UPDATE docs SET delta = delta_sparse('[1]', '[7]'), as_of = 50000 WHERE n % 2",
-      "UPDATE docs SET delta = delta_scale(0.5), note = 'other', as_of = 60000 WHERE n % 3 = 0",
-      "UPDATE docs SET v = '[1,2,3,4,5]', as_of = 70000 WHERE n = 4",
-      "UPDATE docs SET delta = delta_offset(0.25), as_of = 80000 WHERE n < 6",
-      "DELETE FROM docs WHERE n = 13",
-      "INSERT INTO docs(docs) VALUES('optimize')",
-      "UPDATE docs SET delta = delta_offset(0.25), as_of = 90000 WHERE n = 2",
-  };
-  for (size_t i = 0; i < sizeof sql / sizeof sql[0]; i++) {
-    char *message = NULL;
-    if (sqlite3_exec(db, sql[i], NULL, NULL, &message) != SQLITE_OK) fprintf(stderr, "%s: %s\n", sql[i], message);
-    REQUIRE(message == NULL);
-  }
-  base = sqlite3_serialize(db, "main", &n_base, 0);
-  REQUIRE(base && sqlite3_close(db) == SQLITE_OK);
-}
-
-/* ---- edits
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- edits ------------------------------------------------------------------------------------------------------ */
 
 /* Runs `format`, with the table, column and key of the part and row; ?1 is the value. */
 static void edit_run(sqlite3 *db, char *sql, sqlite3_value *key, const uint8_t *bytes, size_t n, bool is_integer) {
@@ -235,8 +206,7 @@ static void mend_checks(sqlite3 *db) {
   sqlite3_finalize(stmt);
 }
 
-/* ---- everything the extension does
- * --------------------------------------------------------------------------------------- */
+/* ---- everything the extension does ------------------------------------------------------------------------------ */
 
 static const char *const statements[] = {
     "SELECT * FROM docs",
@@ -272,32 +242,14 @@ static const char *const statements[] = {
     "DROP TABLE others",
 };
 
-static int n_steps;
-static int progress(void *unused) {
-  (void)unused;
-  return ++n_steps > N_STEPS;
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-  if (base == NULL) {
-    make_base();
-    sqlite3_hard_heap_limit64((sqlite3_int64)64 << 20);
-  }
-  sqlite3 *db = open_database(base, n_base);
+  if (base == NULL) base = fuzz_make_base(making, sizeof making / sizeof making[0], &n_base);
+  sqlite3 *db = fuzz_open(base, n_base);
   dv_reader r = dv_reader_of(data, size);
   for (int i = 0; i < 64 && dv_reader_left(&r) >= 5; i++) edit(db, &r);
   mend_checksums(db);
   mend_checks(db);
-  n_steps = 0;
-  sqlite3_progress_handler(db, 100, progress, NULL);
-  for (size_t i = 0; i < sizeof statements / sizeof statements[0]; i++) {
-    int rc = sqlite3_exec(db, statements[i], NULL, NULL, NULL) & 0xff;
-    if (rc == SQLITE_MISUSE || rc == SQLITE_INTERNAL) fprintf(stderr, "%s: %s\n", statements[i], sqlite3_errmsg(db));
-    REQUIRE(rc != SQLITE_MISUSE && rc != SQLITE_INTERNAL);
-    /* With no edit all is well. */
-    if (size < 5 && rc != SQLITE_OK) fprintf(stderr, "%s: %s\n", statements[i], sqlite3_errmsg(db));
-    REQUIRE(size >= 5 || rc == SQLITE_OK);
-  }
+  fuzz_run(db, statements, sizeof statements / sizeof statements[0], size >= 5);
   REQUIRE(sqlite3_close(db) == SQLITE_OK);
   return 0;
 }

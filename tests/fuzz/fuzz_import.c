@@ -8,15 +8,12 @@
  * Holds: nothing crashes; what is refused has changed nothing; what is taken leaves a table that passes the integrity
  * check, gives the same export again, and takes the same import once more without a change.
  */
-#include "fuzz.h"
-
 #include <sqlite3.h>
-#include <stdbool.h>
-#include <string.h>
 
 #include "delta_vectors.h"
 #include "dv_bytes.h"
 #include "dv_checksum.h"
+#include "fuzz.h"
 
 enum { MAX_BYTES = 8192 };
 
@@ -24,9 +21,7 @@ static uint8_t base[MAX_BYTES];
 static size_t n_base;
 
 static sqlite3 *open_database(void) {
-  sqlite3 *db = NULL;
-  REQUIRE(sqlite3_open(":memory:", &db) == SQLITE_OK);
-  REQUIRE(sqlite3_deltavectors_init(db, NULL, NULL) == SQLITE_OK);
+  sqlite3 *db = fuzz_open(NULL, 0);
   REQUIRE(sqlite3_exec(
               db,
               "CREATE VIRTUAL TABLE docs USING delta_vectors(id TEXT PRIMARY KEY, v FLOAT[5], n INTEGER, note TEXT,"

@@ -208,7 +208,8 @@ static bool copy_log(program *p, connection *c, const char *copy, int64_t *n, in
   return has;
 }
 
-static void import_once(program *p, connection *c, const char *copy, int64_t since) {
+/* The deltas with since < seq <= until. */
+static void import_once(program *p, connection *c, const char *copy, int64_t since, int64_t until) {
   statement s = {0};
   put(&s, "SELECT delta_import(");
   put_text(&s, copy);
@@ -216,13 +217,15 @@ static void import_once(program *p, connection *c, const char *copy, int64_t sin
   put_text(&s, seen_by(p, c)->name);
   put(&s, ", ");
   put_integer(&s, since);
+  put(&s, ", ");
+  put_integer(&s, until);
   put(&s, "))");
   result r = run(p, c, &s);
   check(p, p->has_failed || r.rc == SQLITE_OK, "import of an export fails with %d: %s", r.rc, r.message);
   result_free(&r);
 }
 
-/* Into a second table of the same shape: once, and again, which must change nothing. */
+/* Into a second table of the same shape: at once or in two parts, and again, which must change nothing. */
 static void export_and_import(program *p, connection *c) {
   static const char copy[] = "copy of it";
   if (c->in_transaction && (!MODEL_EXPORT_IN_TRANSACTION || p->n_connections > 1)) return;
@@ -230,13 +233,15 @@ static void export_and_import(program *p, connection *c) {
   const model_table *t = seen_by(p, c);
   int64_t n, last, n_again, last_again;
   create_table(p, c, copy);
-  import_once(p, c, copy, 0);
+  int64_t part = t->last_seq > 0 && rng_chance(&p->rng, 50) ? rng_below(&p->rng, (int)t->last_seq) : 0;
+  if (part > 0) import_once(p, c, copy, 0, part);
+  if (!p->has_failed) import_once(p, c, copy, part, INT64_MAX);
   if (!p->has_failed && copy_log(p, c, copy, &n, &last)) {
     check_rows(p, c, copy, t, MODEL_NOW);
     check_rows(p, c, copy, t, interesting_time(p, t));
     for (int i = 0; i < t->n_rows && !p->has_failed; i++)
       if (rng_chance(&p->rng, 30)) check_chain(p, c, copy, &t->rows[i], true);
-    import_once(p, c, copy, rng_chance(&p->rng, 50) ? 0 : t->last_seq / 2);
+    import_once(p, c, copy, rng_chance(&p->rng, 50) ? 0 : t->last_seq / 2, INT64_MAX);
     if (!p->has_failed && copy_log(p, c, copy, &n_again, &last_again))
       check(p, n == n_again && last == last_again,
             "a second import of the same changes the copy: %lld versions, then %lld", (long long)n, (long long)n_again);

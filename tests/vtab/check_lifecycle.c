@@ -557,7 +557,6 @@ START_TEST(rename_away_and_back_in_one_transaction) {
 }
 END_TEST
 
-/* A RENAME in a transaction with thousands of changes, which the commit wants to settle. */
 /* The name goes away, comes back, and goes away again: three objects have had the table under two names. */
 START_TEST(rename_away_and_back_and_away_then_rollback) {
   for (int i = 0; i < 2; i++) {
@@ -576,6 +575,37 @@ START_TEST(rename_away_and_back_and_away_then_rollback) {
 }
 END_TEST
 
+/* ROLLBACK TO the first savepoint behind a RENAME leaves the table renamed: with the old name it would have got its old
+ * memory again, and lost what was written under the new one when that name came back. */
+START_TEST(rename_stays_with_a_rollback_to_behind_it) {
+  two_rows();
+  sql_run(a, "BEGIN; " INSERT "('c', '[1,1,1]'); ALTER TABLE docs RENAME TO d2; SAVEPOINT s");
+  sql_run(a, "INSERT INTO d2(id, vector) VALUES('d', '[2,2,2]'); ROLLBACK TO s");
+  sql_run(a, "INSERT INTO d2(id, vector) VALUES('e', '[3,3,3]'); COMMIT");
+  sql_is(a, "a b c e", "SELECT id FROM d2");
+  sql_run(a, "ALTER TABLE d2 RENAME TO docs");
+  sql_is(a, "abce", IDS);
+  sql_agrees(a);
+}
+END_TEST
+
+/* A RENAME rolled back: the memory that was read under the new name holds rows that are gone, and must not be served to a
+ * function, nor when the table gets that name again. */
+START_TEST(rename_rolled_back_leaves_no_memory_of_it) {
+  two_rows();
+  sql_run(a, "BEGIN; SAVEPOINT s; " INSERT "('c', '[1,1,1]'); ALTER TABLE docs RENAME TO d2");
+  sql_is(a, "c a b", "SELECT id FROM vector_search('d2', '[1,1,1]', 10)");
+  sql_run(a, "INSERT INTO d2(id, vector) VALUES('d', '[2,2,2]'); ROLLBACK TO s");
+  sql_fails(a, SQLITE_ERROR, "no such table", "SELECT vector_at('d2', 'c')");
+  sql_run(a, "ALTER TABLE docs RENAME TO d2");
+  sql_is(a, "a b", "SELECT id FROM vector_search('d2', '[1,1,1]', 10)");
+  sql_run(a, "INSERT INTO d2(id, vector) VALUES('e', '[3,3,3]'); COMMIT");
+  sql_is(a, "a b e", "SELECT id FROM d2");
+  sql_agrees_at(__LINE__, a, "main", "d2");
+}
+END_TEST
+
+/* A RENAME in a transaction with thousands of changes, which the commit wants to settle. */
 START_TEST(rename_after_many_changes) {
   two_rows();
   sql_run(a, "BEGIN");
@@ -2132,6 +2162,8 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, rename_inside_transaction_then_commit);
   tcase_add_test(t, rename_away_and_back_in_one_transaction);
   tcase_add_test(t, rename_away_and_back_and_away_then_rollback);
+  tcase_add_test(t, rename_stays_with_a_rollback_to_behind_it);
+  tcase_add_test(t, rename_rolled_back_leaves_no_memory_of_it);
   tcase_add_test(t, rename_after_many_changes);
   tcase_add_test(t, rename_that_fails);
   tcase_add_test(t, drop_table);

@@ -1,0 +1,26 @@
+.print -- metadata with characters that JSON escapes, and numbers it does not have
+CREATE VIRTUAL TABLE notes USING delta_vectors(id TEXT PRIMARY KEY, v FLOAT[2], note TEXT, price REAL, raw BLOB);
+INSERT INTO notes(id, v, note, price, raw) VALUES('a', '[1,2]', 'q"b\' || char(8, 9, 10, 12, 13, 1, 31) || 'z', 9e999, x'00ff');
+INSERT INTO notes(id, v, price) VALUES('b', '[3,4]', -9e999);
+UPDATE notes SET note = NULL, price = 0.1 WHERE id = 'a';
+SELECT id, metadata FROM delta_log('notes');
+SELECT json_valid(metadata), hex(metadata ->> 'note') FROM delta_chain('notes', 'a');
+
+.print -- rowids of table-valued functions
+SELECT rowid, value FROM vector_each('[5,6]');
+SELECT rowid, id FROM vector_search('notes', '[1,2]', 5);
+SELECT rowid, id FROM delta_log('notes');
+SELECT rowid, operation FROM delta_chain('notes', 'a');
+
+.print -- what cannot be written, declared, or asked
+INSERT INTO notes(id, v, distance) VALUES('c', '[1,2]', 5);
+INSERT INTO notes(id, v, k) VALUES('c', '[1,2]', 5);
+UPDATE notes SET k = 3;
+SELECT delta_settle('nowhere');
+SELECT delta_sparse('[1,2', '[1]');
+SELECT hex(delta_sparse('[]', '[]'));
+SELECT delta_patch('[1,2]', x'7ade01');
+SELECT id FROM notes WHERE id = x'61';
+CREATE VIRTUAL TABLE digits USING delta_vectors(dimensions=1);
+INSERT INTO digits(id, vector) VALUES('5', '[1]');
+SELECT id FROM digits WHERE id = 5;
