@@ -236,11 +236,15 @@ export class Connection {
   /** The connection's last error. */
   error(): DeltaVectorsError {
     const code = this.native['sqlite3_extended_errcode']!(this.pointer);
-    const at = this.native['sqlite3_errmsg']!(this.pointer);
+    return sqliteError(code, this.string(this.native['sqlite3_errmsg']!(this.pointer)));
+  }
+
+  /** The text that begins there and ends with a zero byte. */
+  string(at: Pointer): string {
     const bytes = this.bytes;
     let end = at;
     while (bytes[end]) end++;
-    return sqliteError(code, decoder.decode(bytes.slice(at, end)));
+    return decoder.decode(bytes.slice(at, end));
   }
 
   /** @internal */
