@@ -192,8 +192,8 @@ export class DatabaseCore {
 
   /** The current vector; null if there is no such row. A copy. */
   getVector(vectorId: string): Float32Array | null {
-    const view = this.#direct.vector(vectorId);
-    return view === undefined ? this.#vector(this.#sql.get, [vectorId]) : view && view.slice();
+    const vector = this.#direct.vector(vectorId);
+    return vector === undefined ? this.#vector(this.#sql.get, [vectorId]) : vector;
   }
 
   /** The vector as it was at that time; null if there was no such row. */
@@ -214,7 +214,7 @@ export class DatabaseCore {
    * or searches, and never written to. After that it may show anything.
    */
   getVectorView(vectorId: string): Float32Array | null {
-    const view = this.#direct.vector(vectorId);
+    const view = this.#direct.view(vectorId);
     return view === undefined ? this.getVector(vectorId) : view;
   }
 

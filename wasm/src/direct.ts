@@ -35,14 +35,23 @@ export class Direct {
     connection.bytes.set(name, this.#table);
   }
 
-  /** The current vector; null if there is no such row, undefined if it could not be read: then a statement says why. */
+  /** The current vector where it lies; null if there is no such row, undefined if it could not be read: then a statement says why. */
+  view(vectorId: string): Float32Array | null | undefined {
+    const at = this.#find(vectorId);
+    return at > 1 ? new Float32Array(this.#connection.floats.buffer, at, this.#dimensions) : at === 0 ? null : undefined;
+  }
+
+  /** A copy of it. */
   vector(vectorId: string): Float32Array | null | undefined {
+    const at = this.#find(vectorId);
+    return at > 1 ? this.#connection.floats.slice(at >> 2, (at >> 2) + this.#dimensions) : at === 0 ? null : undefined;
+  }
+
+  #find(vectorId: string): number {
     const c = this.#connection;
     return c.run(() => {
       const id = c.putText(vectorId);
-      const at = this.#vector(this.#handle, this.#table, id.at, id.length, this.#isAlone);
-      if (at === 0) return null;
-      return at === 1 ? undefined : new Float32Array(c.bytes.buffer, at, this.#dimensions);
+      return this.#vector(this.#handle, this.#table, id.at, id.length, this.#isAlone);
     });
   }
 
