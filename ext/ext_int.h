@@ -1126,6 +1126,12 @@ int dvx_direct_vector(dvx_conn *conn, const char *table, const dv_value *id, boo
 /* delta_apply(table, id, delta). */
 int dvx_direct_apply(dvx_conn *conn, const char *table, const dv_value *id, const dv_delta *delta, bool is_alone,
                      uint64_t *seq);
+typedef struct dvx_direct_facts {
+  double dimensions;
+  double last_seq; /* as delta_status has it, which measures the whole file besides */
+  const char *metric;
+} dvx_direct_facts;
+int dvx_direct_describe(dvx_conn *conn, const char *table, dvx_direct_facts *out);
 int dvx_direct_register(dvx_conn *conn);
 
 /* ================================================================================================================

@@ -34,3 +34,8 @@ double dv_direct_apply(dvx_conn *conn, const char *table, const uint8_t *id, siz
   int rc = dvx_direct_apply(conn, table, &text, &delta, is_alone != 0, &seq);
   return rc == SQLITE_OK ? (double)seq : -(double)rc;
 }
+
+/* Writes what the table is to *out; an SQLite code. */
+int dv_direct_describe(dvx_conn *conn, const char *table, dvx_direct_facts *out) {
+  return dvx_direct_describe(conn, table, out);
+}

@@ -67,26 +67,28 @@ export class DatabaseCore {
     const db = given ?? openHere(sqlite3, options.name ?? 'delta_vectors', options.storage ?? 'memory');
     this.#isOurs = given === undefined;
     this.#connection = new Connection(sqlite3, db);
+    let direct: Direct | undefined;
     try {
       if (given) extension.register(given);
       this.#connection.exec(createTableSql(this.#options));
+      const { table, dimensions } = this.#options;
+      direct = new Direct(this.#connection, extension, table, dimensions, given === undefined || options.exclusive === true);
+      this.#direct = direct;
       this.#checkTable();
     } catch (thrown) {
+      direct?.release();
       this.#connection.release();
       if (this.#isOurs) db.close();
       throw thrown;
     }
     this.#sql = prepareAll(this.#connection, this.#options.table);
-    this.#direct = new Direct(
-      this.#connection, extension, this.#options.table, this.#options.dimensions, given === undefined || options.exclusive === true,
-    );
     this.#feed = new Feed((since, limit) => this.log(since, limit), () => this.lastSeq());
   }
 
   /** The table that was there may be another than the one that was asked for. */
   #checkTable(): void {
     const { table, dimensions, metric } = this.#options;
-    const there = JSON.parse(String(this.#connection.value('SELECT delta_status(?)', table))) as Status;
+    const there = this.#direct.describe();
     if (there.dimensions !== dimensions || there.metric !== metric) {
       throw new DeltaVectorsError(
         'invalid',
@@ -316,7 +318,7 @@ export class DatabaseCore {
 
   /** Number of the last delta. */
   lastSeq(): number {
-    return this.status().last_seq;
+    return this.#direct.describe().lastSeq;
   }
 
   status(): Status {

@@ -10,6 +10,9 @@ import type { VectorDelta } from './types.js';
 
 type Native = (...args: number[]) => number;
 
+/** dvx_direct_facts */
+const FACTS_BYTES = 24;
+
 export class Direct {
   readonly #connection: Connection;
   readonly #handle: number;
@@ -19,6 +22,7 @@ export class Direct {
   readonly #dimensions: number;
   readonly #vector: Native;
   readonly #apply: Native;
+  readonly #describe: Native;
   readonly #error: Native;
 
   /** @param isAlone no other connection writes to the database */
@@ -26,6 +30,7 @@ export class Direct {
     this.#connection = connection;
     this.#vector = extension.exports['dv_direct_vector']!;
     this.#apply = extension.exports['dv_direct_apply']!;
+    this.#describe = extension.exports['dv_direct_describe']!;
     this.#error = extension.exports['dv_direct_error']!;
     this.#handle = extension.exports['dv_direct_open']!(connection.pointer);
     this.#isAlone = isAlone ? 1 : 0;
@@ -66,6 +71,18 @@ export class Direct {
       const seq = this.#apply(this.#handle, this.#table, id.at, id.length, kind, at, length, this.#isAlone);
       if (seq < 0) throw this.#failure(-seq);
       return seq;
+    });
+  }
+
+  /** What the table is. */
+  describe(): { dimensions: number; metric: string; lastSeq: number } {
+    const c = this.#connection;
+    return c.run(() => {
+      const at = c.reserve(FACTS_BYTES);
+      const code = this.#describe(this.#handle, this.#table, at);
+      if (code !== 0) throw this.#failure(code);
+      const facts = new DataView(c.bytes.buffer, at, FACTS_BYTES);
+      return { dimensions: facts.getFloat64(0, true), lastSeq: facts.getFloat64(8, true), metric: c.string(facts.getUint32(16, true)) };
     });
   }
 

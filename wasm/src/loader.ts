@@ -279,6 +279,7 @@ class Plan {
       stack: { at: this.#stackAt, bytes: STACK_BYTES },
       register(connection) {
         if (connection.pointer === undefined) throw new DeltaVectorsError('closed', 'the SQLite connection is closed');
+        if (exports['dv_direct_open']!(connection.pointer) !== 0) return; // it was opened later
         if (entry(connection.pointer, 0, 0) !== 0) {
           throw new DeltaVectorsError('sql', 'cannot register the extension on this connection');
         }
