@@ -41,3 +41,4 @@ for variant in scalar simd relaxed; do
     --export-if-defined=__wasm_apply_data_relocs --gc-sections --strip-all --compress-relocations -O2 \
     build/extension.o build/strings.o -o dist/delta_vectors.$variant.wasm
 done
+node imports.mjs dist/delta_vectors.*.wasm
