@@ -130,6 +130,13 @@ static int apply_run_one(dvx_table *t, void *arg) {
   return rc;
 }
 
+int dvx_apply_delta(dvx_table *t, const dv_value *id, const dv_delta *delta, uint64_t *seq) {
+  apply_one a = {.id = *id, .delta = *delta};
+  int rc = dvx_table_write(t, apply_run_one, &a);
+  if (rc == SQLITE_OK) *seq = a.seq;
+  return rc;
+}
+
 static int apply_id(dvx_table *t, sqlite3_value *v, dv_value *id) {
   bool is_id;
   int rc = dvx_history_id(t, v, id, &is_id);

@@ -1,6 +1,6 @@
 /*
- * direct.c: what compiled callers on the same connection (wasm/c/view.c) get past SQL: the connection's object, and the
- * current vector of a row as a pointer.
+ * direct.c: what compiled callers on the same connection (wasm/c/direct.c) get past SQL: the connection's object, the
+ * current vector of a row as a pointer, a delta applied without a statement around it, and what a table is.
  *
  * They find the object as users of FTS5 find its API: a function writes it where a pointer that was bound to it points.
  * The pointer has a type that SQL cannot make, so the function gives SQL nothing but NULL.
@@ -40,6 +40,27 @@ int dvx_direct_vector(dvx_conn *conn, const char *table, const dv_value *id, boo
   if (rc == SQLITE_OK && vid != 0 && dvx_word_exists(dvx_row_word(t, vid))) rc = dvx_row_vector(t, vid, out);
   if (is_reading) dvx_table_end_read(t);
   return rc;
+}
+
+int dvx_direct_apply(dvx_conn *conn, const char *table, const dv_value *id, const dv_delta *delta, bool is_alone,
+                     uint64_t *seq) {
+  int rc = SQLITE_OK;
+  dvx_table *t = is_alone ? dvx_table_unless_changed(conn, table) : NULL;
+  if (t == NULL) rc = dvx_table_find(conn, table, &t);
+  if (rc != SQLITE_OK) return rc;
+  bool is_text = t->config->id_type == DVX_ID_TEXT;
+  if ((id->type == DV_TEXT) == is_text) return dvx_apply_delta(t, id, delta, seq);
+  return dvx_fail(conn, t, SQLITE_ERROR, "%I is not an id: expected %s", id, is_text ? "a text" : "an integer");
+}
+
+int dvx_direct_describe(dvx_conn *conn, const char *table, dvx_direct_facts *out) {
+  dvx_table *t = NULL;
+  int rc = dvx_table_find_to_read(conn, table, &t);
+  if (rc != SQLITE_OK) return rc;
+  *out = (dvx_direct_facts){(double)t->config->dimensions, (double)dvx_history_last_seq(t),
+                            dv_metric_name(t->config->metric)};
+  dvx_table_end_read(t);
+  return SQLITE_OK;
 }
 
 int dvx_direct_register(dvx_conn *conn) {

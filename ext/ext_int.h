@@ -576,6 +576,7 @@ typedef struct dvx_overlay {
   size_t renamed_level; /* ... under this many savepoints */
   bool is_poisoned; /* the commit is vetoed, with the text in poison */
   bool is_open; /* between xBegin and xCommit/xRollback */
+  bool is_one_statement; /* the transaction is a statement's own: there are no savepoints in it */
   char *poison;
 } dvx_overlay;
 
@@ -1107,6 +1108,9 @@ int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value 
 /* The short form's metadata must be the text of a JSON object, since the feed gives it out as one. v is a TEXT. */
 int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v);
 
+/* apply.c: appends a delta, in the open transaction or in one of its own */
+int dvx_apply_delta(dvx_table *t, const dv_value *id, const dv_delta *delta, uint64_t *seq);
+
 /* ================================================================================================================
  * direct.c: past SQL, for compiled callers on the same connection
  */
@@ -1117,6 +1121,15 @@ dvx_conn *dvx_direct_conn(sqlite3 *db);
  * until the next statement that writes to the table or searches in it, or the end of the transaction. is_alone: the
  * caller knows that no other connection writes to the database, so memory need not be compared with the file. */
 int dvx_direct_vector(dvx_conn *conn, const char *table, const dv_value *id, bool is_alone, const float **out);
+/* delta_apply(table, id, delta). */
+int dvx_direct_apply(dvx_conn *conn, const char *table, const dv_value *id, const dv_delta *delta, bool is_alone,
+                     uint64_t *seq);
+typedef struct dvx_direct_facts {
+  double dimensions;
+  double last_seq; /* as delta_status has it, which measures the whole file besides */
+  const char *metric;
+} dvx_direct_facts;
+int dvx_direct_describe(dvx_conn *conn, const char *table, dvx_direct_facts *out);
 int dvx_direct_register(dvx_conn *conn);
 
 /* ================================================================================================================

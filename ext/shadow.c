@@ -285,7 +285,7 @@ static void shadow_block(size_t page_bytes, size_t row_bytes, size_t *n_rows, si
 
 void dvx_shadow_geometry(dvx_geometry *g, size_t page_bytes, size_t dimensions, size_t hnsw_m) {
   g->page_bytes = page_bytes;
-  g->pack_bytes = dvx_shadow_blob_size(page_bytes, page_bytes < 4096 ? 8192 / page_bytes : 2);
+  g->pack_bytes = dvx_shadow_blob_size(page_bytes, page_bytes < 2048 ? 4096 / page_bytes : 2);
   g->head_bytes = dvx_shadow_blob_size(page_bytes, 1);
   g->head_rows = g->head_bytes / 8;
   shadow_block(page_bytes, 4 + dimensions, &g->code_rows, &g->code_bytes);

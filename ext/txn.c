@@ -145,6 +145,7 @@ int dvx_txn_begin(dvx_table *t) {
   o->n_levels = 0;
   o->rewrites = 0;
   o->is_settled_touched = o->is_poisoned = false;
+  o->is_one_statement = sqlite3_get_autocommit(t->conn->db) != 0;
   dvx_txn_rebase(t);
   o->joined = o->written;
   o->joined_vid = o->stored_vid;
@@ -587,7 +588,7 @@ int dvx_txn_sync(dvx_table *t) {
     o->n_synced = o->n_pending;
     return SQLITE_OK;
   }
-  if (!txn_has_tables(t)) {
+  if (!o->is_one_statement && !txn_has_tables(t)) {
     /* The table was created in this transaction and is gone by a ROLLBACK TO, of which SQLite did not tell. */
     txn_cut(t, 0);
     return SQLITE_OK;

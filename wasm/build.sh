@@ -11,14 +11,16 @@ cd "$(dirname "$0")"
 mkdir -p dist build
 sysroot=${EMSCRIPTEN_SYSROOT:-/usr/share/emscripten/cache/sysroot}
 
-# Speed matters in the kernels, codes and searches; everything else is to be small.
+# Speed matters in the kernels, codes and searches, and in what looks at every number of a vector; everything else is to be small.
 awk '
-  / core\/dv_vector\.c | core\/dv_delta\.c | ext\/text\.c / && /^\/\*+ / {
-    print "#pragma clang attribute push(__attribute__((minsize)), apply_to = function)"
-  }
-  / core\/dv_metric\.c | core\/dv_quant\.c / && /^\/\*+ / { print "#pragma clang attribute pop" }
+  function push() { print "#pragma clang attribute push(__attribute__((minsize)), apply_to = function)" }
+  function pop() { print "#pragma clang attribute pop" }
+  / core\/dv_vector\.c | core\/dv_delta\.c | ext\/text\.c / && /^\/\*+ / { push() }
+  / core\/dv_metric\.c | core\/dv_quant\.c / && /^\/\*+ / { pop() }
+  /^[a-z].* (dv_vector_check|delta_differences)\(.*\{$/ { pop(); is_fast = 1 }
   { print }
-  END { print "#pragma clang attribute pop" }' "$single" c/view.c >build/extension.c
+  is_fast && /^}/ { push(); is_fast = 0 }
+  END { pop() }' "$single" c/direct.c >build/extension.c
 
 compile() {
   # shellcheck disable=SC2086
@@ -35,7 +37,8 @@ for variant in scalar simd relaxed; do
   compile -DSQLITE_CORE -DDVX_WITHOUT_SALVAGE -DDELTA_VECTORS_VERSION="\"$version\"" -isystem "$headers" -c build/extension.c -o build/extension.o
   compile -fno-builtin -c c/strings.c -o build/strings.o
   wasm-ld-19 -shared --experimental-pic -Bsymbolic --no-entry --import-memory --unresolved-symbols=import-dynamic \
-    --export=sqlite3_deltavectors_init --export=dv_view_open --export=dv_view_vector \
+    --export=sqlite3_deltavectors_init --export=dv_direct_open --export=dv_direct_error --export=dv_direct_vector --export=dv_direct_apply --export=dv_direct_describe \
     --export-if-defined=__wasm_apply_data_relocs --gc-sections --strip-all --compress-relocations -O2 \
     build/extension.o build/strings.o -o dist/delta_vectors.$variant.wasm
 done
+node imports.mjs dist/delta_vectors.*.wasm

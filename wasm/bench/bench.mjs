@@ -1,23 +1,24 @@
 // bench.mjs: the browser package, in Node and in Chromium, beside peers. Prints a table of medians; see README.md.
 //
-//   bench.mjs [--quick] [--only node,chromium,peers] [--json FILE]     peers run in Chromium, so only beside it
+//   bench.mjs [--quick] [--only node,chromium,peers,stream,reload] [--json FILE]     peers: in Node, in Chromium, where they run
 //
 // Vectors: wordnet-384 of the cache directory ($DELTA_VECTORS_CACHE), made by ./dev bench wasm.
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import init from '@sqlite.org/sqlite-wasm';
 import * as dv from '../dist/index.js';
 import { startBrowser, startServer, openPage, prepare, ROUTES } from '../test/browser/harness.mjs';
 import { cache, read } from './data.mjs';
 import { DIMENSIONS, exactNearest, measure } from './measure.js';
+import { measurePeers } from './peers.js';
 
 const args = process.argv.slice(2);
 const option = (name) => (args.includes(name) ? args[args.indexOf(name) + 1] : undefined);
 const quick = args.includes('--quick');
-const only = option('--only')?.split(',') ?? ['node', 'chromium', 'peers'];
+const only = option('--only')?.split(',') ?? ['node', 'chromium', 'peers', 'stream', 'reload'];
 const rounds = quick ? 2 : 7;
 
 const rows = read('wordnet-384.f32', quick ? 2000 : 10_000);
@@ -37,16 +38,24 @@ const REACH = {
   'decode a sparse delta': 2,
 };
 const columns = {};
+const here = fileURLToPath(new URL('.', import.meta.url));
 
 /** Peers, in the cache directory. */
-const PEERS = { 'hnswlib-wasm': '0.8.2', edgevec: '0.9.0', 'sqlite-vec-wasm-demo': '0.1.9' };
+const PEERS = { 'hnswlib-wasm': '0.8.2', edgevec: '0.9.0', 'sqlite-vec-wasm-demo': '0.1.9', '@ruvector/wasm': '0.1.31' };
+const PACKAGES = { 'sqlite-vec': 'sqlite-vec-wasm-demo', ruvector: '@ruvector/wasm' };
+const peersDirectory = path.join(cache, 'wasm-peers/node_modules');
 
 function installPeers() {
   const directory = path.join(cache, 'wasm-peers');
-  if (existsSync(path.join(directory, 'node_modules/.package-lock.json'))) return;
+  if (Object.keys(PEERS).every((name) => existsSync(path.join(peersDirectory, name)))) return;
   mkdirSync(directory, { recursive: true });
   writeFileSync(path.join(directory, 'package.json'), JSON.stringify({ private: true, dependencies: PEERS }));
   execFileSync('npm', ['install', '--silent', '--no-fund', '--no-audit', '--ignore-scripts'], { cwd: directory, stdio: 'inherit' });
+}
+
+function addPeers({ columns: measured, failed }, where) {
+  for (const [name, column] of Object.entries(measured)) columns[`${name} ${PEERS[PACKAGES[name] ?? name]}${where}`] = column;
+  for (const [name, reason] of Object.entries(failed)) console.error(`${name}${where} does not run: ${reason.split('\n')[0]}`);
 }
 
 if (only.includes('node')) {
@@ -54,14 +63,42 @@ if (only.includes('node')) {
   const sqlite3 = await init({ print: () => {}, printErr: () => {} });
   const { variant } = await dv.loadDeltaVectors(sqlite3);
   columns[`Node ${process.versions.node}, ${variant}`] = measure({ sqlite3, dv, rows, queries, exact, rounds });
+  if (only.includes('peers')) {
+    installPeers();
+    const file = (name, file) => path.join(peersDirectory, name, file);
+    addPeers(await measurePeers((...of) => pathToFileURL(file(...of)).href, { rows, queries, exact, rounds }, (...of) => readFileSync(file(...of))), ', Node');
+  }
 }
 
 const extra = [];
-if (only.includes('chromium')) {
-  console.error('Chromium …');
-  const server = await startServer({ routes: { ...ROUTES, '/bench/': fileURLToPath(new URL('.', import.meta.url)), '/cache/': cache } });
-  const isolated = await startServer({ isolated: true, routes: { ...ROUTES, '/cache/': cache } });
+if (['chromium', 'stream', 'reload'].some((part) => only.includes(part))) {
+  const server = await startServer({ routes: { ...ROUTES, '/bench/': here, '/cache/': cache } });
   const browser = await startBrowser();
+  if (only.includes('chromium')) await chromium(browser, server);
+  if (only.includes('stream')) {
+    console.error('streams …');
+    const isolated = await startServer({ isolated: true, routes: { ...ROUTES, '/cache/': cache } });
+    await stream(browser, server, 'plain');
+    await stream(browser, isolated, 'isolated');
+    await isolated.close();
+  }
+  if (only.includes('reload')) {
+    console.error('reloads …');
+    const kept = await startServer({ caching: true, routes: { ...ROUTES, '/bench/': here, '/cache/': cache } });
+    for (const n of quick ? [2000] : [10_000, 100_000]) {
+      await reload(browser, kept, n, 'files kept by the browser');
+      await reload(browser, server, n, 'files fetched and compiled');
+    }
+    await start(browser, kept, 'files kept by the browser');
+    await start(browser, server, 'files fetched and compiled');
+    await kept.close();
+  }
+  await browser.close();
+  await server.close();
+}
+
+async function chromium(browser, server) {
+  console.error('Chromium …');
   const page = await openPage(browser.context, server.url);
   const given = { n: rows.length, nQueries: queries.length, exact: exact.map((e) => [...e]), rounds, dimensions: DIMENSIONS };
   const { variant, rows: measured } = await page.evaluate(async (given) => {
@@ -78,26 +115,14 @@ if (only.includes('chromium')) {
   if (only.includes('peers')) {
     console.error('peers …');
     installPeers();
-    const { columns: peers, failed } = await page.evaluate(async (given) => {
+    const measuredPeers = await page.evaluate(async (given) => {
       const { loadData } = await import('/bench/page.js');
       const { measurePeers } = await import('/bench/peers.js');
       return measurePeers((name, file) => `/cache/wasm-peers/node_modules/${name}/${file}`, await loadData(given));
     }, given);
-    for (const [name, column] of Object.entries(peers)) columns[`${name} ${PEERS[name] ?? PEERS['sqlite-vec-wasm-demo']}`] = column;
-    for (const [name, reason] of Object.entries(failed)) console.error(`${name} does not run here: ${reason}`);
+    addPeers(measuredPeers, '');
   }
   await page.close();
-  await stream(browser, server, 'plain');
-  await stream(browser, isolated, 'isolated');
-  const kept = await startServer({ caching: true, routes: { ...ROUTES, '/cache/': cache } });
-  for (const n of quick ? [2000] : [10_000, 100_000]) {
-    await reload(browser, kept, n, 'files kept by the browser');
-    await reload(browser, server, n, 'files fetched and compiled');
-  }
-  await kept.close();
-  await browser.close();
-  await server.close();
-  await isolated.close();
 }
 
 /** 100,000 sparse deltas from the main thread. */
@@ -170,6 +195,29 @@ async function reload(browser, server, n, how) {
   }
   times.sort((a, b) => a - b);
   extra.push([`reload to first answer, ${n.toLocaleString('en')} rows on OPFS, ${how}`, `${times[2].toFixed(0)} ms`, n > 50_000 ? '900 ms' : '150 ms']);
+  await page.close();
+}
+
+/** What of it is SQLite's: sqlite-wasm without us, from the start of a worker to the first row of a database on opfs-sahpool. */
+async function start(browser, server, how) {
+  const page = await openPage(browser.context, server.url);
+  const times = [];
+  for (let round = 0; round < 5; round++) {
+    await page.reload();
+    times.push(await page.evaluate(async () => {
+      const start = performance.now();
+      const worker = new Worker('/bench/start.js', { type: 'module' });
+      await new Promise((resolve, reject) => {
+        worker.onmessage = resolve;
+        worker.onerror = (e) => reject(new Error(e.message));
+      });
+      const time = performance.now() - start;
+      worker.terminate();
+      return time;
+    }));
+  }
+  times.sort((a, b) => a - b);
+  extra.push([`… sqlite-wasm alone, ${how}`, `${times[2].toFixed(0)} ms`, '–']);
   await page.close();
 }
 

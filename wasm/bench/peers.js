@@ -1,5 +1,6 @@
-// Vector databases for browsers, measured in a page: two of them are built for pages only. `at(name, file)` is the URL of a file of a
-// package. One that does not run is left out, with the reason.
+// Vector databases for browsers, in a page and in Node: those that are built for pages only say so in Node. `at(name, file)` is the
+// URL of a file of a package, `wasm(name, file)` what wasm-bindgen's loaders take for it. One that does not run is left out, with the
+// reason.
 import { DIMENSIONS, K, timed } from './measure.js';
 
 function recallOf(search, { queries, exact }) {
@@ -60,9 +61,34 @@ const PEERS = {
     return out;
   },
 
-  async edgevec(at, { rows, queries, exact, rounds }) {
+  async ruvector(at, { rows, queries, exact, rounds }, wasm) {
+    const module = await import(at('@ruvector/wasm', 'pkg/ruvector_wasm.js'));
+    await module.default({ module_or_path: await wasm('@ruvector/wasm', 'pkg/ruvector_wasm_bg.wasm') });
+    const db = new module.VectorDB(DIMENSIONS, 'cosine', false);
+    const start = performance.now();
+    for (let i = 0; i < rows.length; i += 1000) db.insertBatch(rows.slice(i, i + 1000).map((vector, j) => ({ id: `r${i + j}`, vector, metadata: {} })));
+    const out = { 'insert, in batches of 1,000': { us: ((performance.now() - start) * 1000) / rows.length } };
+    const search = (q) => db.search(q, K).map((r) => {
+      const id = r.id.slice(1);
+      r.free();
+      return id;
+    });
+    const some = { queries: queries.slice(0, 20), exact };
+    out['search k = 10, scan'] = { recall: recallOf(search, some), us: timed(Math.min(rounds, 3), 10, (i) => search(queries[i % 20])) };
+    out['getVector'] = { us: timed(rounds, 5000, (i) => {
+      const entry = db.get(`r${(i * 7919) % rows.length}`);
+      const { vector } = entry;
+      entry.free();
+      return vector;
+    }) };
+    out['dense delta, one call'] = { us: timed(rounds, 100, (i) => db.insert(rows[(i * 31) % rows.length], `r${(i * 7919) % rows.length}`)) };
+    db.free();
+    return out;
+  },
+
+  async edgevec(at, { rows, queries, exact, rounds }, wasm) {
     const module = await import(at('edgevec', 'edgevec.js'));
-    await module.default();
+    await module.default({ module_or_path: await wasm('edgevec', 'edgevec_bg.wasm') });
     const config = new module.EdgeVecConfig(DIMENSIONS);
     config.metric = 'l2'; // of unit vectors: the order is that of the cosine
     const index = new module.EdgeVec(config);
@@ -83,12 +109,12 @@ function unit(v) {
 }
 
 /** { columns: { peer: … }, failed: { peer: reason } } */
-export async function measurePeers(at, data) {
+export async function measurePeers(at, data, wasm = at) {
   const columns = {};
   const failed = {};
   for (const [name, run] of Object.entries(PEERS)) {
     try {
-      columns[name] = await run(at, data);
+      columns[name] = await run(at, data, wasm);
     } catch (e) {
       failed[name] = String(e.message ?? e);
     }

@@ -1,9 +1,10 @@
 /**
  * DeltaVectorDB, synchronous: on a connection of this thread, in a worker or in Node. The API of ADR-DB-008.
  *
- * Everything is SQL on one delta_vectors table (docs/sql.md), by prepared statements; only getVectorView goes past SQL. What
+ * Everything is SQL on one delta_vectors table (docs/sql.md), by prepared statements, but for what direct.ts has. What
  * SQL users and other objects do to the table is seen here, and the other way round.
  */
+import { Direct } from './direct.js';
 import { DeltaVectorsError } from './errors.js';
 import { Feed } from './feed.js';
 import { decodeFrame, frameBound, writeFrame } from './frame.js';
@@ -12,7 +13,6 @@ import { createTableSql, quoted, tableOptions, type TableOptions } from './optio
 import { Connection, type Bindable, type Sqlite3, type Sqlite3Database, type Statement } from './sqlite.js';
 import { isDatabaseFile, readDatabase, replaceDatabase } from './transfer.js';
 import { openHere } from './storage.js';
-import { View } from './view.js';
 import type {
   ChainEntry,
   CommittedDelta,
@@ -51,7 +51,7 @@ export class DatabaseCore {
   readonly #options: TableOptions;
   readonly #isOurs: boolean;
   readonly #feed: Feed;
-  readonly #view: View;
+  readonly #direct: Direct;
   /** The statements, by what they are for. */
   readonly #sql: Statements;
 
@@ -67,26 +67,28 @@ export class DatabaseCore {
     const db = given ?? openHere(sqlite3, options.name ?? 'delta_vectors', options.storage ?? 'memory');
     this.#isOurs = given === undefined;
     this.#connection = new Connection(sqlite3, db);
+    let direct: Direct | undefined;
     try {
       if (given) extension.register(given);
       this.#connection.exec(createTableSql(this.#options));
+      const { table, dimensions } = this.#options;
+      direct = new Direct(this.#connection, extension, table, dimensions, given === undefined || options.exclusive === true);
+      this.#direct = direct;
       this.#checkTable();
     } catch (thrown) {
+      direct?.release();
       this.#connection.release();
       if (this.#isOurs) db.close();
       throw thrown;
     }
     this.#sql = prepareAll(this.#connection, this.#options.table);
-    this.#view = new View(
-      this.#connection, extension, this.#options.table, this.#options.dimensions, given === undefined || options.exclusive === true,
-    );
     this.#feed = new Feed((since, limit) => this.log(since, limit), () => this.lastSeq());
   }
 
   /** The table that was there may be another than the one that was asked for. */
   #checkTable(): void {
     const { table, dimensions, metric } = this.#options;
-    const there = JSON.parse(String(this.#connection.value('SELECT delta_status(?)', table))) as Status;
+    const there = this.#direct.describe();
     if (there.dimensions !== dimensions || there.metric !== metric) {
       throw new DeltaVectorsError(
         'invalid',
@@ -116,18 +118,9 @@ export class DatabaseCore {
 
   /** Applies a delta, in the open transaction or in one of its own. Returns its id: its number as a text. */
   applyDelta(delta: VectorDelta): string {
-    const c = this.#connection;
-    // The metadata of delta_apply would be another argument; a batch has them in its frame.
+    // Metadata and time are in a frame, and frames are a matter of batches.
     if (delta.metadata !== undefined || delta.timestamp !== undefined) return this.applyDeltas([delta])[0]!;
-    const seq = c.run(() => {
-      const at = c.reserve(frameBound(delta));
-      const end = writeFrame(delta, c.bytes, at, false);
-      const { applyOne } = this.#sql;
-      applyOne.bind([String(delta.vectorId), { at, length: end - at }]).step();
-      const number = applyOne.integer(0);
-      applyOne.reset();
-      return number;
-    });
+    const seq = this.#direct.apply(delta);
     this.#committed();
     return String(seq);
   }
@@ -201,8 +194,8 @@ export class DatabaseCore {
 
   /** The current vector; null if there is no such row. A copy. */
   getVector(vectorId: string): Float32Array | null {
-    const view = this.#view.vector(vectorId);
-    return view === undefined ? this.#vector(this.#sql.get, [vectorId]) : view && view.slice();
+    const vector = this.#direct.vector(vectorId);
+    return vector === undefined ? this.#vector(this.#sql.get, [vectorId]) : vector;
   }
 
   /** The vector as it was at that time; null if there was no such row. */
@@ -223,7 +216,7 @@ export class DatabaseCore {
    * or searches, and never written to. After that it may show anything.
    */
   getVectorView(vectorId: string): Float32Array | null {
-    const view = this.#view.vector(vectorId);
+    const view = this.#direct.view(vectorId);
     return view === undefined ? this.getVector(vectorId) : view;
   }
 
@@ -325,7 +318,7 @@ export class DatabaseCore {
 
   /** Number of the last delta. */
   lastSeq(): number {
-    return this.status().last_seq;
+    return this.#direct.describe().lastSeq;
   }
 
   status(): Status {
@@ -395,7 +388,7 @@ export class DatabaseCore {
   close(): void {
     this.#feed.end();
     if (!this.#connection.isOpen) return;
-    this.#view.release();
+    this.#direct.release();
     this.#connection.release();
     if (this.#isOurs) this.#connection.db.close();
   }
@@ -436,7 +429,6 @@ function prepareAll(connection: Connection, table: string) {
   const name = `'${table.replaceAll("'", "''")}'`;
   const sql = (text: string): Statement => connection.prepare(text);
   return {
-    applyOne: sql(`SELECT delta_apply(${name}, ?, ?)`),
     apply: sql(`SELECT delta_apply_batch(${name}, ?)`),
     get: sql(`SELECT vector_at(${name}, ?)`),
     getAt: sql(`SELECT vector_at(${name}, ?, ?)`),

@@ -76,13 +76,15 @@ function varintBytes(value: number): number {
 
 /** Bytes that surely hold the frame: for a buffer to write into. */
 export function frameBound(delta: VectorDelta): number {
-  const { operation } = delta;
-  encodingOf(delta); // throws if the operation is none
-  let payload = 4;
-  if (operation.type === 'create' || operation.type === 'dense') payload = operation.vector.length * 4;
-  else if (operation.type === 'sparse') payload = operation.indices.length * 9;
+  kindOf(delta); // throws if the operation is none
   const metadata = delta.metadata === undefined ? 0 : 32 + JSON.stringify(delta.metadata).length * 3;
-  return HEAD_BYTES + 32 + String(delta.vectorId).length * 3 + metadata + payload + CRC_BYTES;
+  return HEAD_BYTES + 32 + String(delta.vectorId).length * 3 + metadata + payloadBound(delta) + CRC_BYTES;
+}
+
+/** The same for the payload alone. */
+export function payloadBound({ operation }: VectorDelta): number {
+  if (operation.type === 'create' || operation.type === 'dense') return operation.vector.length * 4;
+  return operation.type === 'sparse' ? operation.indices.length * 9 : 4;
 }
 
 /** Sorted copies, where the indices do not rise. */
@@ -138,55 +140,54 @@ class Writer {
     this.bytes.set(utf8, this.at);
     this.at += utf8.length;
   }
+}
 
-  floats(values: Float32Array): void {
-    this.bytes.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), this.at);
-    this.at += values.byteLength;
-  }
+function writeFloats(values: Float32Array, bytes: Uint8Array, at: number): number {
+  bytes.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), at);
+  return at + values.byteLength;
 }
 
 const scalarFloat = new Float32Array(1);
-const scalarBytes = new Uint8Array(scalarFloat.buffer);
 
-function scalar(delta: VectorDelta, what: string, value: number): Uint8Array {
+function writeScalar(delta: VectorDelta, what: string, value: number, bytes: Uint8Array, at: number): number {
   if (typeof value !== 'number') throw invalid(delta, `${what} is ${String(value)}: expected a number`);
   scalarFloat[0] = value;
-  return scalarBytes;
+  return writeFloats(scalarFloat, bytes, at);
 }
 
-function writePayload(out: Writer, delta: VectorDelta, operation: DeltaOperation): void {
+/** Writes the payload of a delta, which kindOf has looked at, at bytes[at], where payloadBound(delta) bytes are free. Returns where it ends. */
+export function writePayload(delta: VectorDelta, bytes: Uint8Array, at: number): number {
+  const { operation } = delta;
   switch (operation.type) {
     case 'create':
     case 'dense':
-      out.floats(operation.vector);
-      break;
+      return writeFloats(operation.vector, bytes, at);
     case 'sparse': {
       const [indices, values] = sorted(operation.indices, operation.values);
       let next = 0;
       for (let i = 0; i < indices.length; i++) {
         const index = indices[i]!;
         if (index < next) throw invalid(delta, `index ${index} is given twice`);
-        out.varint(index - next);
+        let gap = index - next;
+        for (; gap >= 128; gap >>>= 7) bytes[at++] = (gap & 127) | 128;
+        bytes[at++] = gap;
         next = index + 1;
       }
-      out.floats(values);
-      break;
+      return writeFloats(values, bytes, at);
     }
     case 'scale':
-      out.bytes.set(scalar(delta, 'factor', operation.factor), out.at);
-      out.at += 4;
-      break;
+      return writeScalar(delta, 'factor', operation.factor, bytes, at);
     case 'offset':
-      out.bytes.set(scalar(delta, 'amount', operation.amount), out.at);
-      out.at += 4;
-      break;
+      return writeScalar(delta, 'amount', operation.amount, bytes, at);
     case 'delete':
-      break;
+      return at;
   }
 }
 
-function encodingOf(delta: VectorDelta): number {
-  const operation = delta.operation;
+/** Operation and encoding in one byte. Throws if the delta is none. */
+export function kindOf(delta: VectorDelta): number {
+  const { operation, vectorId } = delta;
+  if (typeof vectorId !== 'string') throw invalid(delta, 'vectorId is not a string');
   switch (operation?.type) {
     case 'create':
     case 'dense':
@@ -214,21 +215,16 @@ function encodingOf(delta: VectorDelta): number {
 }
 
 /**
- * Writes the frame of a delta at bytes[at], where frameBound(delta) bytes are free. Returns where it ends.
- *
- * @param hasId the frame names its row, as it must in a batch
+ * Writes the frame of a delta, which names its row, at bytes[at], where frameBound(delta) bytes are free. Returns where it
+ * ends.
  */
-export function writeFrame(delta: VectorDelta, bytes: Uint8Array, at: number, hasId = true): number {
-  const kind = encodingOf(delta);
-  if (typeof delta.vectorId !== 'string') throw invalid(delta, 'vectorId is not a string');
+export function writeFrame(delta: VectorDelta, bytes: Uint8Array, at: number): number {
+  const kind = kindOf(delta);
   // The body's length comes before the body: room for it is left, and what was too much is closed up.
   const out = new Writer(bytes, at + HEAD_BYTES);
-  let flags = 0;
-  if (hasId) {
-    flags |= FLAG.id;
-    bytes[out.at++] = TEXT;
-    out.text(delta.vectorId);
-  }
+  let flags: number = FLAG.id;
+  bytes[out.at++] = TEXT;
+  out.text(delta.vectorId);
   if (delta.timestamp !== undefined) {
     const time = delta.timestamp instanceof Date ? delta.timestamp.getTime() : NaN;
     if (!Number.isSafeInteger(time)) throw invalid(delta, `timestamp is ${String(delta.timestamp)}: expected a valid Date`);
@@ -249,7 +245,7 @@ export function writeFrame(delta: VectorDelta, bytes: Uint8Array, at: number, ha
     bytes.set(json, out.at);
     out.at += json.length;
   }
-  writePayload(out, delta, delta.operation);
+  out.at = writePayload(delta, bytes, out.at);
 
   const length = out.at - at - HEAD_BYTES;
   const head = new Writer(bytes, at);

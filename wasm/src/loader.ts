@@ -67,6 +67,9 @@ export function loadDeltaVectors(sqlite3: Sqlite3, options: LoadOptions = {}): P
 
 async function load(sqlite3: Sqlite3, options: LoadOptions): Promise<Loaded> {
   const variant = options.variant ?? bestVariant();
+  if (variant === 'relaxed' && !hasRelaxedDot()) {
+    throw new DeltaVectorsError('wasm-unavailable', "variant is 'relaxed': this engine has no relaxed SIMD, or computes wrongly with it; leave the option out");
+  }
   const given = options.wasm !== undefined && !(options.wasm instanceof URL) && typeof options.wasm !== 'string';
   const module = await compile(options.wasm ?? locate(variant));
   started.delete(String(options.wasm ?? locate(variant)));
@@ -279,6 +282,7 @@ class Plan {
       stack: { at: this.#stackAt, bytes: STACK_BYTES },
       register(connection) {
         if (connection.pointer === undefined) throw new DeltaVectorsError('closed', 'the SQLite connection is closed');
+        if (exports['dv_direct_open']!(connection.pointer) !== 0) return; // it was opened later
         if (entry(connection.pointer, 0, 0) !== 0) {
           throw new DeltaVectorsError('sql', 'cannot register the extension on this connection');
         }

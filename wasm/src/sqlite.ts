@@ -78,6 +78,7 @@ export class Connection {
   readonly pointer: Pointer;
   readonly #memory: WebAssembly.Memory;
   #bytes: Uint8Array;
+  #floats: Float32Array;
   #arena: Pointer;
   #arenaBytes = ARENA_BYTES;
   #arenaUsed = 0;
@@ -94,6 +95,7 @@ export class Connection {
     this.pointer = db.pointer;
     this.#memory = memoryOf(sqlite3);
     this.#bytes = new Uint8Array(this.#memory.buffer);
+    this.#floats = new Float32Array(this.#memory.buffer);
     this.#arena = sqlite3.wasm.alloc(ARENA_BYTES);
   }
 
@@ -114,8 +116,19 @@ export class Connection {
 
   /** All of the wasm memory, as it is now. */
   get bytes(): Uint8Array {
-    if (this.#bytes.buffer !== this.#memory.buffer) this.#bytes = new Uint8Array(this.#memory.buffer);
+    if (this.#bytes.length === 0) this.#look();
     return this.#bytes;
+  }
+
+  get floats(): Float32Array {
+    if (this.#floats.length === 0) this.#look();
+    return this.#floats;
+  }
+
+  /** Memory that has grown has another buffer; the old one, and views of it, are empty. (To ask memory for its buffer takes longer.) */
+  #look(): void {
+    this.#bytes = new Uint8Array(this.#memory.buffer);
+    this.#floats = new Float32Array(this.#memory.buffer);
   }
 
   /** Runs `work`, which may bind and step statements of this connection, and releases what it has put into the arena. */
@@ -181,7 +194,7 @@ export class Connection {
   putBytes(data: Float32Array | Uint8Array): BoundBytes {
     const at = this.reserve(data.byteLength);
     if (data instanceof Float32Array && (at & 3) === 0) {
-      new Float32Array(this.#memory.buffer, at, data.length).set(data);
+      this.floats.set(data, at >> 2);
     } else {
       this.bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
     }
@@ -236,11 +249,15 @@ export class Connection {
   /** The connection's last error. */
   error(): DeltaVectorsError {
     const code = this.native['sqlite3_extended_errcode']!(this.pointer);
-    const at = this.native['sqlite3_errmsg']!(this.pointer);
+    return sqliteError(code, this.string(this.native['sqlite3_errmsg']!(this.pointer)));
+  }
+
+  /** The text that begins there and ends with a zero byte. */
+  string(at: Pointer): string {
     const bytes = this.bytes;
     let end = at;
     while (bytes[end]) end++;
-    return sqliteError(code, decoder.decode(bytes.slice(at, end)));
+    return decoder.decode(bytes.slice(at, end));
   }
 
   /** @internal */
@@ -382,7 +399,7 @@ export class Statement {
     const { bytes } = this.#connection;
     const out = new Float32Array(length >> 2);
     if (at & 3) new Uint8Array(out.buffer).set(bytes.subarray(at, at + length));
-    else out.set(new Float32Array(bytes.buffer, at, length >> 2));
+    else out.set(this.#connection.floats.subarray(at >> 2, (at + length) >> 2));
     return out;
   }
 

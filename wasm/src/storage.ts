@@ -37,8 +37,11 @@ export interface OpenDatabase {
 
 const FILE = '/vectors.sqlite3';
 const PAGE_BYTES = 8192;
-/** A commit copies the pages that it changes: in memory that is most of its time. */
-const MEMORY_PAGE_BYTES = 4096;
+/**
+ * A commit copies the pages that it changes, and compares the last pack, two pages, byte by byte with what it was: in memory that is
+ * most of its time.
+ */
+const MEMORY_PAGE_BYTES = 2048;
 /** A database, its journal or WAL, and a few more for statements' own files. */
 const POOL_FILES = 6;
 /** A browser may hold the files of a page that was just left, or whose worker was just ended, for a moment. */

@@ -189,6 +189,91 @@ it('a view is the vector where it lies, and goes with the times', () => {
   assert.equal(db.getVectorView('a'), null);
 });
 
+it('a delta by itself, which goes past SQL, is what it is in a batch', () => {
+  const other = new DeltaVectorDB(sqlite3, { dimensions: 3, metric: 'l2' });
+  const deltas = [
+    create('ä', 1, 2, 3),
+    { vectorId: 'ä', operation: { type: 'sparse', indices: Uint32Array.of(2, 0), values: f32(30, 10) } },
+    { vectorId: 'ä', operation: { type: 'dense', vector: f32(7, 8, 9) } },
+    { vectorId: 'ä', operation: { type: 'scale', factor: 0.5 } },
+    offset('ä', 1),
+    { vectorId: 'ä', operation: { type: 'delete' } },
+    create('ä', 4, 5, 6),
+  ];
+  assert.deepEqual(deltas.map((d) => db.applyDelta(d)), deltas.flatMap((d) => other.applyDeltas([d])));
+  const chain = (d) => d.getDeltaChain('ä').deltas.map(({ timestamp: _, ...entry }) => entry);
+  assert.deepEqual(chain(db), chain(other));
+
+  const wrong = [
+    create('ä', 1, 2, 3), offset('nobody', 1), { vectorId: 'ä', operation: { type: 'dense', vector: f32(1) } },
+    { vectorId: 'ä', operation: { type: 'offset', amount: NaN } }, { vectorId: 'ä', operation: { type: 'dense', vector: f32(1, Infinity, 1) } },
+    { vectorId: 'ä', operation: { type: 'sparse', indices: Uint32Array.of(7), values: f32(1) } }, { vectorId: 7, operation: { type: 'delete' } },
+    { vectorId: 'ä', operation: { type: 'sparse', indices: Uint32Array.of(1, 1), values: f32(1, 1) } }, { vectorId: 'ä', operation: { type: 'add' } },
+  ];
+  const told = (work) => {
+    try {
+      work();
+    } catch ({ name, code, sqliteCode, message }) {
+      return { name, code, sqliteCode, message };
+    }
+    return assert.fail('it did not throw');
+  };
+  for (const delta of wrong) assert.deepEqual(told(() => db.applyDelta(delta)), told(() => other.applyDeltas([delta])));
+  assert.equal(db.lastSeq(), deltas.length);
+  other.close();
+});
+
+it('a delta by itself is part of the open transaction, and sees what SQL has done to the table', () => {
+  db.applyDelta(create('a', 1, 2, 3));
+  db.sqlite.exec('BEGIN');
+  assert.equal(db.applyDelta(offset('a', 1)), '2');
+  db.sqlite.exec('SAVEPOINT s');
+  assert.equal(db.applyDelta(offset('a', 1)), '3');
+  fails(() => db.applyDelta(offset('b', 1)), 'invalid', /row 'b' does not exist/);
+  assert.deepEqual(db.getVector('a'), f32(3, 4, 5));
+  db.sqlite.exec('ROLLBACK TO s');
+  assert.equal(db.applyDelta(offset('a', 10)), '3');
+  db.sqlite.exec('COMMIT');
+  assert.deepEqual(db.getVector('a'), f32(12, 13, 14));
+  db.sqlite.exec('BEGIN');
+  db.applyDelta(offset('a', 1));
+  db.sqlite.exec('ROLLBACK');
+  assert.deepEqual(db.getVector('a'), f32(12, 13, 14));
+
+  const sql = db.sqlite.selectValue("SELECT sql FROM sqlite_schema WHERE name = 'vectors'");
+  db.sqlite.exec(`DROP TABLE vectors; ${sql}`);
+  fails(() => db.applyDelta(offset('a', 1)), 'invalid', /row 'a' does not exist/);
+  assert.equal(db.applyDelta(create('a', 1, 1, 1)), '1');
+  db.sqlite.exec('BEGIN; DROP TABLE vectors');
+  fails(() => db.applyDelta(offset('a', 1)), 'invalid', /no such table: vectors/);
+  db.sqlite.exec('ROLLBACK');
+  assert.equal(db.applyDelta(offset('a', 1)), '2');
+  db.sqlite.exec('DROP TABLE vectors; CREATE VIRTUAL TABLE vectors USING delta_vectors(id INTEGER PRIMARY KEY, vector FLOAT[3])');
+  fails(() => db.applyDelta(create('a', 1, 1, 1)), 'invalid', /'a' is not an id: expected an integer/);
+  db.sqlite.exec(`DROP TABLE vectors; CREATE TABLE vectors(a); INSERT INTO vectors VALUES(1)`);
+  fails(() => db.applyDelta(create('a', 1, 1, 1)), 'invalid', /vectors is not a delta_vectors table/);
+
+  db.sqlite.createFunction('again', () => db.applyDelta(offset('a', 1)));
+  db.sqlite.exec(`DROP TABLE vectors; ${sql}`);
+  assert.equal(db.applyDelta(create('a', 1, 1, 1)), '1');
+  assert.equal(db.sqlite.selectValue('SELECT again()'), '2');
+});
+
+it('reads and writes where memory has grown since it was looked at last', () => {
+  const dimensions = 65536;
+  const large = new DeltaVectorDB(sqlite3, { dimensions });
+  const before = sqlite3.wasm.heap8u().length;
+  let n = 0;
+  for (; sqlite3.wasm.heap8u().length === before; n++) {
+    large.applyDelta({ vectorId: `r${n}`, operation: { type: 'create', vector: new Float32Array(dimensions).fill(n + 1) } });
+    assert.equal(large.getVectorView(`r${n}`)[dimensions - 1], n + 1);
+    assert.equal(large.getVector('r0')[0], 1);
+  }
+  assert.equal(large.applyDelta(offset('r0', 1)), String(n + 1));
+  assert.equal(large.getVector('r0')[0], 2);
+  large.close();
+});
+
 describe('onDelta', () => {
   it('delivers after the commit, in order, once, what anybody writes', () => {
     const seen = [];

@@ -107,6 +107,17 @@ it('relaxed SIMD is used only where it computes what it should', () => {
   if (process.versions.v8.startsWith('11.3.')) assert.equal(run('--experimental-wasm-relaxed-simd', '--liftoff-only'), 'simd');
 });
 
+it('relaxed SIMD that is asked for is refused where the engine has it not', async (t) => {
+  const { validate } = WebAssembly;
+  t.after(() => (WebAssembly.validate = validate));
+  WebAssembly.validate = () => false;
+  await assert.rejects(loadDeltaVectors(await sqliteOf(), { variant: 'relaxed' }), (e) => {
+    assert.equal(e.code, 'wasm-unavailable');
+    assert.match(e.message, /variant is 'relaxed': this engine has no relaxed SIMD, or computes wrongly with it/);
+    return true;
+  });
+});
+
 it('stays far within its stack', async () => {
   const sqlite3 = await sqliteOf();
   await loadDeltaVectors(sqlite3);
