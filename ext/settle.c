@@ -12,7 +12,8 @@
  * write the rows of the oldest records instead, each of them would cost a block read and a block written.
  *
  * A row's head may so be ahead of the settled place, which a scan of the log notices and skips. All that decides what a
- * commit does is in the file: the same commits give the same derived data, whoever makes them.
+ * commit does is in the file: the same commits give the same derived data, whoever makes them (but for when codes are first
+ * stored, which is earlier in WebAssembly).
  */
 #include "ext_int.h"
 
