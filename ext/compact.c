@@ -45,12 +45,7 @@ typedef struct compact_job {
 
 #define COMPACT_POLL_EVERY 64u
 
-#if defined(SQLITE_CORE) && SQLITE_VERSION_NUMBER >= 3041000
-
-bool dvx_is_interrupted(dvx_conn *conn) { return sqlite3_is_interrupted(conn->db) != 0; }
-
-#else
-
+#if !defined(SQLITE_CORE) || SQLITE_VERSION_NUMBER < 3041000
 /* SQLite before 3.41 does not tell; but no statement goes a step when it is so. */
 static bool compact_probe(dvx_conn *conn) {
   sqlite3_stmt *stmt = conn->probe_stmt;
@@ -62,16 +57,19 @@ static bool compact_probe(dvx_conn *conn) {
   dvx_conn_keep(conn, &conn->probe_stmt, stmt);
   return is_interrupted;
 }
+#endif
 
 bool dvx_is_interrupted(dvx_conn *conn) {
+#if defined(SQLITE_CORE) && SQLITE_VERSION_NUMBER >= 3041000
+  return sqlite3_is_interrupted(conn->db) != 0;
+#else
 #if SQLITE_VERSION_NUMBER >= 3041000
   /* Older libraries have a shorter table of functions. */
   if (sqlite3_libversion_number() >= 3041000) return sqlite3_is_interrupted(conn->db) != 0;
 #endif
   return compact_probe(conn);
-}
-
 #endif
+}
 
 int dvx_poll(dvx_table *t) {
   if (++t->conn->n_polls % COMPACT_POLL_EVERY != 0 || !dvx_is_interrupted(t->conn)) return SQLITE_OK;
