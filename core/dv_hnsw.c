@@ -654,7 +654,7 @@ static dv_status hnsw_plan_levels(const hnsw_batch *b, size_t i, dv_hnsw_scratch
     size_t n = hnsw_choose(b->space, s->pool, s->n_pool, g->m, chosen, NULL);
     if (b->space->metric == DV_IP) n = hnsw_fill_up(s->n_pool, n, g->m, chosen);
     p->n_chosen[level] = (uint32_t)n;
-    for (size_t j = 0; j < n; j++) p->chosen[level * g->m + j] = s->pool[chosen[j]].row & ~HNSW_FRESH;
+    for (size_t j = 0; j < n; j++) p->chosen[(size_t)level * g->m + j] = s->pool[chosen[j]].row & ~HNSW_FRESH;
     /* Rows of the batch, which alone are marked now, are not in the graph: the next level's search must not begin at
      * them. */
     size_t n_kept = 0;
@@ -689,7 +689,7 @@ static dv_status hnsw_need_plan(const dv_hnsw *g, const dv_hnsw_space *space, co
   dv_status st = hnsw_need_list(space, p->row);
   for (uint32_t level = 0; level <= p->level; level++)
     for (size_t j = 0; st == DV_OK && j < p->n_chosen[level]; j++) {
-      uint32_t a = p->chosen[level * g->m + j];
+      uint32_t a = p->chosen[(size_t)level * g->m + j];
       st = hnsw_need_around(g, space, a, level, 2);
     }
   return st;
@@ -704,7 +704,7 @@ static void hnsw_apply_plan(dv_hnsw *g, const dv_hnsw_space *space, const hnsw_p
     }
   }
   for (uint32_t level = 0; level <= p->level; level++) {
-    const uint32_t *chosen = p->chosen + level * g->m;
+    const uint32_t *chosen = p->chosen + (size_t)level * g->m;
     for (size_t j = 0; j < p->n_chosen[level]; j++) hnsw_connect(g, space, chosen[j], p->row, level);
     /* Nobody would keep it. */
     if (p->n_chosen[level] > 0 && hnsw_degree(g, p->row, level) == 0) hnsw_adopt(g, space, p->row, chosen[0], level);
@@ -765,7 +765,8 @@ static dv_status hnsw_plan_batch(hnsw_batch *b, const uint32_t *rows, size_t n, 
     runner->run(runner->ctx, n, hnsw_plan_row, b);
   } else {
     for (size_t i = 0; i < n; i++) {
-      if (i % 8 == 0 && (st = hnsw_poll(b->g)) != DV_OK) return st;
+      if (i % 8 == 0) st = hnsw_poll(b->g);
+      if (st != DV_OK) return st;
       hnsw_plan_row(b, i, 0);
     }
   }
@@ -968,7 +969,8 @@ dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uin
     for (size_t i = 0; st == DV_OK && !is_known && i < n_rows; i++) {
       hnsw_target t = hnsw_target_row(space, rows[i]);
       size_t n = 0;
-      if ((st = hnsw_poll(g)) != DV_OK) break;
+      st = hnsw_poll(g);
+      if (st != DV_OK) break;
       st = hnsw_count_found(g, &t, rows[i], efs[e], farthest[i], &s, &n);
       n_found += n < k ? n : k; /* more at the same distance */
     }

@@ -430,7 +430,8 @@ static void work(void *stream) {
   stream_ack *spare = NULL; /* the next window's, or that of what is cancelled */
   for (int n = 0;; n++) {
     /* Without memory for the ack nothing is applied that could not be told of. */
-    if (!spare && !(spare = new_ack(0, 0))) {
+    if (!spare) spare = new_ack(0, 0);
+    if (!spare) {
       (void)back_off(s, n < 6 ? n : 6);
       continue;
     }
