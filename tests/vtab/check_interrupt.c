@@ -8,6 +8,7 @@
  */
 #include "support.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <time.h>
 
@@ -135,7 +136,9 @@ START_TEST(interrupt_is_heard) {
   char *done = state_of(db, w);
   sql_close(db);
   int n_heard = 0;
-  for (int k = 1; k <= N_MOMENTS; k++) {
+  /* Where the machine was busy with something else the first time, the work is over before: then earlier moments. */
+  for (int k = 1; k <= N_MOMENTS || (n_heard == 0 && k <= N_MOMENTS + 8); k++) {
+    double part = k <= N_MOMENTS ? (double)k / (N_MOMENTS + 2) : ldexp(1, -k);
     sql_copy_file(base_path, now_path);
     db = sql_open(now_path);
     if (w->before) sql_run(db, "%s", w->before);
@@ -144,7 +147,7 @@ START_TEST(interrupt_is_heard) {
     db = sql_open(now_path);
     if (strstr(w->before ? w->before : "", "TEMP"))
       sql_run(db, "CREATE TEMP TABLE parcel AS SELECT delta_export('docs') AS bytes");
-    alarm_clock a = {.db = db, .delay = length * k / (N_MOMENTS + 2)};
+    alarm_clock a = {.db = db, .delay = length * part};
     pthread_t thread;
     ck_assert_int_eq(pthread_getcpuclockid(pthread_self(), &a.clock), 0);
     ck_assert_int_eq(pthread_create(&thread, NULL, ring, &a), 0);
