@@ -103,51 +103,28 @@ static void cut_fields(dv_frame *f) {
   f->n_fields -= 3;
 }
 
-static const uint8_t short_vector[8], nan_vector[12] = {0, 0, 0xc0, 0x7f}, far_index[5] = {200, 1, 0, 0, 0};
+static const uint8_t short_vector[8], good_vector[12], nan_vector[12] = {0, 0, 0xc0, 0x7f},
+                                                       far_index[6] = {200, 1, 0, 0, 0, 0};
 static void short_delta(dv_frame *f) { f->delta = (dv_delta){DV_OP_DENSE, DV_ENC_DENSE, short_vector, 8}; }
 static void nan_delta(dv_frame *f) { f->delta = (dv_delta){DV_OP_DENSE, DV_ENC_DENSE, nan_vector, 12}; }
 static void far_delta(dv_frame *f) { f->delta = (dv_delta){DV_OP_SPARSE, DV_ENC_SPARSE, far_index, 6}; }
 static void odd_delta(dv_frame *f) { f->delta = (dv_delta){DV_OP_SPARSE, DV_ENC_SPARSE, far_index, 3}; }
 static void create_again(dv_frame *f) {
-  f->delta.op = DV_OP_CREATE, f->delta.encoding = DV_ENC_DENSE, f->delta.payload = nan_vector + 4,
-  f->delta.n_payload = 12;
+  f->delta.op = DV_OP_CREATE, f->delta.encoding = DV_ENC_DENSE, f->delta.payload = good_vector, f->delta.n_payload = 12;
 }
 
-static void header_of_text(dv_frame *f) {
-  add_field("uuid", TEXT("0123456789abcdef"));
-  add_field("dimensions", TEXT("3"));
-  add_field("since", INTEGER(0));
-  add_field("last", INTEGER(3));
+static void set_header(dv_frame *f, const char *uuid, dv_value dimensions, int64_t since, int64_t last) {
+  add_field("uuid", TEXT(uuid));
+  add_field("dimensions", dimensions);
+  add_field("since", INTEGER(since));
+  add_field("last", INTEGER(last));
   set_fields(f);
 }
-static void header_of_bad_uuid(dv_frame *f) {
-  add_field("uuid", TEXT("0123456789ABCDEF"));
-  add_field("dimensions", INTEGER(3));
-  add_field("since", INTEGER(0));
-  add_field("last", INTEGER(3));
-  set_fields(f);
-}
-static void header_backwards(dv_frame *f) {
-  add_field("uuid", TEXT("0123456789abcdef"));
-  add_field("dimensions", INTEGER(3));
-  add_field("since", INTEGER(4));
-  add_field("last", INTEGER(3));
-  set_fields(f);
-}
-static void header_of_others(dv_frame *f) {
-  add_field("uuid", TEXT("0123456789abcdef"));
-  add_field("dimensions", INTEGER(4));
-  add_field("since", INTEGER(0));
-  add_field("last", INTEGER(3));
-  set_fields(f);
-}
-static void header_negative(dv_frame *f) {
-  add_field("uuid", TEXT("0123456789abcdef"));
-  add_field("dimensions", INTEGER(3));
-  add_field("since", INTEGER(INT64_MIN));
-  add_field("last", INTEGER(INT64_MAX));
-  set_fields(f);
-}
+static void header_of_text(dv_frame *f) { set_header(f, "0123456789abcdef", TEXT("3"), 0, 3); }
+static void header_of_bad_uuid(dv_frame *f) { set_header(f, "0123456789ABCDEF", INTEGER(3), 0, 3); }
+static void header_backwards(dv_frame *f) { set_header(f, "0123456789abcdef", INTEGER(3), 4, 3); }
+static void header_of_others(dv_frame *f) { set_header(f, "0123456789abcdef", INTEGER(4), 0, 3); }
+static void header_negative(dv_frame *f) { set_header(f, "0123456789abcdef", INTEGER(3), INT64_MIN, INT64_MAX); }
 static void header_cut(dv_frame *f) { f->n_fields -= 2; }
 static void no_header(dv_frame *f) { f->flags = DV_FRAME_SEQ; }
 static void nothing(dv_frame *f) { (void)f; }
