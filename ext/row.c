@@ -481,10 +481,12 @@ int dvx_vectors_need(dvx_table *t, const uint32_t *vids, size_t n) {
   int rc = SQLITE_OK;
   if (n_walks < DVX_FOLD_TOGETHER) n_walks = 0;
   if (n_walks > 0) t->vectors.n_walked += n_records;
-  if (row_is_walking_too_much(t, n_records) && row_would_load(t)) {
-    rc = row_load_vectors(t);
-    t->vectors.n_walked = 0;
-    n_walks = 0;
+  if (n_walks > 0 && row_is_walking_too_much(t, n_records)) {
+    t->vectors.n_walked = 0; /* also where most are here already: not counted again with every search */
+    if (row_would_load(t)) {
+      rc = row_load_vectors(t);
+      n_walks = 0;
+    }
   }
   for (size_t i = n_walks / 2; i-- > 0;) row_sift(heap, n_walks, i);
   dv_buf steps;

@@ -89,6 +89,13 @@ static int open_own(dvn_checkpointer *c, const char *path) {
   return rc;
 }
 
+static void free_checkpointer(dvn_checkpointer *c) {
+  (void)sqlite3_close(c->own);
+  uv_cond_destroy(&c->wake);
+  uv_mutex_destroy(&c->mutex);
+  free(c);
+}
+
 dvn_checkpointer *dvn_checkpointer_start(sqlite3 *writer, const char *path) {
   int limit = pragma(writer, "PRAGMA wal_autocheckpoint", NULL); /* 0: turned off, or the caller has a hook */
   bool is_of_use = limit > 0 && limit <= INT_MAX / (2 * CHECKPOINT_MOST);
@@ -105,10 +112,7 @@ dvn_checkpointer *dvn_checkpointer_start(sqlite3 *writer, const char *path) {
     sqlite3_wal_hook(writer, on_commit, c);
     return c;
   }
-  (void)sqlite3_close(c->own);
-  uv_cond_destroy(&c->wake);
-  uv_mutex_destroy(&c->mutex);
-  free(c);
+  free_checkpointer(c);
   return NULL;
 }
 
@@ -121,8 +125,5 @@ void dvn_checkpointer_stop(dvn_checkpointer *c) {
   uv_cond_signal(&c->wake);
   uv_mutex_unlock(&c->mutex);
   uv_thread_join(&c->thread);
-  (void)sqlite3_close(c->own);
-  uv_cond_destroy(&c->wake);
-  uv_mutex_destroy(&c->mutex);
-  free(c);
+  free_checkpointer(c);
 }

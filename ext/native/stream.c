@@ -425,6 +425,12 @@ static void cancel_rest(dvec_stream *s, stream_ack *a) {
   give_ack(s, a);
 }
 
+static void release_connection(dvec_stream *s, sqlite3 *sqlite) {
+  dvn_checkpointer_stop(s->checkpointer);
+  (void)sqlite3_finalize(s->apply);
+  (void)sqlite3_close(sqlite);
+}
+
 static void work(void *stream) {
   dvec_stream *s = stream;
   stream_ack *spare = NULL; /* the next window's, or that of what is cancelled */
@@ -451,9 +457,7 @@ static void work(void *stream) {
   sqlite3 *sqlite = s->sqlite;
   s->sqlite = NULL;
   uv_mutex_unlock(&s->mutex);
-  dvn_checkpointer_stop(s->checkpointer);
-  (void)sqlite3_finalize(s->apply);
-  (void)sqlite3_close(sqlite);
+  release_connection(s, sqlite);
   uv_mutex_lock(&s->mutex);
   s->is_done = true;
   uv_mutex_unlock(&s->mutex);
@@ -605,15 +609,11 @@ int dvec_stream_open(struct uv_loop_s *loop, const char *path, const char *table
       return DVEC_OK;
     }
     /* The handle is the loop's until it has run. */
-    dvn_checkpointer_stop(s->checkpointer);
-    (void)sqlite3_finalize(s->apply);
-    (void)sqlite3_close(s->sqlite);
+    release_connection(s, s->sqlite);
     uv_close((uv_handle_t *)&s->async, on_stillborn_closed);
     return DVEC_NOMEM;
   }
-  dvn_checkpointer_stop(s->checkpointer);
-  (void)sqlite3_finalize(s->apply);
-  (void)sqlite3_close(s->sqlite);
+  release_connection(s, s->sqlite);
   free_stream(s);
   return rc;
 }
