@@ -998,6 +998,8 @@ int dvx_mirror_reserve(dvx_table *t, size_t n_rows);
 void dvx_mirror_free(dvx_table *t);
 /* At the beginning of a search: gives memory back if the table holds more than its memory_limit. */
 void dvx_mirror_trim(dvx_table *t);
+size_t dvx_mirror_target(const dvx_table *t);
+size_t dvx_mirror_missing(const dvx_table *t);
 /* With each search: puts what searches look at into large pages, bit by bit. */
 void dvx_mirror_join(dvx_table *t);
 /* ... all of it now, before a long piece of work. */

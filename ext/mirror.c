@@ -422,6 +422,24 @@ void dvx_mirror_join_all(dvx_table *t) {
   }
 }
 
+/* Bytes of codes and lists that are not in memory. */
+size_t dvx_mirror_missing(const dvx_table *t) {
+  const dvx_mirror *m = &t->mirror;
+  const dvx_graph *gr = &t->graph;
+  size_t all = m->n * m->pages.row_bytes, held = dvx_pages_bytes(&m->pages);
+  if (gr->is_there) {
+    all += gr->hnsw.n * gr->pages.row_bytes;
+    held += dvx_pages_bytes(&gr->pages);
+  }
+  return all > held ? all - held : 0;
+}
+
+/* What memory_limit is kept to, so that not every search has to give something back. */
+size_t dvx_mirror_target(const dvx_table *t) {
+  size_t limit = dvx_table_memory_limit(t);
+  return limit - limit / 16;
+}
+
 /* Vectors go first: only the few rows of an answer need theirs. Then codes and lists, each by its part. */
 void dvx_mirror_trim(dvx_table *t) {
   dvx_mirror *m = &t->mirror;
@@ -429,7 +447,7 @@ void dvx_mirror_trim(dvx_table *t) {
   size_t limit = dvx_table_memory_limit(t), now = dvx_table_memory(t);
   /* In a transaction memory may hold what is not in the file yet. */
   if (now <= limit || t->overlay.is_open || !m->is_loaded) return;
-  size_t target = limit - limit / 16; /* so that not every search has to do this */
+  size_t target = dvx_mirror_target(t);
   dvx_vectors_trim(t);
   now = dvx_table_memory(t);
   if (now <= target) return;

@@ -219,10 +219,11 @@ int dvx_row_seq_at(dvx_table *t, uint32_t vid, int64_t time, uint64_t *seq) {
 
 /* ---- current vectors --------------------------------------------------------------------------------------------- */
 
-/* What memory_limit leaves for vectors: codes and lists, which every search needs, go before them. */
+/* What memory_limit leaves for vectors: codes and lists, which every search needs, go before them, also those that are
+ * yet to come. Were vectors to take the room of these, every search would give back codes that the next one needs. */
 static size_t row_cache_limit(const dvx_table *t) {
-  size_t limit = dvx_table_memory_limit(t), others = dvx_table_memory(t) - t->vectors.n_bytes;
-  size_t least = limit / 8;
+  size_t limit = dvx_mirror_target(t), least = dvx_table_memory_limit(t) / 8;
+  size_t others = dvx_table_memory(t) - t->vectors.n_bytes + dvx_mirror_missing(t);
   return others < limit && limit - others > least ? limit - others : least;
 }
 

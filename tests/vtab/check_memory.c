@@ -123,6 +123,33 @@ START_TEST(limited_memory_is_kept_to) {
 }
 END_TEST
 
+/* Pages of the file that SQLite was asked for. */
+static int64_t pages_read(void) {
+  int hits = 0, misses = 0, unused = 0;
+  sqlite3_db_status(db, SQLITE_DBSTATUS_CACHE_HIT, &hits, &unused, 0);
+  sqlite3_db_status(db, SQLITE_DBSTATUS_CACHE_MISS, &misses, &unused, 0);
+  return (int64_t)hits + misses;
+}
+
+/* A limit that has room for codes and lists and for some of the vectors, and memory is full of vectors, as it is after
+ * inserting: vectors go, codes and lists stay. A search
+ * reads vectors of its answer, and few are not there. */
+START_TEST(vectors_go_before_codes) {
+  enum { SOME_VECTORS_MB = 32, SEARCHES = 200 };
+  create("free", ", memory_limit=32"); /* of 35 that it would take */
+  fill("free", 1, ROWS);
+  sql_run(db, "INSERT INTO free(free) VALUES('optimize')");
+  int64_t before = 0;
+  for (int q = 0; q < 2 * SEARCHES; q++) {
+    if (q == SEARCHES) before = pages_read();
+    sql_rows(db, by_graph, "free", "free", 1 + q * 37 % ROWS);
+  }
+  int64_t mean = (pages_read() - before) / SEARCHES;
+  ck_assert_msg(mean < 25, "%lld pages a search", (long long)mean);
+  ck_assert_int_lt(memory_of("free"), (SOME_VECTORS_MB + 3) << 20);
+}
+END_TEST
+
 /* What is given back and read again must be the state of now, not the one that was stored. */
 START_TEST(limited_memory_follows_changes) {
   make_both();
@@ -273,6 +300,7 @@ int main(int argc, char **argv) {
   tcase_add_checked_fixture(memory, memory_setup, memory_teardown);
   tcase_add_test(memory, limited_memory_gives_the_same_answers);
   tcase_add_test(memory, limited_memory_is_kept_to);
+  tcase_add_test(memory, vectors_go_before_codes);
   tcase_add_test(memory, limited_memory_follows_changes);
 #if defined(__linux__) && defined(__x86_64__)
   tcase_add_test(memory, what_is_searched_again_and_again_gets_large_pages);
