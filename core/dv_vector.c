@@ -45,9 +45,12 @@ dv_status dv_vector_check(const float *v, size_t n, dv_detail *detail) {
   size_t i = 0;
   /* Adding one to an exponent of all ones carries into the sign bit's place. A fixed count lets this vectorise. */
   for (; n - i >= 64; i += 64) {
-    uint32_t u[64], carry = 0;
-    memcpy(u, v + i, sizeof u);
-    for (size_t j = 0; j < 64; j++) carry |= (u[j] & 0x7fffffffu) + 0x00800000u;
+    uint32_t carry = 0;
+    for (size_t j = 0; j < 64; j++) {
+      uint32_t u;
+      memcpy(&u, v + i + j, sizeof u); /* one by one: WebAssembly would call a copy of 256 bytes */
+      carry |= (u & 0x7fffffffu) + 0x00800000u;
+    }
     if (DV_UNLIKELY(carry >> 31)) break;
   }
   for (; i < n; i++) {

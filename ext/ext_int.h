@@ -331,7 +331,7 @@ typedef struct dvx_position {
 
 typedef struct dvx_pack_entry {
   uint64_t seq;
-  int64_t time;
+  int64_t time; /* of the first n_timed of its pack */
   uint32_t offset;
 } dvx_pack_entry;
 
@@ -340,9 +340,11 @@ typedef struct dvx_pack {
   uint8_t *bytes;
   size_t n_bytes;
   size_t capacity;
-  dvx_pack_entry *entries; /* of the records that begin here, rising */
+  dvx_pack_entry *entries; /* of the records that begin here, rising, as far as somebody has looked for one */
   size_t n_entries;
+  size_t n_timed;
   size_t entry_capacity;
+  size_t listed; /* so far, in bytes */
   uint64_t used; /* for least recently used */
 } dvx_pack;
 
@@ -358,6 +360,10 @@ typedef struct dvx_log {
 /* The record with this seq, committed or pending. *rec borrows memory valid until the next dvx_log_ call on this table.
  * SQLITE_CORRUPT_VTAB when it is not there. */
 int dvx_log_record(dvx_table *t, uint64_t seq, dv_record *rec);
+
+/* The same without its time, which is 0: times are told from record to record, so finding one means reading every record
+ * before it in its pack. For who follows a chain. */
+int dvx_log_change(dvx_table *t, uint64_t seq, dv_record *rec);
 
 /* Reads forward: calls visit for every record behind `from` up to the stored end (not the pending ones), in order,
  * checking every seal; ends early at the first seal behind max_records records. *from advances to behind the last seal
