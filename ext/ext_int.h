@@ -1117,6 +1117,17 @@ int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v
 /* apply.c: appends a delta, in the open transaction or in one of its own */
 int dvx_apply_delta(dvx_table *t, const dv_value *id, const dv_delta *delta, uint64_t *seq);
 
+/* What a batch was; firstly and lastly 0 if there was nothing in it. */
+typedef struct dvx_applied {
+  uint64_t count;
+  uint64_t first_seq;
+  uint64_t last_seq;
+} dvx_applied;
+
+/* Applies frames one behind the other, all or none, in the open transaction or in one of its own. Frames that are not sealed
+ * are the caller's own, see dv_frame_read_unsealed(). */
+int dvx_apply_frames(dvx_table *t, const uint8_t *bytes, size_t n_bytes, bool is_sealed, dvx_applied *out);
+
 /* ================================================================================================================
  * direct.c: past SQL, for compiled callers on the same connection
  */
@@ -1130,6 +1141,9 @@ int dvx_direct_vector(dvx_conn *conn, const char *table, const dv_value *id, boo
 /* delta_apply(table, id, delta). */
 int dvx_direct_apply(dvx_conn *conn, const char *table, const dv_value *id, const dv_delta *delta, bool is_alone,
                      uint64_t *seq);
+/* Frames that the caller has made, without CRCs. */
+int dvx_direct_apply_frames(dvx_conn *conn, const char *table, const uint8_t *bytes, size_t n_bytes, bool is_alone,
+                            dvx_applied *out);
 typedef struct dvx_direct_facts {
   double dimensions;
   double last_seq; /* as delta_status has it, which measures the whole file besides */

@@ -219,6 +219,17 @@ export function kindOf(delta: VectorDelta): number {
  * ends.
  */
 export function writeFrame(delta: VectorDelta, bytes: Uint8Array, at: number): number {
+  const end = writeUnsealed(delta, bytes, at);
+  const crc = crc32c(bytes, at, end - CRC_BYTES);
+  bytes[end - 4] = crc;
+  bytes[end - 3] = crc >>> 8;
+  bytes[end - 2] = crc >>> 16;
+  bytes[end - 1] = crc >>> 24;
+  return end;
+}
+
+/** The same without the checksum, for which room is left: for who reads it at once, from the same memory. */
+export function writeUnsealed(delta: VectorDelta, bytes: Uint8Array, at: number): number {
   const kind = kindOf(delta);
   // The body's length comes before the body: room for it is left, and what was too much is closed up.
   const out = new Writer(bytes, at + HEAD_BYTES);
@@ -256,13 +267,7 @@ export function writeFrame(delta: VectorDelta, bytes: Uint8Array, at: number): n
   bytes[head.at++] = flags;
   head.varint(length);
   bytes.copyWithin(head.at, at + HEAD_BYTES, out.at);
-  const end = head.at + length;
-  const crc = crc32c(bytes, at, end);
-  bytes[end] = crc;
-  bytes[end + 1] = crc >>> 8;
-  bytes[end + 2] = crc >>> 16;
-  bytes[end + 3] = crc >>> 24;
-  return end + CRC_BYTES;
+  return head.at + length + CRC_BYTES;
 }
 
 /** The frame of a delta. */
