@@ -337,7 +337,10 @@ START_TEST(every_changed_byte_with_a_matching_checksum_is_refused_or_sound) {
         const dv_status status = dv_frame_read(&r, &got, NULL);
         bytes[out.n - 1] ^= 1; /* a reader of frames that are not sealed does not look there, and at all else alike */
         dv_reader u = dv_reader_of(bytes, out.n);
-        REQUIRE(dv_frame_read_unsealed(&u, &unsealed) == status && u.p == r.p);
+        const dv_status other = dv_frame_read_unsealed(&u, &unsealed);
+        /* (but for a shorter frame, whose checksum would be elsewhere) */
+        REQUIRE(other == status || (other == DV_OK && u.p < bytes + out.n));
+        REQUIRE(status != DV_OK || u.p == r.p);
         bytes[out.n - 1] ^= 1;
         if (status == DV_OK) {
           REQUIRE(unsealed.seq == got.seq && unsealed.flags == got.flags && unsealed.time == got.time);
