@@ -1,8 +1,7 @@
 /*
  * dv_checksum.c: CRC-32C, three ways to the same number.
  *
- * The definition is the table version: slicing-by-8 (Intel, 2006), eight bytes a step; in WebAssembly by four, since a
- * table cannot be compressed and has to be loaded. Where the CPU has a CRC
+ * The definition is the table version: slicing-by-8 (Intel, 2006), eight bytes a step. Where the CPU has a CRC
  * instruction it takes over; it has a latency of three cycles but starts one every cycle, so long inputs run as three
  * independent streams that a carry-less multiplication joins: shifting a CRC over n bytes is a multiplication by
  * x^(8n) mod P. Which way is taken is asked of the CPU on each call (one load and a test): no state, so no threads to
@@ -20,6 +19,34 @@
 #define CHECKSUM_HAS_ARMV8 1
 #include <arm_acle.h>
 #endif
+
+#if defined(__wasm__)
+
+/* Eight kilobytes that no compression makes smaller would have to be loaded before anything starts; making them takes some
+ * microseconds. Modules of WebAssembly have one thread here, so a table may come to be. */
+static uint32_t checksum_table[8][256];
+
+static void checksum_make_table(void) {
+  for (uint32_t i = 0; i < 256; i++) {
+    uint32_t c = i;
+    for (int bit = 0; bit < 8; bit++) c = c >> 1 ^ (c & 1u ? 0x82f63b78u : 0u);
+    checksum_table[0][i] = c;
+  }
+  for (size_t j = 1; j < 8; j++) {
+    for (size_t i = 0; i < 256; i++) {
+      const uint32_t c = checksum_table[j - 1][i];
+      checksum_table[j][i] = c >> 8 ^ checksum_table[0][c & 0xff];
+    }
+  }
+}
+
+static inline void checksum_need_table(void) {
+  if (DV_UNLIKELY(checksum_table[7][1] == 0)) checksum_make_table();
+}
+
+#else
+
+static inline void checksum_need_table(void) {}
 
 /* A CRC is linear over GF(2): the table entry of a byte is the xor of the entries of its bits, so eight constants a
  * table say it all and the compiler writes out the 256. */
@@ -39,14 +66,8 @@
   {CHECKSUM_ROW64(0u, __VA_ARGS__), CHECKSUM_ROW64(64u, __VA_ARGS__), CHECKSUM_ROW64(128u, __VA_ARGS__),               \
    CHECKSUM_ROW64(192u, __VA_ARGS__)}
 
-#if defined(__wasm__)
-#define CHECKSUM_STEP 4u
-#else
-#define CHECKSUM_STEP 8u
-#endif
-
 /* checksum_table[j][byte]: the CRC of the byte followed by j zero bytes. */
-static const uint32_t checksum_table[CHECKSUM_STEP][256] = {
+static const uint32_t checksum_table[8][256] = {
     CHECKSUM_TABLE(0xf26b8303u, 0xe13b70f7u, 0xc79a971fu, 0x8ad958cfu, 0x105ec76fu, 0x20bd8edeu, 0x417b1dbcu,
                    0x82f63b78u),
     CHECKSUM_TABLE(0x13a29877u, 0x274530eeu, 0x4e8a61dcu, 0x9d14c3b8u, 0x3fc5f181u, 0x7f8be302u, 0xff17c604u,
@@ -55,7 +76,6 @@ static const uint32_t checksum_table[CHECKSUM_STEP][256] = {
                    0x8b277743u),
     CHECKSUM_TABLE(0xdd45aab8u, 0xbf672381u, 0x7b2231f3u, 0xf64463e6u, 0xe964b13du, 0xd725148bu, 0xaba65fe7u,
                    0x52a0c93fu),
-#if CHECKSUM_STEP == 8
     CHECKSUM_TABLE(0x38116facu, 0x7022df58u, 0xe045beb0u, 0xc5670b91u, 0x8f2261d3u, 0x1ba8b557u, 0x37516aaeu,
                    0x6ea2d55cu),
     CHECKSUM_TABLE(0xef306b19u, 0xdb8ca0c3u, 0xb2f53777u, 0x6006181fu, 0xc00c303eu, 0x85f4168du, 0x0e045bebu,
@@ -64,7 +84,6 @@ static const uint32_t checksum_table[CHECKSUM_STEP][256] = {
                    0xf56e0ef4u),
     CHECKSUM_TABLE(0x493c7d27u, 0x9278fa4eu, 0x211d826du, 0x423b04dau, 0x847609b4u, 0x0d006599u, 0x1a00cb32u,
                    0x34019664u),
-#endif
 };
 
 #undef CHECKSUM_ENTRY
@@ -73,23 +92,18 @@ static const uint32_t checksum_table[CHECKSUM_STEP][256] = {
 #undef CHECKSUM_ROW64
 #undef CHECKSUM_TABLE
 
+#endif
+
 uint32_t dv_crc32c_scalar(uint32_t crc, const void *bytes, size_t n_bytes) {
   const uint8_t *p = bytes;
   uint32_t c = ~crc;
-#if CHECKSUM_STEP == 8
+  checksum_need_table();
   for (; n_bytes >= 8; p += 8, n_bytes -= 8) {
     const uint32_t low = c ^ dv_load_u32(p), high = dv_load_u32(p + 4);
     c = checksum_table[7][low & 0xff] ^ checksum_table[6][low >> 8 & 0xff] ^ checksum_table[5][low >> 16 & 0xff] ^
         checksum_table[4][low >> 24] ^ checksum_table[3][high & 0xff] ^ checksum_table[2][high >> 8 & 0xff] ^
         checksum_table[1][high >> 16 & 0xff] ^ checksum_table[0][high >> 24];
   }
-#else
-  for (; n_bytes >= 4; p += 4, n_bytes -= 4) {
-    c ^= dv_load_u32(p);
-    c = checksum_table[3][c & 0xff] ^ checksum_table[2][c >> 8 & 0xff] ^ checksum_table[1][c >> 16 & 0xff] ^
-        checksum_table[0][c >> 24];
-  }
-#endif
   for (; n_bytes > 0; p++, n_bytes--) c = checksum_table[0][(c ^ *p) & 0xff] ^ c >> 8;
   return ~c;
 }

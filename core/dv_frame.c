@@ -174,7 +174,7 @@ static dv_status frame_fail(dv_detail *detail, dv_status status, const dv_reader
   return status;
 }
 
-dv_status dv_frame_read(dv_reader *r, dv_frame *f, dv_detail *detail) {
+static dv_status frame_read(dv_reader *r, dv_frame *f, bool is_sealed, dv_detail *detail) {
   dv_frame frame;
   dv_reader head = *r;
   memset(&frame, 0, sizeof frame);
@@ -193,7 +193,8 @@ dv_status dv_frame_read(dv_reader *r, dv_frame *f, dv_detail *detail) {
   const uint32_t crc = dv_read_u32(&head);
   if (head.is_bad) return frame_fail(detail, DV_CORRUPT, r, r->end); /* the frame goes on behind the bytes */
   dv_reader body = dv_reader_of(body_bytes, (size_t)length);
-  if (dv_crc32c(0, r->p, (size_t)(body.end - r->p)) != crc) return frame_fail(detail, DV_CORRUPT, r, body.end);
+  if (is_sealed && dv_crc32c(0, r->p, (size_t)(body.end - r->p)) != crc)
+    return frame_fail(detail, DV_CORRUPT, r, body.end);
 
   /* What follows is as its writer wrote it, which is not to say that the writer was one of us. */
   const bool is_header = (frame.flags & DV_FRAME_HEADER) != 0;
@@ -212,6 +213,10 @@ dv_status dv_frame_read(dv_reader *r, dv_frame *f, dv_detail *detail) {
   *f = frame;
   return DV_OK;
 }
+
+dv_status dv_frame_read(dv_reader *r, dv_frame *f, dv_detail *detail) { return frame_read(r, f, true, detail); }
+
+dv_status dv_frame_read_unsealed(dv_reader *r, dv_frame *f) { return frame_read(r, f, false, NULL); }
 
 /* ---- records ----------------------------------------------------------------------------------------------------- */
 

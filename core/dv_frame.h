@@ -84,6 +84,9 @@ void dv_frame_write(dv_buf *out, const dv_frame *f);
  * dv_delta_check). f borrows from the bytes. DV_CORRUPT or DV_VERSION; detail->at = offset of the failure from r->p. */
 dv_status dv_frame_read(dv_reader *r, dv_frame *f, dv_detail *detail);
 
+/* The same for a frame that the caller has made a moment ago, and that has no CRC: its last four bytes are anything. */
+dv_status dv_frame_read_unsealed(dv_reader *r, dv_frame *f);
+
 /* Next named field of a field list; false at the end (check r->is_bad afterwards). */
 bool dv_field_next(dv_reader *r, const uint8_t **name, size_t *n_name, dv_value *v);
 void dv_field_write(dv_buf *out, const char *name, size_t n_name, const dv_value *v);

@@ -189,9 +189,8 @@ static void delta_apply(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
 typedef struct apply_batch {
   const uint8_t *bytes;
   size_t n_bytes;
-  uint64_t count;
-  uint64_t first_seq;
-  uint64_t last_seq;
+  bool is_sealed;
+  dvx_applied applied;
 } apply_batch;
 
 static int apply_batch_error(dvx_table *t, uint64_t frame, size_t at, const char *what) {
@@ -225,7 +224,7 @@ static bool apply_batch_next(dvx_table *t, const apply_batch *b, dv_reader *r, a
   if (f->status != DV_OK || dv_reader_left(r) == 0) return false;
   f->at = b->n_bytes - dv_reader_left(r);
   f->number++;
-  f->status = dv_frame_read(r, &f->frame, NULL);
+  f->status = b->is_sealed ? dv_frame_read(r, &f->frame, NULL) : dv_frame_read_unsealed(r, &f->frame);
   if (f->status == DV_OK && (f->frame.flags & DV_FRAME_ID)) dvx_row_prefetch(t, &f->frame.id);
   return true;
 }
@@ -261,8 +260,8 @@ static int apply_batch_frame(dvx_table *t, apply_batch *b, const apply_frame *fr
     rc = apply_append(t, &ch, &seq);
   }
   if (rc != SQLITE_OK) return rc;
-  if (b->count++ == 0) b->first_seq = seq;
-  b->last_seq = seq;
+  if (b->applied.count++ == 0) b->applied.first_seq = seq;
+  b->applied.last_seq = seq;
   return SQLITE_OK;
 }
 
@@ -281,10 +280,17 @@ static int apply_run_batch(dvx_table *t, void *arg) {
   return SQLITE_OK;
 }
 
+int dvx_apply_frames(dvx_table *t, const uint8_t *bytes, size_t n_bytes, bool is_sealed, dvx_applied *out) {
+  apply_batch b = {.bytes = bytes, .n_bytes = n_bytes, .is_sealed = is_sealed};
+  int rc = n_bytes ? dvx_table_write(t, apply_run_batch, &b) : SQLITE_OK;
+  *out = b.applied;
+  return rc;
+}
+
 static void delta_apply_batch(sqlite3_context *ctx, int argc, sqlite3_value **argv) {
   dvx_conn *conn = dvx_context_conn(ctx);
   dvx_table *t;
-  apply_batch b = {0};
+  dvx_applied b = {0};
   (void)argc;
   int rc = dvx_table_find(conn, (const char *)sqlite3_value_text(argv[0]), &t);
   if (rc == SQLITE_OK && sqlite3_value_type(argv[1]) != SQLITE_BLOB) {
@@ -294,11 +300,10 @@ static void delta_apply_batch(sqlite3_context *ctx, int argc, sqlite3_value **ar
         argv[1]);
   }
   if (rc == SQLITE_OK) {
-    b.bytes = sqlite3_value_blob(argv[1]);
-    b.n_bytes = (size_t)sqlite3_value_bytes(argv[1]);
-    if (b.n_bytes && !b.bytes) rc = SQLITE_NOMEM;
+    const uint8_t *bytes = sqlite3_value_blob(argv[1]);
+    size_t n_bytes = (size_t)sqlite3_value_bytes(argv[1]);
+    rc = n_bytes && !bytes ? SQLITE_NOMEM : dvx_apply_frames(t, bytes, n_bytes, true, &b);
   }
-  if (rc == SQLITE_OK && b.n_bytes) rc = dvx_table_write(t, apply_run_batch, &b);
   if (rc != SQLITE_OK) {
     dvx_give_context(conn, ctx, rc);
     return;

@@ -42,15 +42,26 @@ int dvx_direct_vector(dvx_conn *conn, const char *table, const dv_value *id, boo
   return rc;
 }
 
+static int direct_table_to_write(dvx_conn *conn, const char *table, bool is_alone, dvx_table **out) {
+  *out = is_alone ? dvx_table_unless_changed(conn, table) : NULL;
+  return *out ? SQLITE_OK : dvx_table_find(conn, table, out);
+}
+
 int dvx_direct_apply(dvx_conn *conn, const char *table, const dv_value *id, const dv_delta *delta, bool is_alone,
                      uint64_t *seq) {
-  int rc = SQLITE_OK;
-  dvx_table *t = is_alone ? dvx_table_unless_changed(conn, table) : NULL;
-  if (t == NULL) rc = dvx_table_find(conn, table, &t);
+  dvx_table *t = NULL;
+  int rc = direct_table_to_write(conn, table, is_alone, &t);
   if (rc != SQLITE_OK) return rc;
   bool is_text = t->config->id_type == DVX_ID_TEXT;
   if ((id->type == DV_TEXT) == is_text) return dvx_apply_delta(t, id, delta, seq);
   return dvx_fail(conn, t, SQLITE_ERROR, "%I is not an id: expected %s", id, is_text ? "a text" : "an integer");
+}
+
+int dvx_direct_apply_frames(dvx_conn *conn, const char *table, const uint8_t *bytes, size_t n_bytes, bool is_alone,
+                            dvx_applied *out) {
+  dvx_table *t = NULL;
+  int rc = direct_table_to_write(conn, table, is_alone, &t);
+  return rc == SQLITE_OK ? dvx_apply_frames(t, bytes, n_bytes, false, out) : rc;
 }
 
 int dvx_direct_describe(dvx_conn *conn, const char *table, dvx_direct_facts *out) {

@@ -343,7 +343,7 @@ typedef struct dvx_position {
 
 typedef struct dvx_pack_entry {
   uint64_t seq;
-  int64_t time;
+  int64_t time; /* of the first n_timed of its pack */
   uint32_t offset;
 } dvx_pack_entry;
 
@@ -352,9 +352,11 @@ typedef struct dvx_pack {
   uint8_t *bytes;
   size_t n_bytes;
   size_t capacity;
-  dvx_pack_entry *entries; /* of the records that begin here, rising */
+  dvx_pack_entry *entries; /* of the records that begin here, rising, as far as somebody has looked for one */
   size_t n_entries;
+  size_t n_timed;
   size_t entry_capacity;
+  size_t listed; /* so far, in bytes */
   uint64_t used; /* for least recently used */
 } dvx_pack;
 
@@ -370,6 +372,10 @@ typedef struct dvx_log {
 /* The record with this seq, committed or pending. *rec borrows memory valid until the next dvx_log_ call on this table.
  * SQLITE_CORRUPT_VTAB when it is not there. */
 int dvx_log_record(dvx_table *t, uint64_t seq, dv_record *rec);
+
+/* The same without its time, which is 0: times are told from record to record, so finding one means reading every record
+ * before it in its pack. For who follows a chain. */
+int dvx_log_change(dvx_table *t, uint64_t seq, dv_record *rec);
 
 /* Reads forward: calls visit for every record behind `from` up to the stored end (not the pending ones), in order,
  * checking every seal; ends early at the first seal behind max_records records. *from advances to behind the last seal
@@ -1140,6 +1146,17 @@ int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v
 /* apply.c: appends a delta, in the open transaction or in one of its own */
 int dvx_apply_delta(dvx_table *t, const dv_value *id, const dv_delta *delta, uint64_t *seq);
 
+/* What a batch was; firstly and lastly 0 if there was nothing in it. */
+typedef struct dvx_applied {
+  uint64_t count;
+  uint64_t first_seq;
+  uint64_t last_seq;
+} dvx_applied;
+
+/* Applies frames one behind the other, all or none, in the open transaction or in one of its own. Frames that are not sealed
+ * are the caller's own, see dv_frame_read_unsealed(). */
+int dvx_apply_frames(dvx_table *t, const uint8_t *bytes, size_t n_bytes, bool is_sealed, dvx_applied *out);
+
 /* ================================================================================================================
  * direct.c: past SQL, for compiled callers on the same connection
  */
@@ -1153,6 +1170,9 @@ int dvx_direct_vector(dvx_conn *conn, const char *table, const dv_value *id, boo
 /* delta_apply(table, id, delta). */
 int dvx_direct_apply(dvx_conn *conn, const char *table, const dv_value *id, const dv_delta *delta, bool is_alone,
                      uint64_t *seq);
+/* Frames that the caller has made, without CRCs. */
+int dvx_direct_apply_frames(dvx_conn *conn, const char *table, const uint8_t *bytes, size_t n_bytes, bool is_alone,
+                            dvx_applied *out);
 typedef struct dvx_direct_facts {
   double dimensions;
   double last_seq; /* as delta_status has it, which measures the whole file besides */

@@ -596,7 +596,7 @@ static int history_collect(history_cursor *c) {
   c->n_seqs = c->at = 0;
   while (seq != 0 && seq >= c->low) {
     dv_record rec;
-    int rc = dvx_log_record(c->t, seq, &rec);
+    int rc = dvx_log_change(c->t, seq, &rec);
     if (rc != SQLITE_OK) return rc;
     if (rec.vid != c->vid || rec.link >= seq) {
       return dvx_fail(c->t->conn, c->t, SQLITE_CORRUPT_VTAB, "delta %u does not belong to the chain that leads to it",
@@ -912,7 +912,7 @@ static int history_check_seq(dvx_table *t, uint32_t vid, const dv_value *id, uin
   uint64_t seq = dvx_word_seq(dvx_row_word(t, vid)), above = 0;
   while (seq > to) {
     dv_record rec;
-    int rc = dvx_log_record(t, seq, &rec);
+    int rc = dvx_log_change(t, seq, &rec);
     if (rc != SQLITE_OK) return rc;
     if (rec.vid != vid || rec.link >= seq) {
       return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "delta %u does not belong to the chain that leads to it", seq);

@@ -74,21 +74,23 @@ static int log_header_read(dvx_table *t, int64_t key, const uint8_t *pack, size_
   return SQLITE_OK;
 }
 
-/* Lists the records that begin in the pack. */
-static int log_index(dvx_table *t, dvx_pack *p) {
-  log_header h = {0, 0, 0};
-  int rc = log_header_read(t, p->key, p->bytes, p->n_bytes, &h);
-  if (rc != SQLITE_OK) return rc;
-  dv_log_state state = {(uint64_t)p->key - 1, h.time, 0};
-  size_t at = h.first;
-  p->n_entries = 0;
-  while (at < p->n_bytes) {
+/* Lists the records that begin in the pack, from where this ended the last time, until the first whose seq is not below `seq`.
+ * Most who come here want one record of fifty: of those before it only the length is looked at, and the gap where there is
+ * one. */
+static int log_list(dvx_table *t, dvx_pack *p, uint64_t seq) {
+  uint64_t last = p->n_entries ? p->entries[p->n_entries - 1].seq : (uint64_t)p->key - 1;
+  size_t at = p->listed;
+  while (at < p->n_bytes && (p->n_entries == 0 || last < seq)) {
     uint8_t tag;
     size_t span = dv_record_span(p->bytes + at, p->n_bytes - at, &tag);
+    if (span == 0) at = p->n_bytes; /* zeros: the end of the contents */
     if (span == 0) break;
     if (span == SIZE_MAX || span > LOG_MAX_RECORD) return log_corrupt(t, p->key, "a record is malformed");
     if ((tag & 7u) != DV_RECORD_SEAL) {
-      if (dv_record_head(p->bytes + at, p->n_bytes - at, &state) != DV_OK) {
+      dv_log_state state = {last, 0, 0};
+      if ((tag >> 7) == 0 && last < INT64_MAX) {
+        state.seq++; /* without an extra byte there is no gap */
+      } else if (dv_record_head(p->bytes + at, p->n_bytes - at, &state) != DV_OK) {
         return log_corrupt(t, p->key, "a record is malformed");
       }
       if (p->n_entries == p->entry_capacity) {
@@ -98,10 +100,47 @@ static int log_index(dvx_table *t, dvx_pack *p) {
         p->entries = e;
         p->entry_capacity = capacity;
       }
-      p->entries[p->n_entries++] = (dvx_pack_entry){state.seq, state.time, (uint32_t)at};
+      last = state.seq;
+      p->entries[p->n_entries++] = (dvx_pack_entry){last, 0, (uint32_t)at};
     }
     at = span > p->n_bytes - at ? p->n_bytes : at + span;
+    p->listed = at;
   }
+  p->listed = at;
+  return SQLITE_OK;
+}
+
+/* The first listed entry whose seq is not below this; n_entries if there is none. */
+static size_t log_entry(const dvx_pack *p, uint64_t seq) {
+  size_t low = 0, high = p->n_entries;
+  while (low < high) {
+    size_t mid = (low + high) / 2;
+    if (p->entries[mid].seq < seq) {
+      low = mid + 1;
+    } else {
+      high = mid;
+    }
+  }
+  return low;
+}
+
+/* Is there a listed entry whose seq is not below this? */
+static bool log_reaches(const dvx_pack *p, uint64_t seq) {
+  return p->n_entries > 0 && p->entries[p->n_entries - 1].seq >= seq;
+}
+
+/* The time of the i-th record, which is told from record to record. */
+static int log_time(dvx_table *t, dvx_pack *p, size_t i, int64_t *time) {
+  for (; p->n_timed <= i; p->n_timed++) {
+    dvx_pack_entry *e = &p->entries[p->n_timed];
+    dv_log_state state = {(uint64_t)p->key - 1, (int64_t)dv_load_u64(p->bytes + 8), 0};
+    if (p->n_timed > 0) state = (dv_log_state){e[-1].seq, e[-1].time, 0};
+    if (dv_record_head(p->bytes + e->offset, p->n_bytes - e->offset, &state) != DV_OK) {
+      return log_corrupt(t, p->key, "a record is malformed");
+    }
+    e->time = state.time;
+  }
+  *time = p->entries[i].time;
   return SQLITE_OK;
 }
 
@@ -116,7 +155,7 @@ static dvx_pack *log_slot(dvx_log *log) {
 
 static int log_slot_fill(dvx_table *t, dvx_pack *p, int64_t key, const void *bytes, size_t n) {
   p->key = 0;
-  p->n_entries = 0;
+  p->n_entries = p->n_timed = 0;
   if (n > p->capacity) {
     uint8_t *grown = sqlite3_realloc64(p->bytes, n);
     if (!grown) return SQLITE_NOMEM;
@@ -125,9 +164,10 @@ static int log_slot_fill(dvx_table *t, dvx_pack *p, int64_t key, const void *byt
   }
   if (n) memcpy(p->bytes, bytes, n);
   p->n_bytes = n;
-  p->key = key;
-  int rc = log_index(t, p);
-  if (rc != SQLITE_OK) p->key = 0;
+  log_header h = {0, 0, 0};
+  int rc = log_header_read(t, key, p->bytes, n, &h);
+  if (rc == SQLITE_OK) p->key = key;
+  p->listed = h.first;
   p->used = ++t->log.clock;
   return rc;
 }
@@ -166,24 +206,28 @@ static int log_fetch(dvx_table *t, dvx_sql which, int64_t key, dvx_pack **out) {
   return rc;
 }
 
-/* The pack in which the record `seq` begins. */
+/* The pack in which the record `seq` begins, listed up to it. */
 static int log_pack_of(dvx_table *t, uint64_t seq, dvx_pack **out) {
   dvx_log *log = &t->log;
+  dvx_pack *p = NULL;
   for (size_t i = 0; i < DVX_PACK_SLOTS; i++) {
-    dvx_pack *p = &log->slots[i];
-    if (p->key > 0 && p->n_entries > 0 && (uint64_t)p->key <= seq && seq <= p->entries[p->n_entries - 1].seq) {
-      p->used = ++log->clock;
-      *out = p;
-      return SQLITE_OK;
-    }
+    dvx_pack *slot = &log->slots[i];
+    if (slot->key > 0 && (uint64_t)slot->key <= seq && (p == NULL || slot->key > p->key)) p = slot;
+  }
+  int rc = p ? log_list(t, p, seq) : SQLITE_OK;
+  if (rc != SQLITE_OK) return rc;
+  if (p && log_reaches(p, seq)) {
+    p->used = ++log->clock;
+    *out = p;
+    return SQLITE_OK;
   }
   /* The tail pack grows: a cached copy of it that ends before seq is stale, and must not stay beside the new one. */
-  int rc = log_fetch(t, DVX_SQL_LOG_AT, (int64_t)seq, out);
+  rc = log_fetch(t, DVX_SQL_LOG_AT, (int64_t)seq, out);
   if (rc != SQLITE_OK || *out == NULL) return rc;
   for (size_t i = 0; i < DVX_PACK_SLOTS; i++) {
     if (&log->slots[i] != *out && log->slots[i].key == (*out)->key) log->slots[i].key = 0;
   }
-  return SQLITE_OK;
+  return log_list(t, *out, seq);
 }
 
 void dvx_log_forget(dvx_table *t) {
@@ -210,8 +254,9 @@ static int log_assemble_room(dvx_table *t, size_t n) {
   return SQLITE_OK;
 }
 
-/* The n_bytes of a record that begins at `at` in p, in one piece: in the pack, or put together from it and the next. */
-static int log_record_bytes(dvx_table *t, dvx_pack *p, size_t at, size_t n_bytes, const uint8_t **out) {
+/* The n_bytes of a record in p, in one piece: in the pack, or put together from it and the next. */
+static int log_record_bytes(dvx_table *t, dvx_pack *p, dvx_pack_entry e, size_t n_bytes, const uint8_t **out) {
+  size_t at = e.offset;
   size_t here = p->n_bytes - at;
   if (n_bytes <= here) {
     *out = p->bytes + at;
@@ -223,8 +268,8 @@ static int log_record_bytes(dvx_table *t, dvx_pack *p, size_t at, size_t n_bytes
   memcpy(t->log.assembled, p->bytes + at, here);
   dvx_pack *next = NULL;
   for (size_t i = 0; i < DVX_PACK_SLOTS; i++) {
-    /* The pack behind is keyed by the seq after the straddling record, which is this pack's last one. */
-    if (t->log.slots[i].key == (int64_t)p->entries[p->n_entries - 1].seq + 1) next = &t->log.slots[i];
+    /* The pack behind is keyed by the seq after the straddling record, which is its pack's last one. */
+    if (t->log.slots[i].key == (int64_t)(e.seq + 1)) next = &t->log.slots[i];
   }
   if (next == NULL) rc = log_fetch(t, DVX_SQL_LOG_NEXT, key, &next);
   if (rc != SQLITE_OK) return rc;
@@ -237,37 +282,32 @@ static int log_record_bytes(dvx_table *t, dvx_pack *p, size_t at, size_t n_bytes
   return SQLITE_OK;
 }
 
-static int log_stored_record(dvx_table *t, uint64_t seq, dv_record *rec) {
+static int log_stored_record(dvx_table *t, uint64_t seq, bool is_timed, dv_record *rec) {
   dvx_pack *p;
   int rc = log_pack_of(t, seq, &p);
   if (rc != SQLITE_OK) return rc;
-  size_t low = 0, high = p ? p->n_entries : 0;
-  while (low < high) {
-    size_t mid = (low + high) / 2;
-    if (p->entries[mid].seq < seq) {
-      low = mid + 1;
-    } else {
-      high = mid;
-    }
-  }
-  if (p == NULL || low >= p->n_entries || p->entries[low].seq != seq) {
+  size_t at = p ? log_entry(p, seq) : 0;
+  if (p == NULL || at >= p->n_entries || p->entries[at].seq != seq) {
     return dvx_fail(t->conn, t, SQLITE_CORRUPT_VTAB, "the log is damaged: there is no record with seq %u", seq);
   }
-  dvx_pack_entry e = p->entries[low];
+  int64_t time = 0;
+  if (is_timed) rc = log_time(t, p, at, &time);
+  if (rc != SQLITE_OK) return rc;
+  dvx_pack_entry e = p->entries[at];
   int64_t key = p->key;
   uint8_t tag;
   size_t span = dv_record_span(p->bytes + e.offset, p->n_bytes - e.offset, &tag);
   const uint8_t *bytes = NULL;
-  rc = log_record_bytes(t, p, e.offset, span, &bytes);
+  rc = log_record_bytes(t, p, e, span, &bytes);
   if (rc != SQLITE_OK) return rc;
   dv_log_state state = {0, 0, 0};
   if (dv_record_read(bytes, span, rec, &state) != DV_OK) return log_corrupt(t, key, "a record is malformed");
-  rec->seq = e.seq;
-  rec->time = e.time;
+  rec->seq = seq;
+  rec->time = time;
   return SQLITE_OK;
 }
 
-int dvx_log_record(dvx_table *t, uint64_t seq, dv_record *rec) {
+static int log_record(dvx_table *t, uint64_t seq, bool is_timed, dv_record *rec) {
   const dvx_overlay *o = &t->overlay;
   if (o->n_pending > o->n_released && seq >= o->first_seq + o->n_released) {
     uint64_t i = seq - o->first_seq;
@@ -278,12 +318,16 @@ int dvx_log_record(dvx_table *t, uint64_t seq, dv_record *rec) {
         return dvx_fail(t->conn, t, SQLITE_INTERNAL, "a pending delta cannot be read back");
       }
       rec->seq = seq;
-      rec->time = p->time;
+      rec->time = is_timed ? p->time : 0;
       return SQLITE_OK;
     }
   }
-  return log_stored_record(t, seq, rec);
+  return log_stored_record(t, seq, is_timed, rec);
 }
+
+int dvx_log_record(dvx_table *t, uint64_t seq, dv_record *rec) { return log_record(t, seq, true, rec); }
+
+int dvx_log_change(dvx_table *t, uint64_t seq, dv_record *rec) { return log_record(t, seq, false, rec); }
 
 int dvx_log_next(dvx_table *t, uint64_t seq, dv_record *rec) {
   const dvx_overlay *o = &t->overlay;
@@ -293,14 +337,13 @@ int dvx_log_next(dvx_table *t, uint64_t seq, dv_record *rec) {
     dvx_pack *p;
     int rc = log_pack_of(t, seq + 1, &p);
     if (rc != SQLITE_OK) return rc;
-    if (p == NULL || p->n_entries == 0 || p->entries[p->n_entries - 1].seq <= seq) {
+    if (p == NULL || !log_reaches(p, seq + 1)) {
       /* Behind this pack's last record (a gap left by a rewrite, or the end): the next pack, if there is one. */
       rc = log_fetch(t, DVX_SQL_LOG_NEXT, p ? p->key : 0, &p);
+      if (rc == SQLITE_OK && p) rc = log_list(t, p, seq + 1);
       if (rc != SQLITE_OK) return rc;
     }
-    for (size_t i = 0; p && i < p->n_entries; i++) {
-      if (p->entries[i].seq > seq) return log_stored_record(t, p->entries[i].seq, rec);
-    }
+    if (p && log_reaches(p, seq + 1)) return log_stored_record(t, p->entries[log_entry(p, seq + 1)].seq, true, rec);
   }
   if (!has_pending) return SQLITE_DONE;
   uint64_t next = seq + 1 > first_unwritten ? seq + 1 : first_unwritten;
@@ -492,14 +535,19 @@ int dvx_log_first_after(dvx_table *t, int64_t time, uint64_t *seq) {
     if ((int64_t)dv_load_u64(p->bytes + 16) > time) {
       high = (uint64_t)p->key - 1;
     } else {
+      rc = log_list(t, p, UINT64_MAX);
+      if (rc != SQLITE_OK) return rc;
       low = mid;
       found = (uint64_t)p->key;
       if (p->n_entries && p->entries[p->n_entries - 1].seq > low)
         low = p->entries[p->n_entries - 1].seq < high ? p->entries[p->n_entries - 1].seq : high;
-      /* Inside this pack the entries tell exactly. */
+      /* Inside this pack the records tell exactly. */
       int64_t max_time = (int64_t)dv_load_u64(p->bytes + 16);
       for (size_t i = 0; i < p->n_entries; i++) {
-        if (p->entries[i].time > max_time) max_time = p->entries[i].time;
+        int64_t at = 0;
+        rc = log_time(t, p, i, &at);
+        if (rc != SQLITE_OK) return rc;
+        if (at > max_time) max_time = at;
         if (max_time > time) {
           *seq = p->entries[i].seq;
           return SQLITE_OK;

@@ -138,7 +138,7 @@ static int row_fold(dvx_table *t, uint32_t vid, uint64_t seq, uint64_t base_seq,
       break;
     }
     dv_record rec;
-    int rc = dvx_log_record(t, at, &rec);
+    int rc = dvx_log_change(t, at, &rec);
     if (rc != SQLITE_OK) return rc;
     if (rec.vid != vid) return row_fold_failed(t, vid, at);
     if (rec.delta.op == DV_OP_DELETE) {
@@ -186,7 +186,7 @@ int dvx_row_last_vector(dvx_table *t, uint32_t vid, uint64_t word, float *out, b
   uint64_t seq = dvx_word_seq(word);
   *exists = false;
   if (seq == 0) return SQLITE_OK;
-  int rc = dvx_log_record(t, seq, &rec);
+  int rc = dvx_log_change(t, seq, &rec);
   if (rc != SQLITE_OK || rec.vid != vid || rec.link == 0 || rec.link >= seq) return rc;
   return row_fold(t, vid, seq - rec.link, 0, NULL, out, exists);
 }
@@ -468,7 +468,7 @@ static int row_unwind(dvx_table *t, const row_walk *w, const dv_delta *full, con
 /* One step back along the chain with the largest seq. *is_done: it has come to its end. */
 static int row_step_back(dvx_table *t, row_walk *w, dv_buf *steps, bool *is_done) {
   dv_record rec;
-  int rc = dvx_log_record(t, w->seq, &rec);
+  int rc = dvx_log_change(t, w->seq, &rec);
   *is_done = true;
   if (rc != SQLITE_OK) return rc;
   if (rec.vid != w->vid || rec.delta.op == DV_OP_DELETE) return row_fold_failed(t, w->vid, w->seq);
@@ -604,7 +604,7 @@ static int row_fields_walk(dvx_table *t, uint32_t vid, uint64_t seq, uint64_t st
   *is_whole = false;
   while (seq > stop_seq && !*is_whole) {
     dv_record rec;
-    int rc = dvx_log_record(t, seq, &rec);
+    int rc = dvx_log_change(t, seq, &rec);
     if (rc != SQLITE_OK) return rc;
     if (rec.vid != vid) return row_fold_failed(t, vid, seq);
     dv_reader r = dv_reader_of(rec.fields, rec.n_fields);

@@ -621,7 +621,7 @@ static void txn_apply_cached(dvx_table *t, const dvx_touched *p) {
   while (n-- > 0) {
     dv_record rec;
     uint64_t seq = o->first_seq + chain[n];
-    if (dvx_log_record(t, seq, &rec) != SQLITE_OK) {
+    if (dvx_log_change(t, seq, &rec) != SQLITE_OK) {
       dvx_vectors_store(t, p->vid, NULL);
       return;
     }

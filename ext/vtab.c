@@ -353,7 +353,7 @@ static int cursor_sees(table_cursor *c, uint32_t vid, bool *sees) {
   int rc = dvx_row_seq_at(t, vid, c->as_of, &c->past_seq);
   if (rc != SQLITE_OK || c->past_seq == 0) return rc;
   dv_record rec;
-  rc = dvx_log_record(t, c->past_seq, &rec);
+  rc = dvx_log_change(t, c->past_seq, &rec);
   if (rc == SQLITE_OK) *sees = rec.delta.op != DV_OP_DELETE;
   return rc;
 }

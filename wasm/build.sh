@@ -37,7 +37,7 @@ for variant in scalar simd relaxed; do
   compile -DSQLITE_CORE -DDVX_WITHOUT_SALVAGE -DDELTA_VECTORS_VERSION="\"$version\"" -isystem "$headers" -c build/extension.c -o build/extension.o
   compile -fno-builtin -c c/strings.c -o build/strings.o
   wasm-ld-19 -shared --experimental-pic -Bsymbolic --no-entry --import-memory --unresolved-symbols=import-dynamic \
-    --export=sqlite3_deltavectors_init --export=dv_direct_open --export=dv_direct_error --export=dv_direct_vector --export=dv_direct_apply --export=dv_direct_describe \
+    --export=sqlite3_deltavectors_init --export=dv_direct_open --export=dv_direct_error --export=dv_direct_vector --export=dv_direct_apply --export=dv_direct_apply_frames --export=dv_direct_describe \
     --export-if-defined=__wasm_apply_data_relocs --gc-sections --strip-all --compress-relocations -O2 \
     build/extension.o build/strings.o -o dist/delta_vectors.$variant.wasm
 done

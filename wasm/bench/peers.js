@@ -1,7 +1,7 @@
 // Vector databases for browsers, in a page and in Node: those that are built for pages only say so in Node. `at(name, file)` is the
 // URL of a file of a package, `wasm(name, file)` what wasm-bindgen's loaders take for it. One that does not run is left out, with the
 // reason.
-import { DIMENSIONS, K, timed } from './measure.js';
+import { DIMENSIONS, insertAll, K, timed } from './measure.js';
 
 function recallOf(search, { queries, exact }) {
   let found = 0;
@@ -15,11 +15,19 @@ const PEERS = {
   async 'hnswlib-wasm'(at, { rows, queries, exact, rounds }) {
     const { loadHnswlib } = await import(at('hnswlib-wasm', 'dist/hnswlib.js'));
     const lib = await loadHnswlib();
-    const index = new lib.HierarchicalNSW('cosine', DIMENSIONS, '');
-    index.initIndex(rows.length, 16, 100, 1);
-    const start = performance.now();
-    rows.forEach((row, i) => index.addPoint(row, i, false));
-    const out = { 'insert, in batches of 1,000': { us: ((performance.now() - start) * 1000) / rows.length } };
+    const [index, inserted] = insertAll(
+      rows.length,
+      () => {
+        const index = new lib.HierarchicalNSW('cosine', DIMENSIONS, '');
+        index.initIndex(rows.length, 16, 100, 1);
+        return index;
+      },
+      (index, from, to) => {
+        for (let i = from; i < to; i++) index.addPoint(rows[i], i, false);
+      },
+      () => {},
+    );
+    const out = { 'insert, in batches of 1,000': inserted };
     for (const ef of [10, 16, 24, 32, 48, 64, 96, 128, 192, 256]) {
       index.setEfSearch(ef);
       const search = (q) => index.searchKnn(q, K, undefined).neighbors;
@@ -64,10 +72,16 @@ const PEERS = {
   async ruvector(at, { rows, queries, exact, rounds }, wasm) {
     const module = await import(at('@ruvector/wasm', 'pkg/ruvector_wasm.js'));
     await module.default({ module_or_path: await wasm('@ruvector/wasm', 'pkg/ruvector_wasm_bg.wasm') });
-    const db = new module.VectorDB(DIMENSIONS, 'cosine', false);
-    const start = performance.now();
-    for (let i = 0; i < rows.length; i += 1000) db.insertBatch(rows.slice(i, i + 1000).map((vector, j) => ({ id: `r${i + j}`, vector, metadata: {} })));
-    const out = { 'insert, in batches of 1,000': { us: ((performance.now() - start) * 1000) / rows.length } };
+    const entries = rows.map((vector, i) => ({ id: `r${i}`, vector, metadata: {} }));
+    const [db, inserted] = insertAll(
+      rows.length,
+      () => new module.VectorDB(DIMENSIONS, 'cosine', false),
+      (db, from, to) => {
+        for (let i = from; i < to; i += 1000) db.insertBatch(entries.slice(i, Math.min(i + 1000, to)));
+      },
+      (db) => db.free(),
+    );
+    const out = { 'insert, in batches of 1,000': inserted };
     const search = (q) => db.search(q, K).map((r) => {
       const id = r.id.slice(1);
       r.free();
@@ -89,12 +103,24 @@ const PEERS = {
   async edgevec(at, { rows, queries, exact, rounds }, wasm) {
     const module = await import(at('edgevec', 'edgevec.js'));
     await module.default({ module_or_path: await wasm('edgevec', 'edgevec_bg.wasm') });
-    const config = new module.EdgeVecConfig(DIMENSIONS);
-    config.metric = 'l2'; // of unit vectors: the order is that of the cosine
-    const index = new module.EdgeVec(config);
-    const start = performance.now();
-    const rowOf = new Map(rows.map((row, i) => [index.insert(unit(row)), i]));
-    const out = { 'insert, in batches of 1,000': { us: ((performance.now() - start) * 1000) / rows.length } };
+    const make = () => {
+      const config = new module.EdgeVecConfig(DIMENSIONS);
+      config.metric = 'l2'; // of unit vectors: the order is that of the cosine
+      return new module.EdgeVec(config);
+    };
+    const rowOf = new Map();
+    const [index, inserted] = insertAll(
+      rows.length,
+      make,
+      (index, from, to) => {
+        for (let i = from; i < to; i++) rowOf.set(index.insert(unit(rows[i])), i);
+      },
+      (index) => {
+        index.free();
+        rowOf.clear();
+      },
+    );
+    const out = { 'insert, in batches of 1,000': inserted };
     const search = (q) => index.search(unit(q), K).map((r) => rowOf.get(r.id));
     const bare = (q) => index.search(q, K);
     const units = queries.map(unit);

@@ -35,6 +35,14 @@ double dv_direct_apply(dvx_conn *conn, const char *table, const uint8_t *id, siz
   return rc == SQLITE_OK ? (double)seq : -(double)rc;
 }
 
+/* Applies frames one behind the other, made by the caller and without CRCs: all or none. The seq of the first, 0 if there is
+ * none; an SQLite code as a negative number. */
+double dv_direct_apply_frames(dvx_conn *conn, const char *table, const uint8_t *bytes, size_t n_bytes, int is_alone) {
+  dvx_applied applied = {0, 0, 0};
+  int rc = dvx_direct_apply_frames(conn, table, bytes, n_bytes, is_alone != 0, &applied);
+  return rc == SQLITE_OK ? (double)applied.first_seq : -(double)rc;
+}
+
 /* Writes what the table is to *out; an SQLite code. */
 int dv_direct_describe(dvx_conn *conn, const char *table, dvx_direct_facts *out) {
   return dvx_direct_describe(conn, table, out);

@@ -77,6 +77,11 @@ export class AsyncDeltaVectorDB {
   #failure: DeltaVectorsError | undefined;
   /** Called when the worker listens, or has failed to start. */
   #started: (() => void) | undefined;
+  /**
+   * Held, not used. What engines have compiled of a module stays as long as somebody has it, and a page that is loaded again is in the
+   * same process, and soon enough: it finds what its predecessor's worker has compiled.
+   */
+  readonly #modules: WebAssembly.Module[] = [];
   readonly #bells = new Set<() => void>();
   readonly #subscriptions = new Set<() => void>();
 
@@ -107,7 +112,8 @@ export class AsyncDeltaVectorDB {
     };
     const db = new AsyncDeltaVectorDB(await makePort(worker, sqlite !== undefined), dimensions);
     try {
-      await new Promise<void>((resolve) => (db.#started = resolve));
+      // A script that begins with an await, as some bundlers make them, does not hear what comes before it has said that it listens.
+      if (typeof worker === 'function' || sqlite === undefined) await new Promise<void>((resolve) => (db.#started = resolve));
       db.#info = await db.request((id): Request => ({ kind: 'open', id, options: message }));
     } catch (thrown) {
       db.#port.terminate?.();
@@ -173,6 +179,9 @@ export class AsyncDeltaVectorDB {
         break;
       case 'info':
         this.#info = message.info;
+        break;
+      case 'modules':
+        this.#modules.push(...message.modules);
         break;
     }
   }

@@ -7,7 +7,7 @@
 import { Direct } from './direct.js';
 import { DeltaVectorsError } from './errors.js';
 import { Feed } from './feed.js';
-import { decodeFrame, frameBound, writeFrame } from './frame.js';
+import { decodeFrame, frameBound, writeUnsealed } from './frame.js';
 import { extensionOf } from './loader.js';
 import { createTableSql, quoted, tableOptions, type TableOptions } from './options.js';
 import { Connection, type Bindable, type Sqlite3, type Sqlite3Database, type Statement } from './sqlite.js';
@@ -134,11 +134,11 @@ export class DatabaseCore {
       const at = c.reserve(bound);
       const bytes = c.bytes;
       let end = at;
-      for (const delta of deltas) end = writeFrame(delta, bytes, end);
-      return this.#applyFrames({ at, length: end - at }).firstSeq;
+      for (const delta of deltas) end = writeUnsealed(delta, bytes, end);
+      return this.#direct.applyFrames(at, end - at);
     });
     this.#committed();
-    return Array.from(deltas, (_, i) => String(first! + i));
+    return Array.from(deltas, (_, i) => String(first + i));
   }
 
   /** The same for frames, as `encodeFrame` makes them, one behind the other. */

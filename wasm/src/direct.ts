@@ -22,6 +22,7 @@ export class Direct {
   readonly #dimensions: number;
   readonly #vector: Native;
   readonly #apply: Native;
+  readonly #applyFrames: Native;
   readonly #describe: Native;
   readonly #error: Native;
 
@@ -30,6 +31,7 @@ export class Direct {
     this.#connection = connection;
     this.#vector = extension.exports['dv_direct_vector']!;
     this.#apply = extension.exports['dv_direct_apply']!;
+    this.#applyFrames = extension.exports['dv_direct_apply_frames']!;
     this.#describe = extension.exports['dv_direct_describe']!;
     this.#error = extension.exports['dv_direct_error']!;
     this.#handle = extension.exports['dv_direct_open']!(connection.pointer);
@@ -72,6 +74,13 @@ export class Direct {
       if (seq < 0) throw this.#failure(-seq);
       return seq;
     });
+  }
+
+  /** Applies frames that lie in SQLite's memory, one behind the other, as writeUnsealed() makes them. The number of the first. Inside c.run(). */
+  applyFrames(at: number, length: number): number {
+    const first = this.#applyFrames(this.#handle, this.#table, at, length, this.#isAlone);
+    if (first < 0) throw this.#failure(-first);
+    return first;
   }
 
   /** What the table is. */

@@ -219,6 +219,17 @@ export function kindOf(delta: VectorDelta): number {
  * ends.
  */
 export function writeFrame(delta: VectorDelta, bytes: Uint8Array, at: number): number {
+  const end = writeUnsealed(delta, bytes, at);
+  const crc = crc32c(bytes, at, end - CRC_BYTES);
+  bytes[end - 4] = crc;
+  bytes[end - 3] = crc >>> 8;
+  bytes[end - 2] = crc >>> 16;
+  bytes[end - 1] = crc >>> 24;
+  return end;
+}
+
+/** The same without the checksum, for which room is left: for who reads it at once, from the same memory. */
+export function writeUnsealed(delta: VectorDelta, bytes: Uint8Array, at: number): number {
   const kind = kindOf(delta);
   // The body's length comes before the body: room for it is left, and what was too much is closed up.
   const out = new Writer(bytes, at + HEAD_BYTES);
@@ -256,13 +267,7 @@ export function writeFrame(delta: VectorDelta, bytes: Uint8Array, at: number): n
   bytes[head.at++] = flags;
   head.varint(length);
   bytes.copyWithin(head.at, at + HEAD_BYTES, out.at);
-  const end = head.at + length;
-  const crc = crc32c(bytes, at, end);
-  bytes[end] = crc;
-  bytes[end + 1] = crc >>> 8;
-  bytes[end + 2] = crc >>> 16;
-  bytes[end + 3] = crc >>> 24;
-  return end + CRC_BYTES;
+  return head.at + length + CRC_BYTES;
 }
 
 /** The frame of a delta. */
@@ -285,6 +290,9 @@ export interface DecodedFrame {
   /** Where the next frame begins. */
   end: number;
 }
+
+/** So many numbers are read one by one: what copies all of them costs more. */
+const FEW = 64;
 
 class Reader {
   readonly #view: DataView;
@@ -312,6 +320,11 @@ class Reader {
   }
 
   varint(): number {
+    const first = this.bytes[this.at]!;
+    if (this.at < this.end && first < 128) {
+      this.at++;
+      return first;
+    }
     let value = 0;
     for (let scale = 1; scale < 2 ** 53; scale *= 128) {
       const byte = this.u8();
@@ -335,10 +348,10 @@ class Reader {
     return this.#view.getFloat32(this.take(4), true);
   }
 
-  floats(n: number): Float32Array {
+  floats(n: number, values = new Float32Array(n)): Float32Array {
     const at = this.take(n * 4);
-    const values = new Float32Array(n);
-    new Uint8Array(values.buffer).set(this.bytes.subarray(at, at + n * 4));
+    if (n < FEW) for (let i = 0; i < n; i++) values[i] = this.#view.getFloat32(at + 4 * i, true);
+    else new Uint8Array(values.buffer, values.byteOffset).set(this.bytes.subarray(at, at + n * 4));
     return values;
   }
 
@@ -359,19 +372,31 @@ class Reader {
   }
 }
 
+/** Indices as they are read, before anybody knows how many there are. */
+let found = new Uint32Array(FEW);
+
 function readSparse(r: Reader): DeltaOperation {
-  const length = r.end - r.at;
   // The number of pairs is the k whose first k varints and 4k bytes fill the payload.
-  const indices: number[] = [];
+  let n = 0;
   let next = 0;
-  while (r.end - r.at > indices.length * 4) {
+  while (r.end - r.at > n * 4) {
     const index = next + r.varint();
-    indices.push(index);
+    if (index > 0xffffffff) r.fail();
+    if (n === found.length) {
+      const more = new Uint32Array(2 * n);
+      more.set(found);
+      found = more;
+    }
+    found[n++] = index;
     next = index + 1;
-    if (indices.length > length) r.fail();
   }
-  if (r.end - r.at !== indices.length * 4) r.fail();
-  return { type: 'sparse', indices: Uint32Array.from(indices), values: r.floats(indices.length) };
+  if (r.end - r.at !== n * 4) r.fail();
+  // Memory for arrays is most of the work, where they are too long to lie in the engine's own: one piece for both.
+  const both = new ArrayBuffer(8 * n);
+  const indices = new Uint32Array(both, 0, n);
+  if (n < FEW) for (let i = 0; i < n; i++) indices[i] = found[i]!;
+  else indices.set(found.subarray(0, n));
+  return { type: 'sparse', indices, values: r.floats(n, new Float32Array(both, 4 * n, n)) };
 }
 
 function readRun(r: Reader): DeltaOperation {

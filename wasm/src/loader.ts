@@ -75,7 +75,7 @@ async function load(sqlite3: Sqlite3, options: LoadOptions): Promise<Loaded> {
   started.delete(String(options.wasm ?? locate(variant)));
   const plan = new Plan(sqlite3, module);
   const instance = await WebAssembly.instantiate(module, { env: plan.env, 'GOT.func': plan.functions });
-  const extension = plan.finish(instance, given ? 'given' : variant);
+  const extension = await plan.finish(instance, given ? 'given' : variant);
   loaded.set(sqlite3, extension);
   return extension;
 }
@@ -164,16 +164,30 @@ async function fetchAndCompile(wasm: string | URL | BufferSource): Promise<WebAs
       const { readFile } = (await import(/* @vite-ignore */ /* webpackIgnore: true */ fs)) as { readFile(url: URL): Promise<Uint8Array<ArrayBuffer>> };
       return await WebAssembly.compile(await readFile(url));
     }
-    const response = await fetch(url, { credentials: 'same-origin' });
-    if (!response.ok) throw new Error(`${url} answered ${response.status} ${response.statusText}`);
-    // What is compiled while it comes, browsers keep compiled beside their copy of the file. They insist on the media type.
-    const type = response.headers.get('content-type') ?? '';
-    if (/^application\/wasm *(;|$)/.test(type)) return await WebAssembly.compileStreaming(response);
-    return await WebAssembly.compile(await response.arrayBuffer());
+    return await compileUrl(url);
   } catch (thrown) {
     const what = typeof wasm === 'string' || wasm instanceof URL ? String(wasm) : 'the bytes that were given';
     throw new DeltaVectorsError('wasm-unavailable', `cannot load the extension from ${what}: ${String((thrown as Error).message ?? thrown)}`, { cause: thrown });
   }
+}
+
+/** What compileUrl() has made. @internal */
+export const compiledModules: WebAssembly.Module[] = [];
+
+/** A module that is fetched. @internal */
+export async function compileUrl(url: string | URL): Promise<WebAssembly.Module> {
+  const module = await compileResponse(url);
+  compiledModules.push(module);
+  return module;
+}
+
+async function compileResponse(url: string | URL): Promise<WebAssembly.Module> {
+  const response = await fetch(url, { credentials: 'same-origin' });
+  if (!response.ok) throw new Error(`${url} answered ${response.status} ${response.statusText}`);
+  // What is compiled while it comes, browsers keep compiled beside their copy of the file. They insist on the media type.
+  const type = response.headers.get('content-type') ?? '';
+  if (/^application\/wasm *(;|$)/.test(type)) return WebAssembly.compileStreaming(response);
+  return WebAssembly.compile(await response.arrayBuffer());
 }
 
 interface Dylink {
@@ -262,13 +276,14 @@ class Plan {
     this.env['__stack_pointer'] = new WebAssembly.Global({ value: 'i32', mutable: true }, stackTop);
   }
 
-  finish(instance: WebAssembly.Instance, variant: Variant | 'given'): Extension {
+  async finish(instance: WebAssembly.Instance, variant: Variant | 'given'): Promise<Extension> {
     const sqlite3 = this.#sqlite3;
     const exports = instance.exports as Extension['exports'];
     const natives = sqlite3.wasm.exports as Record<string, (...args: number[]) => number>;
     exports['__wasm_apply_data_relocs']?.();
     exports['__wasm_call_ctors']?.();
     const entry = exports['sqlite3_deltavectors_init']!;
+    const version = await this.#tryOut(entry);
     const table = sqlite3.wasm.functionTable();
     const slot = table.grow(1);
     table.set(slot, entry);
@@ -276,7 +291,7 @@ class Plan {
       throw new DeltaVectorsError('out-of-memory', 'there is no memory to register the extension');
     }
     return {
-      version: this.#tryOut(),
+      version,
       variant,
       exports,
       stack: { at: this.#stackAt, bytes: STACK_BYTES },
@@ -289,15 +304,27 @@ class Plan {
       },
     };
   }
-  /** A connection opened now has the extension; its version. */
-  #tryOut(): string {
+
+  /**
+   * Registers the extension on a connection, and asks it for its version. With that most of SQLite is compiled, some milliseconds:
+   * who waits for something meanwhile, such as files, gets his turn between the steps.
+   */
+  async #tryOut(entry: (...args: number[]) => number): Promise<string> {
     const db = new this.#sqlite3.oo1.DB(...([':memory:'] as never[]));
     const connection = new Connection(this.#sqlite3, db);
     try {
+      await turn();
+      if (entry(connection.pointer, 0, 0) !== 0) throw new DeltaVectorsError('sql', 'cannot register the extension');
+      await turn();
       return String(connection.value('SELECT delta_vectors_version()'));
     } finally {
       connection.release();
       db.close();
     }
   }
+}
+
+/** Lets what has come in meanwhile be done. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
 }

@@ -87,7 +87,9 @@ export type Notice =
   /** Something was committed, by whomever. */
   | { readonly kind: 'bell' }
   /** The owner changed: this worker now, or another. */
-  | { readonly kind: 'info'; readonly info: DatabaseInfo };
+  | { readonly kind: 'info'; readonly info: DatabaseInfo }
+  /** For the page to hold, see client.ts. */
+  | { readonly kind: 'modules'; readonly modules: readonly WebAssembly.Module[] };
 
 /** From a worker to the owner. Numbers rise by one; the owner has no need to remember answers up to `answered`. */
 export type TabRequest =

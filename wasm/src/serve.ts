@@ -1,6 +1,6 @@
 /** A worker's side of the conversation with its page: requests in, answers out, in order. */
 import { DeltaVectorsError } from './errors.js';
-import { startLoading } from './loader.js';
+import { compiledModules, startLoading } from './loader.js';
 import type { Answer, Notice, Request } from './protocol.js';
 import { SharedRing } from './ring.js';
 import { Session } from './session.js';
@@ -61,9 +61,10 @@ class Server {
   async #carryOut(request: Exclude<Request, { kind: 'ring' }>): Promise<[unknown, Transferable[]?]> {
     switch (request.kind) {
       case 'open': {
-        startLoading(request.options.wasm);
-        const sqlite3 = await this.#init(request.options.sqlite);
+        const sqlite3 = this.#init(request.options.sqlite);
+        startLoading(request.options.wasm); // beside it
         this.#session = await Session.open(sqlite3, request.options, (notice: Notice) => this.#post(notice));
+        if (compiledModules.length > 0) this.#post({ kind: 'modules', modules: compiledModules });
         return [this.#session.info];
       }
       case 'call': {

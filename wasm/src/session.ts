@@ -23,7 +23,7 @@ import type {
   TabNotice,
   TabRequest,
 } from './protocol.js';
-import { explainFailure, openStorage, type OpenDatabase } from './storage.js';
+import { explainFailure, openStorage, touchStorage, type OpenDatabase } from './storage.js';
 import type { Sqlite3 } from './sqlite.js';
 
 /** These change something each time they are called. Of the other methods, twice is once. */
@@ -99,8 +99,10 @@ interface Waiting {
 }
 
 export class Session {
-  readonly #sqlite3: Sqlite3;
-  readonly #loaded: Loaded;
+  /** SQLite, which may be on its way. */
+  readonly #sqlite3: Promise<Sqlite3>;
+  #sqliteVersion = '';
+  #loaded: Loaded | undefined;
   readonly #options: OpenMessage;
   readonly #notify: (notice: Notice) => void;
   readonly #client = uniqueName();
@@ -119,18 +121,25 @@ export class Session {
   #bellTimer: ReturnType<typeof setTimeout> | undefined;
   #bellAt = 0;
 
-  private constructor(sqlite3: Sqlite3, loaded: Loaded, options: OpenMessage, notify: (notice: Notice) => void) {
+  private constructor(sqlite3: Promise<Sqlite3>, options: OpenMessage, notify: (notice: Notice) => void) {
     this.#sqlite3 = sqlite3;
-    this.#loaded = loaded;
     this.#options = options;
     this.#notify = notify;
   }
 
-  static async open(sqlite3: Sqlite3, options: OpenMessage, notify: (notice: Notice) => void): Promise<Session> {
-    const loaded = await loadDeltaVectors(sqlite3, options.wasm === undefined ? {} : { wasm: options.wasm });
-    const session = new Session(sqlite3, loaded, options, notify);
-    if (options.storage === 'memory' || !canShare()) await session.#own();
-    else await session.#elect();
+  /**
+   * Everything that has to be waited for is asked for at once: the lock before SQLite is there, the files while the extension is
+   * loaded. So most of it is there when it is needed.
+   */
+  static async open(sqlite3: Promise<Sqlite3>, options: OpenMessage, notify: (notice: Notice) => void): Promise<Session> {
+    const session = new Session(sqlite3, options, notify);
+    sqlite3.catch(() => {}); // #own() hears of it
+    if (options.storage === 'memory' || !canShare()) {
+      await session.#own();
+    } else {
+      touchStorage();
+      await session.#elect();
+    }
     return session;
   }
 
@@ -139,9 +148,9 @@ export class Session {
       ...this.#info!,
       name: this.#options.name,
       isOwner: this.#owner !== undefined,
-      sqliteVersion: this.#sqlite3.version.libVersion,
-      version: this.#loaded.version,
-      variant: this.#loaded.variant,
+      sqliteVersion: this.#sqliteVersion,
+      version: this.#loaded!.version,
+      variant: this.#loaded!.variant,
     };
   }
 
@@ -151,9 +160,23 @@ export class Session {
     return `delta_vectors/${this.#options.name}`;
   }
 
+  async #load(sqlite3: Sqlite3): Promise<void> {
+    const { wasm } = this.#options;
+    this.#sqliteVersion = sqlite3.version.libVersion;
+    this.#loaded = await loadDeltaVectors(sqlite3, wasm === undefined ? {} : { wasm });
+  }
+
   async #own(): Promise<void> {
     const { name, storage, durability, table } = this.#options;
-    const owner = new Owner(this.#sqlite3, await openStorage(this.#sqlite3, name, storage, durability), table);
+    const sqlite3 = await this.#sqlite3;
+    const opening = openStorage(sqlite3, name, storage, durability);
+    try {
+      await this.#load(sqlite3);
+    } catch (thrown) {
+      await opening.then((open) => open.close(), () => {});
+      throw thrown;
+    }
+    const owner = new Owner(sqlite3, await opening, table);
     this.#owner = owner;
     this.#info = owner.info;
   }
@@ -178,6 +201,7 @@ export class Session {
       else this.#hangUp();
       return;
     }
+    await this.#load(await this.#sqlite3);
     const taken = this.#queueForLock();
     await Promise.race([this.#greetOwner(), taken]);
   }

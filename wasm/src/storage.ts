@@ -135,6 +135,11 @@ function setModes(sqlite3: Sqlite3, db: Sqlite3Database, durability: 'normal' | 
   return db;
 }
 
+/** The first who asks for it waits until the browser has set it up. */
+export function touchStorage(): void {
+  navigator.storage.getDirectory().catch(() => {}); // openPool() hears of it
+}
+
 async function openPool(storages: Storages, name: string): Promise<Pool> {
   if (typeof navigator === 'undefined' || !navigator.storage?.getDirectory || !storages.installOpfsSAHPoolVfs) {
     throw new DeltaVectorsError('no-opfs', 'this environment has no origin private file system for a worker');

@@ -1,7 +1,10 @@
 // Where the data are, and that they stay there.
 import assert from 'node:assert/strict';
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { openPage, prepare, startBrowser, startServer } from './harness.mjs';
+import { openPage, prepare, ROUTES, startBrowser, startServer } from './harness.mjs';
 
 let plain, isolated, browser;
 before(async () => {
@@ -148,6 +151,50 @@ it('files that somebody else holds: an error that says so, and no other place', 
   assert.equal(failed.code, 'pool-busy');
   assert.match(failed.message, /'held' are held by another page or worker/);
   await page.evaluate(() => holder.terminate());
+  assert.equal((await page.evaluate(() => open({ name: 'held' }))).storage, 'opfs-sahpool');
+  await page.evaluate(() => db.close());
+  await page.close();
+});
+
+/** The worker fetches sqlite3.wasm from beside SQLite's JavaScript, as SQLite does. Where SQLite has it elsewhere, that is where it is. */
+it('sqlite3.wasm may be elsewhere, and what is there instead may be another module', async () => {
+  const directory = mkdtempSync(path.join(tmpdir(), 'delta-vectors-'));
+  for (const name of ['none', 'other', 'no-module']) {
+    mkdirSync(path.join(directory, name));
+    writeFileSync(path.join(directory, name, 'index.mjs'), "export { default } from '/sqlite/index.mjs';");
+  }
+  cpSync(path.join(ROUTES['/delta-vectors/'], 'delta_vectors.scalar.wasm'), path.join(directory, 'other/sqlite3.wasm'));
+  writeFileSync(path.join(directory, 'no-module/sqlite3.wasm'), 'this is no module');
+  const server = await startServer({ routes: { ...ROUTES, '/elsewhere/': directory } });
+  try {
+    const page = await openPage(browser.context, server.url);
+    for (const name of ['none', 'other', 'no-module']) {
+      const info = await page.evaluate((name) => open({ name, sqlite: `/elsewhere/${name}/index.mjs` }), name);
+      assert.equal(info.storage, 'opfs-sahpool', name);
+      assert.equal(await page.evaluate(() => db.applyDelta(create('a', 1, 2, 3, 4))), '1', name);
+      await page.evaluate(() => db.close());
+    }
+    assert.deepEqual(page.errors, []);
+    await page.close();
+  } finally {
+    await server.close();
+    rmSync(directory, { recursive: true });
+  }
+});
+
+it('an open that fails, wherever it does, leaves nothing held', async () => {
+  const page = await openPage(browser.context, plain.url);
+  const attempts = [
+    [{ sqlite: '/sqlite/none.mjs' }, 'sql', /none\.mjs/],
+    [{ sqlite: '/delta-vectors/errors.js' }, 'sql', /not a function/],
+    [{ wasm: '/delta-vectors/none.wasm' }, 'wasm-unavailable', /404/],
+    [{ wasm: '/sqlite/sqlite3.wasm' }, 'unsupported-sqlite', /does not export/],
+  ];
+  for (const [options, code, message] of attempts) {
+    const failed = await page.evaluate((options) => failure(() => open({ name: 'held', ...options })), options);
+    assert.equal(failed?.code, code, JSON.stringify([options, failed]));
+    assert.match(failed.message, message);
+  }
   assert.equal((await page.evaluate(() => open({ name: 'held' }))).storage, 'opfs-sahpool');
   await page.evaluate(() => db.close());
   await page.close();

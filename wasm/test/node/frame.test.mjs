@@ -106,6 +106,32 @@ it('refuses what is not a frame, whatever byte is wrong', () => {
   }
 });
 
+it('reads sparse deltas of any length, each into memory of its own', () => {
+  const frames = [0, 1, 2, 16, 17, 63, 64, 65, 127, 128, 129, 1000].map((n) => {
+    const indices = Uint32Array.from({ length: n }, (_, i) => i * 300 + (i % 7));
+    const values = Float32Array.from({ length: n }, (_, i) => Math.fround(i / 3 - 7));
+    return [encodeFrame({ vectorId: `é${n}`, operation: { type: 'sparse', indices, values } }), indices, values];
+  });
+  const decoded = frames.map(([frame]) => decodeFrame(frame));
+  frames.forEach(([frame, indices, values], i) => {
+    assert.deepEqual(decoded[i].operation, { type: 'sparse', indices, values });
+    assert.equal(decoded[i].end, frame.length);
+    decoded[i].operation.values.fill(0);
+    assert.deepEqual(decoded[i].operation.indices, indices);
+  });
+});
+
+it('refuses an index that no vector has', () => {
+  // Of a frame with one pair, whose index is the last that fits 32 bits, the bytes of that index.
+  const frame = encodeFrame({ vectorId: 'a', operation: { type: 'sparse', indices: u32(0xffffffff), values: f32(1) } });
+  assert.deepEqual(decodeFrame(frame).operation.indices, u32(0xffffffff));
+  const at = frame.length - 4 - 4 - 5;
+  assert.deepEqual([...frame.subarray(at, at + 5)], [255, 255, 255, 255, 15]);
+  frame[at + 4] = 16;
+  new DataView(frame.buffer, frame.byteOffset).setUint32(frame.length - 4, crc32c(frame, 0, frame.length - 4), true);
+  assert.throws(() => decodeFrame(frame), (e) => e.code === 'corrupt');
+});
+
 it('says what is wrong with a delta', () => {
   const wrong = (delta, message) => assert.throws(() => encodeFrame(delta), (e) => e.code === 'invalid' && message.test(e.message));
   wrong({ vectorId: 'a', operation: { type: 'grow' } }, /delta of row 'a': the operation's type is "grow": expected create, sparse/);
