@@ -35,12 +35,13 @@ typedef struct arguments {
   bool has_program_seed, is_verbose, minimizes, tests_self;
   FILE *traces;
   const char *extension;
+  bool graphs_are_small;
 } arguments;
 
 /* What several programs add up to. */
 typedef struct totals {
   long programs, operations, checks, failures;
-  long expected, present;
+  long expected, present, auto_expected, auto_present;
 } totals;
 
 /* ---- choosing a program ------------------------------------------------------------------------------------------ */
@@ -88,7 +89,8 @@ static void choose_options(program *p) {
     if (rng_chance(&p->rng, 30)) text_put(&t, ", hnsw_ef_search=%d", rng_between(&p->rng, 1, 100));
     if (rng_chance(&p->rng, 20)) text_put(&t, ", recall_target=0.%d", rng_between(&p->rng, 80, 99));
   } else if (roll < 6) {
-    text_put(&t, ", index=%s", roll < 5 ? "flat" : "auto");
+    p->is_flat = roll < 5;
+    text_put(&t, ", index=%s", p->is_flat ? "flat" : "auto");
   }
   p->checkpoint_interval = 100;
   if (rng_chance(&p->rng, 75)) {
@@ -229,6 +231,7 @@ static bool run_program(const arguments *a, uint64_t seed, const bool *leaves_ou
   p->seed = seed;
   p->rng = (rng){mix(seed, 1)};
   p->extension = a->extension;
+  p->graphs_are_small = a->graphs_are_small;
   p->traced_connection = -1;
   p->index = -1;
   p->memory_before = sqlite3_memory_used();
@@ -271,6 +274,8 @@ static bool run_program(const arguments *a, uint64_t seed, const bool *leaves_ou
   sum->failures += has_failed;
   sum->expected += p->expected;
   sum->present += p->present;
+  sum->auto_expected += p->auto_expected;
+  sum->auto_present += p->auto_present;
   text_free(&p->trace);
   free(p);
   current = NULL;
@@ -362,6 +367,14 @@ static arguments parse(int argc, char **argv) {
   return a;
 }
 
+/* At least n_enough rows were looked for, and too few of them found. */
+static bool misses_too_much(const char *what, long expected, long present, long n_enough, double recall_wanted) {
+  if (expected < n_enough) return false;
+  double recall = (double)present / (double)expected;
+  printf("differential: recall of %s %.4f (%ld of %ld rows)\n", what, recall, present, expected);
+  return recall < recall_wanted;
+}
+
 static void run_programs(const arguments *a, totals *sum) {
   int step = a->programs / 10 > 0 ? a->programs / 10 : 1;
   for (int i = 0; i < a->programs; i++) {
@@ -382,6 +395,7 @@ int main(int argc, char **argv) {
     printf("%d passed, %d failed\n", n_failed == 0, n_failed);
     return n_failed > 0;
   }
+  a.graphs_are_small = makes_small_graphs(a.extension);
   const char *temporary = getenv("TMPDIR");
   snprintf(directory, sizeof directory, "%s/differential-XXXXXX", temporary ? temporary : "/tmp");
   if (!mkdtemp(directory)) {
@@ -397,11 +411,8 @@ int main(int argc, char **argv) {
   else
     run_programs(&a, &sum);
   rmdir(directory);
-  if (sum.expected >= 1000) {
-    double recall = (double)sum.present / (double)sum.expected;
-    printf("differential: recall of index=hnsw %.4f (%ld of %ld rows)\n", recall, sum.present, sum.expected);
-    if (recall < MODEL_HNSW_RECALL) sum.failures++;
-  }
+  sum.failures += misses_too_much("index=hnsw", sum.expected, sum.present, 1000, MODEL_HNSW_RECALL);
+  sum.failures += misses_too_much("index=auto by a part", sum.auto_expected, sum.auto_present, 100, MODEL_AUTO_RECALL);
   printf("differential: %ld programs, %ld operations, %ld checks, %ld failures (seed %llu)\n", sum.programs,
          sum.operations, sum.checks, sum.failures, (unsigned long long)a.seed);
   printf("%ld passed, %ld failed\n", sum.programs - sum.failures, sum.failures);
