@@ -260,6 +260,19 @@ static inline size_t hnsw_pool_add(dv_hnsw_scratch *s, size_t ef, float d, uint3
   return i;
 }
 
+/* Of n rows that were measured, those that may have a place in a full pool. Most have none; again without a branch. */
+static inline size_t hnsw_keep_near(dv_hnsw_scratch *s, size_t n) {
+  const float farthest = s->pool[s->n_pool - 1].distance;
+  size_t n_near = 0;
+  for (size_t i = 0; i < n; i++) {
+    float d = s->distances[i];
+    s->distances[n_near] = d;
+    s->rows[n_near] = s->rows[i];
+    n_near += d <= farthest;
+  }
+  return n_near;
+}
+
 static inline bool hnsw_visit(dv_hnsw_scratch *s, uint32_t row) {
   uint64_t bit = (uint64_t)1 << (row & 63), *word = &s->visited[row >> 6];
   bool was = (*word & bit) != 0;
@@ -339,11 +352,13 @@ static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint3
       dv_status st = level == 0 ? hnsw_need_list(t->space, row) : DV_OK;
       if (st != DV_OK) return st;
       const uint32_t *list = hnsw_list(g, row, level);
+      /* Half of them were seen before, and no CPU can guess which: so no branch asks. */
+      const size_t first = n;
       for (size_t j = 0; j < room && list[j] != DV_HNSW_NONE; j++) {
-        if (!hnsw_visit(s, list[j])) continue;
-        hnsw_prefetch_code(t->space, list[j]);
-        rows[n++] = list[j];
+        rows[n] = list[j];
+        n += hnsw_visit(s, list[j]);
       }
+      for (size_t j = first; j < n; j++) hnsw_prefetch_code(t->space, rows[j]);
       s->n_hops++;
       n_expanded++;
     }
@@ -357,6 +372,7 @@ static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint3
     dv_status st = hnsw_need_codes(t->space, rows, n);
     if (st != DV_OK) return st;
     hnsw_measure_into(t, rows, n, s->dots, s->distances);
+    if (s->n_pool == ef) n = hnsw_keep_near(s, n);
     size_t lowest = at + 1;
     for (size_t i = 0; i < n; i++) {
       size_t place = hnsw_pool_add(s, ef, s->distances[i], rows[i]);
@@ -377,7 +393,10 @@ static dv_status hnsw_descend(const dv_hnsw *g, const hnsw_target *t, uint32_t l
     size_t n = hnsw_count(list, g->m);
     dv_status st = hnsw_need_codes(t->space, list, n);
     if (st != DV_OK) return st;
-    for (size_t i = 0; i < n; i++) hnsw_prefetch_code(t->space, list[i]);
+    for (size_t i = 0; i < n; i++) {
+      hnsw_prefetch_code(t->space, list[i]);
+      HNSW_PREFETCH(&g->upper_at[list[i]]);
+    }
     hnsw_measure(t, list, n, distances);
     s->n_hops++;
     s->n_distances += n;

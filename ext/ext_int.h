@@ -119,7 +119,7 @@ int64_t dvx_time_now(dvx_conn *conn);
 int dvx_time_parse(dvx_conn *conn, const dvx_table *t, const dv_value *row, sqlite3_value *v, int64_t *out);
 
 /* ================================================================================================================
- * host.c: threads, and memory given back to the system
+ * host.c: threads, memory given back to the system, large pages
  */
 
 /* Threads that work together, the caller one of them. NULL, where there can be no other, is a crew of one. */
@@ -136,6 +136,13 @@ size_t dvx_host_cores(void);
 size_t dvx_host_page_bytes(void);
 /* Whole pages: what they hold is lost, they read as zeros, and take no memory until they are written to again. */
 void dvx_host_give_back(void *start, size_t n_bytes);
+/* Memory that is looked at all over is quicker in pages of this size: the CPU remembers where few pages are. */
+#define DVX_LARGE_PAGE ((size_t)2 << 20)
+/* Are there any? Asks the system each time. */
+bool dvx_host_has_large_pages(void);
+/* Makes one of the small ones at start, a multiple of its size; what they hold stays. False if there is none to be had.
+ * Takes most of a millisecond. */
+bool dvx_host_join(void *start);
 
 /* ================================================================================================================
  * pages.c: which rows of a large array are in memory
@@ -152,6 +159,8 @@ typedef struct dvx_pages {
   size_t n_held;
   size_t hand; /* a row, the first of a segment */
   bool can_give_back;
+  const void *joined_base; /* the array, when large pages of it ... */
+  size_t n_joined; /* ... were made: so many, from its beginning */
 } dvx_pages;
 
 void dvx_pages_init(dvx_pages *p, size_t row_bytes);
@@ -162,6 +171,9 @@ void dvx_pages_drop(dvx_pages *p, size_t row); /* ... is not right any more */
 bool dvx_pages_wake(dvx_pages *p, size_t row); /* false: the entry is not in memory */
 /* Gives back n_bytes of the array, which begins on a page, if it can: entries that nobody has asked for lately. */
 void dvx_pages_give_back(dvx_pages *p, void *base, size_t n_bytes);
+/* Makes the next large page of the array's first n_rows, once nearly all of them are in memory. False: there is no more to
+ * do now. */
+bool dvx_pages_join(dvx_pages *p, void *base, size_t n_rows);
 static inline size_t dvx_pages_bytes(const dvx_pages *p) { return p->n_held * p->page_bytes; }
 static inline bool dvx_pages_has(const dvx_pages *p, size_t row) { return p->has[row >> 6] >> (row & 63) & 1; }
 
@@ -408,6 +420,8 @@ typedef struct dvx_ids {
 
 uint32_t dvx_ids_find(const dvx_ids *ids, const dv_value *id);
 bool dvx_ids_value(const dvx_ids *ids, uint32_t vid, dv_value *id);
+/* ... whose ids will be asked for: each is in two places of memory. */
+void dvx_ids_prefetch(const dvx_ids *ids, const dv_hit *hits, size_t n);
 /* SQLITE_OK or SQLITE_NOMEM; the id must not be there. */
 int dvx_ids_add(dvx_ids *ids, const dv_value *id, uint32_t vid);
 void dvx_ids_remove(dvx_ids *ids, uint32_t vid);
@@ -598,6 +612,11 @@ typedef struct dvx_vectors {
   size_t n_chunks;
   size_t n_bytes;
   size_t hand; /* next chunk to give back */
+  size_t *regions; /* large pages that are nearly full of chunks, by number: yet to be joined */
+  size_t n_regions;
+  size_t region_capacity;
+  size_t region; /* ... where the last chunk came from, */
+  size_t region_bytes; /* and how much of it chunks take */
   uint64_t n_walked; /* records that dvx_vectors_need() has read, but in one go */
 } dvx_vectors;
 
@@ -618,6 +637,9 @@ typedef struct dvx_mirror {
   size_t center_rows;
   bool has_bits;
   unsigned n_scans;
+  uint64_t n_searches;
+  bool has_asked; /* whether there are large pages, */
+  bool can_join; /* and so it is */
   size_t n_made; /* codes that were made row by row because none are stored */
   uint64_t *live; /* bitmap: committed row exists */
   uint64_t *stale; /* bitmap: the row changed since its codes were made */
@@ -820,6 +842,7 @@ void dvx_vectors_apply(dvx_table *t, uint32_t vid, uint64_t before, const dv_rec
 void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v);
 unsigned dvx_vectors_chunk_shift(size_t n_dimensions);
 void dvx_vectors_trim(dvx_table *t); /* gives back what memory_limit has no room for */
+void dvx_vectors_join(dvx_vectors *v); /* puts some of them into a large page */
 bool dvx_vectors_has(const dvx_table *t, uint32_t vid);
 /* Fills the cache of current vectors from the log, if most are not there and all fit. */
 int dvx_vectors_load_if_cold(dvx_table *t);
@@ -975,6 +998,10 @@ int dvx_mirror_reserve(dvx_table *t, size_t n_rows);
 void dvx_mirror_free(dvx_table *t);
 /* At the beginning of a search: gives memory back if the table holds more than its memory_limit. */
 void dvx_mirror_trim(dvx_table *t);
+/* With each search: puts what searches look at into large pages, bit by bit. */
+void dvx_mirror_join(dvx_table *t);
+/* ... all of it now, before a long piece of work. */
+void dvx_mirror_join_all(dvx_table *t);
 
 /* graph.c: owner of %_graph */
 /* Looks at what is stored, if it may have changed since. Afterwards t->graph.is_there tells whether it can be used. */

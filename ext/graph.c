@@ -906,6 +906,7 @@ static int graph_link_fresh(dvx_table *t, size_t max_links, const uint64_t *note
     /* Reading everything in its order is faster than bringing in half of it piece by piece. And what is in memory, any
      * thread can look at. */
     rc = graph_need_all(t);
+    if (rc == SQLITE_OK) dvx_mirror_join_all(t); /* a seventh less time */
     size_t n_threads = t->threads == DVX_THREADS_ALL ? dvx_host_cores() : (size_t)t->threads;
     if (rc == SQLITE_OK) gr->crew = dvx_crew_new(n_threads);
   }

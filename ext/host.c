@@ -1,7 +1,7 @@
 /*
- * host.c: the two things that are asked of the operating system itself: threads for building a graph, and taking back
- * memory that is not used. The only file that knows which system this is. A host that has neither (WebAssembly) builds
- * on the caller's thread and keeps its memory.
+ * host.c: what is asked of the operating system itself: threads for building a graph, taking back memory that is not
+ * used, and putting much-used memory into large pages. The only file that knows which system this is. A host that has
+ * none of it (WebAssembly) builds on the caller's thread and keeps its memory.
  *
  * Threads are those of POSIX, which are part of the C library: the loadable must need nothing else, and the single-file
  * build nothing at all. A crew lives as long as one 'optimize'. Its threads compute; they never call SQLite, allocate,
@@ -11,6 +11,7 @@
 
 #if (defined(__unix__) || defined(__APPLE__)) && !defined(__EMSCRIPTEN__) && !defined(DVX_NO_THREADS)
 #define HOST_IS_POSIX 1
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -170,6 +171,37 @@ void dvx_host_give_back(void *start, size_t n_bytes) {
 #endif
 }
 
+/* Since Linux 6.1; older headers do not know it, older kernels refuse it. */
+#if defined(__linux__) && !defined(MADV_COLLAPSE)
+#define MADV_COLLAPSE 25
+#endif
+
+/* Large pages are of 2 MB where others are of 4 KB. Whoever runs the machine may not want any: the kernel itself does not
+ * look at this setting when it is asked to make one. */
+bool dvx_host_has_large_pages(void) {
+  bool has = false;
+#if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
+  char setting[64] = "";
+  int f =
+      dvx_host_page_bytes() == 4096 ? open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY | O_CLOEXEC) : -1;
+  if (f >= 0) {
+    ssize_t n = read(f, setting, sizeof setting - 1);
+    has = n > 0 && !strstr(setting, "[never]");
+    close(f);
+  }
+#endif
+  return has;
+}
+
+bool dvx_host_join(void *start) {
+#if defined(MADV_COLLAPSE)
+  return madvise(start, DVX_LARGE_PAGE, MADV_COLLAPSE) == 0;
+#else
+  (void)start;
+  return false;
+#endif
+}
+
 #else
 
 dvx_crew *dvx_crew_new(size_t n_workers) {
@@ -188,5 +220,10 @@ void dvx_crew_run(void *ctx, size_t n, void (*task)(void *arg, size_t i, size_t 
 size_t dvx_host_cores(void) { return 1; }
 size_t dvx_host_page_bytes(void) { return 0; }
 void dvx_host_give_back(void *start, size_t n_bytes) { (void)start, (void)n_bytes; }
+bool dvx_host_has_large_pages(void) { return false; }
+bool dvx_host_join(void *start) {
+  (void)start;
+  return false;
+}
 
 #endif

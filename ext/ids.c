@@ -43,9 +43,13 @@ uint32_t dvx_ids_find(const dvx_ids *ids, const dv_value *id) {
   return 0;
 }
 
+static const dvx_id_entry *ids_entry(const dvx_ids *ids, uint32_t vid) {
+  return vid < ids->n_by_vid && ids->by_vid[vid] ? &ids->slots[ids->by_vid[vid] - 1] : NULL;
+}
+
 bool dvx_ids_value(const dvx_ids *ids, uint32_t vid, dv_value *id) {
-  if (vid >= ids->n_by_vid || ids->by_vid[vid] == 0) return false;
-  const dvx_id_entry *e = &ids->slots[ids->by_vid[vid] - 1];
+  const dvx_id_entry *e = ids_entry(ids, vid);
+  if (!e) return false;
   memset(id, 0, sizeof *id);
   if (e->n_text == UINT32_MAX) {
     id->type = DV_INTEGER;
@@ -56,6 +60,17 @@ bool dvx_ids_value(const dvx_ids *ids, uint32_t vid, dv_value *id) {
     id->n_bytes = e->n_text;
   }
   return true;
+}
+
+void dvx_ids_prefetch(const dvx_ids *ids, const dv_hit *hits, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    const dvx_id_entry *e = ids_entry(ids, hits[i].vid);
+    if (e) __builtin_prefetch(e);
+  }
+  for (size_t i = 0; i < n; i++) {
+    const dvx_id_entry *e = ids_entry(ids, hits[i].vid);
+    if (e && e->n_text != UINT32_MAX) __builtin_prefetch(ids->texts.data + e->key.text);
+  }
 }
 
 static int ids_grow(dvx_ids *ids) {

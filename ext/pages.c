@@ -9,6 +9,10 @@
  * of a clock goes over the rows, 64 at a time or a few times as many, so that they fill whole pages. Rows it comes by
  * are put to sleep: still in memory, but the next look at them has to ask, which wakes them. Those that are
  * still asleep when the hand comes by again go.
+ *
+ * Once nearly all of an array is in memory and there is room for it, its pages are joined to large ones, where there are
+ * such: a search looks at rows all over the array, and with 4 KB pages the CPU has to find out where nearly each of
+ * them is. Not at once: a first answer would wait for whole large pages of which it needs a line.
  */
 #include "ext_int.h"
 
@@ -93,7 +97,25 @@ static size_t pages_step(dvx_pages *p, uint8_t *base) {
   return n_given * p->page_bytes;
 }
 
+/* What is not in memory yet of a large page is then, too. */
+bool dvx_pages_join(dvx_pages *p, void *base, size_t n_rows) {
+  const size_t n_bytes = n_rows * p->row_bytes, n_per_large = DVX_LARGE_PAGE / p->page_bytes;
+  if (base != p->joined_base) p->n_joined = 0;
+  p->joined_base = base;
+  size_t at = ((0 - (uintptr_t)base) & (DVX_LARGE_PAGE - 1)) + p->n_joined * DVX_LARGE_PAGE;
+  if (at + DVX_LARGE_PAGE > n_bytes || dvx_pages_bytes(p) < n_bytes - n_bytes / 8) return false;
+  if (!dvx_host_join((uint8_t *)base + at)) return false;
+  p->n_joined++;
+  for (size_t i = at / p->page_bytes, end = i + n_per_large; i < end; i++) {
+    uint64_t bit = (uint64_t)1 << (i & 63);
+    p->n_held += (p->held[i >> 6] & bit) == 0;
+    p->held[i >> 6] |= bit;
+  }
+  return true;
+}
+
 void dvx_pages_give_back(dvx_pages *p, void *base, size_t n_bytes) {
+  p->n_joined = 0; /* large pages of which a part goes are none any more */
   size_t n_segments = p->n_rows / p->segment_rows, n_given = 0;
   if (!p->can_give_back || (uintptr_t)base % p->page_bytes != 0) return;
   for (size_t i = 0; n_given < n_bytes && i < 2 * n_segments; i++) n_given += pages_step(p, base);

@@ -258,6 +258,34 @@ static void row_cache_trim(dvx_table *t, size_t n_bytes) {
 
 void dvx_vectors_trim(dvx_table *t) { row_cache_trim(t, 0); }
 
+/* Chunks come one after the other from wherever the host's allocator has memory, so that most large pages there are full
+ * of them; those are remembered. (Joining pages changes nothing for whoever else has memory in them.) */
+static void row_cache_note(dvx_vectors *v, const float *chunk, size_t chunk_bytes) {
+  const size_t region = (size_t)(uintptr_t)chunk / DVX_LARGE_PAGE;
+  if (region == v->region) {
+    v->region_bytes += chunk_bytes;
+    return;
+  }
+  if (v->region_bytes > DVX_LARGE_PAGE - DVX_LARGE_PAGE / 4 && v->n_regions <= v->n_bytes / DVX_LARGE_PAGE) {
+    if (v->n_regions == v->region_capacity) {
+      size_t capacity = v->region_capacity ? 2 * v->region_capacity : 16;
+      size_t *regions = sqlite3_realloc64(v->regions, capacity * sizeof *regions);
+      if (!regions) return; /* then not */
+      v->regions = regions;
+      v->region_capacity = capacity;
+    }
+    v->regions[v->n_regions++] = v->region;
+  }
+  v->region = region;
+  v->region_bytes = chunk_bytes;
+}
+
+void dvx_vectors_join(dvx_vectors *v) {
+  if (v->n_regions == 0) return;
+  size_t region = v->regions[--v->n_regions];
+  (void)dvx_host_join((void *)(uintptr_t)(region * DVX_LARGE_PAGE)); /* it may be nobody's by now: then it fails */
+}
+
 /* The place of a committed row in the cache, allocated if need be; NULL when there is no memory for it. */
 static float *row_cache_slot(dvx_table *t, uint32_t vid) {
   dvx_vectors *v = &t->vectors;
@@ -281,6 +309,7 @@ static float *row_cache_slot(dvx_table *t, uint32_t vid) {
     v->chunks[chunk] = sqlite3_malloc64(chunk_bytes);
     if (!v->chunks[chunk]) return NULL;
     v->n_bytes += chunk_bytes;
+    row_cache_note(v, v->chunks[chunk], chunk_bytes);
   }
   return v->chunks[chunk] + (row_in_chunk(t, vid))*n;
 }

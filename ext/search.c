@@ -263,6 +263,7 @@ static int search_status(dvx_table *t, dv_status status, int rc) {
   return status == DV_NOMEM ? SQLITE_NOMEM : dvx_fail_status(t->conn, t, status, "the search");
 }
 
+#define SEARCH_PREFETCHED 64u /* ids of so many hits */
 #define SEARCH_FINE_ROWS 256u /* a query is coded finely where more are looked at */
 
 /* Scans the codes of the rows of the mask; or, with a list, of those. */
@@ -605,6 +606,7 @@ int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o
   if (target > SEARCH_APPROXIMATE_RECALL) adapted.is_exact = true;
   s.o = &adapted;
   dvx_mirror_trim(t);
+  dvx_mirror_join(t);
   int rc = dvx_mirror_ready(t);
   if (rc == SQLITE_OK && o->has_as_of) rc = past_ready(t, o->as_of);
   if (rc == SQLITE_OK) rc = search_settled(&s);
@@ -615,6 +617,7 @@ int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o
     return rc;
   }
   dv_topk_sort(out);
+  dvx_ids_prefetch(&t->ids, out->hits, out->n < SEARCH_PREFETCHED ? out->n : SEARCH_PREFETCHED);
   return SQLITE_OK;
 }
 

@@ -33,6 +33,7 @@ static void table_free_memory(dvx_table *t) {
   for (size_t i = 0; i < t->vectors.n_chunks; i++) sqlite3_free(t->vectors.chunks[i]);
   sqlite3_free(t->vectors.chunks);
   sqlite3_free(t->vectors.valid);
+  sqlite3_free(t->vectors.regions);
   memset(&t->vectors, 0, sizeof t->vectors);
 }
 

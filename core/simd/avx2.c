@@ -197,7 +197,7 @@ AVX2_INLINE __m128i four_rows_avx2(const int8_t *const c[4], const int8_t *query
 
 AVX2 static void gather_i8_avx2(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                 const int8_t *query, size_t n, int32_t *out) {
-  size_t i = 0, ahead = 0;
+  size_t i = 0, ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
   for (; n_rows - i >= 4; i += 4) {
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_avx2(codes + rows[ahead] * stride, n);
     const int8_t *const c[4] = {codes + rows[i] * stride, codes + rows[i + 1] * stride, codes + rows[i + 2] * stride,

@@ -162,7 +162,7 @@ AVX512_INLINE void prefetch_avx512(const int8_t *p, size_t n) {
 
 AVX512 static void gather_i8_avx512(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                     const int8_t *query, size_t n, int32_t *out) {
-  size_t i = 0, ahead = 0;
+  size_t i = 0, ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
   for (; n_rows - i >= 4; i += 4) {
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_avx512(codes + rows[ahead] * stride, n);
     __m512i s0 = row_avx512(codes + rows[i] * stride, query, n),
@@ -230,18 +230,37 @@ VNNI static void scan_i8_avx512vnni(const int8_t *codes, size_t stride, size_t n
   for (; r < n_rows; r++, codes += stride) out[r] = fold_i32_avx512(row_vnni(codes, query, n, start));
 }
 
+/* Four rows' sums, which share what is read of the query. */
+VNNI_INLINE __m128i four_rows_vnni(const int8_t *const c[4], const int8_t *query, size_t n, __m512i start) {
+  __m512i s0 = start, s1 = start, s2 = start, s3 = start;
+  size_t i = 0;
+  for (; n - i >= 64; i += 64) {
+    __m512i q = _mm512_loadu_si512(query + i);
+    s0 = add_products_vnni(s0, q, _mm512_loadu_si512(c[0] + i));
+    s1 = add_products_vnni(s1, q, _mm512_loadu_si512(c[1] + i));
+    s2 = add_products_vnni(s2, q, _mm512_loadu_si512(c[2] + i));
+    s3 = add_products_vnni(s3, q, _mm512_loadu_si512(c[3] + i));
+  }
+  if (i < n) {
+    __mmask64 m = byte_mask_avx512(n - i);
+    __m512i q = _mm512_maskz_loadu_epi8(m, query + i);
+    s0 = add_products_vnni(s0, q, _mm512_maskz_loadu_epi8(m, c[0] + i));
+    s1 = add_products_vnni(s1, q, _mm512_maskz_loadu_epi8(m, c[1] + i));
+    s2 = add_products_vnni(s2, q, _mm512_maskz_loadu_epi8(m, c[2] + i));
+    s3 = add_products_vnni(s3, q, _mm512_maskz_loadu_epi8(m, c[3] + i));
+  }
+  return fold_four_avx512(s0, s1, s2, s3);
+}
+
 VNNI static void gather_i8_avx512vnni(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                       const int8_t *query, size_t n, int32_t *out) {
-  size_t i = 0, ahead = 0;
-  for (; ahead < n_rows && ahead < DV_GATHER_AHEAD; ahead++) prefetch_avx512(codes + rows[ahead] * stride, n);
+  size_t i = 0, ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
   __m512i start = _mm512_sub_epi32(_mm512_setzero_si512(), offset_vnni(query, n));
   for (; n_rows - i >= 4; i += 4) {
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_avx512(codes + rows[ahead] * stride, n);
-    __m512i s0 = row_vnni(codes + rows[i] * stride, query, n, start);
-    __m512i s1 = row_vnni(codes + rows[i + 1] * stride, query, n, start);
-    __m512i s2 = row_vnni(codes + rows[i + 2] * stride, query, n, start);
-    __m512i s3 = row_vnni(codes + rows[i + 3] * stride, query, n, start);
-    _mm_storeu_si128((__m128i *)(void *)(out + i), fold_four_avx512(s0, s1, s2, s3));
+    const int8_t *const c[4] = {codes + rows[i] * stride, codes + rows[i + 1] * stride, codes + rows[i + 2] * stride,
+                                codes + rows[i + 3] * stride};
+    _mm_storeu_si128((__m128i *)(void *)(out + i), four_rows_vnni(c, query, n, start));
   }
   for (; i < n_rows; i++) out[i] = fold_i32_avx512(row_vnni(codes + rows[i] * stride, query, n, start));
 }

@@ -160,7 +160,7 @@ NEON_INLINE void prefetch_neon(const int8_t *p, size_t n) {
 
 static void gather_i8_neon(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
                            size_t n, int32_t *out) {
-  size_t i = 0, ahead = 0;
+  size_t i = 0, ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
   for (; n_rows - i >= 4; i += 4) {
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_neon(codes + rows[ahead] * stride, n);
     dot_four_neon(codes + rows[i] * stride, codes + rows[i + 1] * stride, codes + rows[i + 2] * stride,

@@ -5,6 +5,9 @@
 #include "support.h"
 
 #include <math.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 /* Large enough for codes to be stored (the log has more than 24 MiB), and for a graph. */
 enum { DIMENSIONS = 1024, ROWS = 6500, LIMIT_MB = 4, QUERIES = 12 };
@@ -147,6 +150,51 @@ START_TEST(limited_memory_follows_changes) {
 }
 END_TEST
 
+#if defined(__linux__) && defined(__x86_64__)
+#define LARGE_PAGE ((size_t)2 << 20)
+enum { COLLAPSE = 25 }; /* MADV_COLLAPSE, which headers before Linux 6.1 do not have */
+
+/* Does the system make a large page of small ones for who asks, and is it allowed to? */
+static bool has_large_pages(void) {
+  char setting[64] = "";
+  FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
+  bool has = f && fgets(setting, sizeof setting, f) && !strstr(setting, "[never]");
+  if (f) fclose(f);
+  char *memory = malloc(2 * LARGE_PAGE);
+  ck_assert_ptr_nonnull(memory);
+  memset(memory, 1, 2 * LARGE_PAGE);
+  has = has && madvise(memory + (0 - (uintptr_t)memory) % LARGE_PAGE, LARGE_PAGE, COLLAPSE) == 0;
+  free(memory);
+  return has;
+}
+
+static long large_kb(void) {
+  char line[128];
+  long kb = -1;
+  FILE *f = fopen("/proc/self/smaps_rollup", "r");
+  while (f && fgets(line, sizeof line, f))
+    if (strncmp(line, "AnonHugePages:", 14) == 0) kb = strtol(line + 14, NULL, 10);
+  if (f) fclose(f);
+  return kb;
+}
+
+START_TEST(what_is_searched_again_and_again_gets_large_pages) {
+  if (!has_large_pages()) return;
+  make_both();
+  sql_rows(db, exactly, "free", "free", 1); /* all codes are in memory */
+  long before = large_kb();
+  for (int q = 0; q < 300; q++) sql_rows(db, by_graph, "free", "free", 1 + q);
+  long now = large_kb();
+  ck_assert_msg(now - before >= 2048, "%ld kB in large pages before, %ld after", before, now);
+  for (int q = 0; q < 4; q++) agree(exactly, 1 + q * 17);
+  /* Parts of large pages can be given back. */
+  sql_run(db, "INSERT INTO free(free) VALUES('memory_limit=%d')", LIMIT_MB);
+  for (int q = 0; q < 40; q++) agree(q % 2 ? exactly : by_graph, 1 + q * 17);
+  ck_assert_int_lt(memory_of("free"), (LIMIT_MB + 3) << 20);
+}
+END_TEST
+#endif
+
 START_TEST(limit_is_set_by_a_command_for_good) {
   create("docs", "");
   fill("docs", 1, 10);
@@ -226,6 +274,9 @@ int main(int argc, char **argv) {
   tcase_add_test(memory, limited_memory_gives_the_same_answers);
   tcase_add_test(memory, limited_memory_is_kept_to);
   tcase_add_test(memory, limited_memory_follows_changes);
+#if defined(__linux__) && defined(__x86_64__)
+  tcase_add_test(memory, what_is_searched_again_and_again_gets_large_pages);
+#endif
   tcase_add_test(memory, limit_is_set_by_a_command_for_good);
   suite_add_tcase(suite, memory);
   tcase_add_checked_fixture(threads, memory_setup, memory_teardown);

@@ -178,6 +178,50 @@ START_TEST(backlog_stays_short) {
 }
 END_TEST
 
+/* A scan looks at bits first: a row that changed is found by those of its new vector. */
+enum { SCANNED = 3000, WIDE = 128 };
+
+static void bind_random(sqlite3_stmt *s, uint64_t seed) {
+  float v[WIDE];
+  random_state = seed;
+  for (int j = 0; j < WIDE; j++) v[j] = (float)(below(2001) - 1000);
+  sqlite3_bind_blob(s, 2, v, sizeof v, SQLITE_TRANSIENT);
+}
+
+START_TEST(changed_rows_are_found_by_scans) {
+  static uint64_t seeds[SCANNED]; /* what each row was made of */
+  sqlite3 *db = sql_open(sql_path("bits.db"));
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[%d], index=flat)", WIDE);
+  sqlite3_stmt *insert = sql_prepare(db, "INSERT INTO docs(id, v) VALUES(?1, ?2)");
+  sqlite3_stmt *update = sql_prepare(db, "UPDATE docs SET v = ?2 WHERE id = ?1");
+  sqlite3_stmt *nearest = sql_prepare(db, "SELECT id FROM vector_search('docs', ?2, 1) WHERE ?1 IS NULL");
+  for (int step = 0; step < 40; step++) {
+    sqlite3_stmt *change = step == 0 ? insert : update;
+    sql_run(db, "BEGIN");
+    for (int i = 0; i < (step == 0 ? SCANNED : 100); i++) {
+      int row = step == 0 ? i : (i * 31 + step * 7) % SCANNED;
+      seeds[row] = (uint64_t)(step * SCANNED + i);
+      sqlite3_bind_int(change, 1, row);
+      bind_random(change, seeds[row]);
+      ck_assert_int_eq(sqlite3_step(change), SQLITE_DONE);
+      sqlite3_reset(change);
+    }
+    sql_run(db, "COMMIT");
+    for (int q = 0; q < 20; q++) {
+      int row = (q * 31 + step * 7) % SCANNED; /* the first of those that changed */
+      bind_random(nearest, seeds[row]);
+      ck_assert_int_eq(sqlite3_step(nearest), SQLITE_ROW);
+      ck_assert_msg(sqlite3_column_int(nearest, 0) == row, "step %d: row %d is not found where it is", step, row);
+      sqlite3_reset(nearest);
+    }
+  }
+  sqlite3_finalize(insert);
+  sqlite3_finalize(update);
+  sqlite3_finalize(nearest);
+  sql_close(db);
+}
+END_TEST
+
 int main(void) {
   Suite *suite = suite_create("upkeep");
   TCase *tc = tcase_create("upkeep");
@@ -185,6 +229,7 @@ int main(void) {
   tcase_add_checked_fixture(tc, sql_setup, sql_teardown);
   tcase_add_test(tc, same_log_same_graph);
   tcase_add_test(tc, backlog_stays_short);
+  tcase_add_test(tc, changed_rows_are_found_by_scans);
   suite_add_tcase(suite, tc);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);
