@@ -212,7 +212,8 @@ static int filter_ids(dvx_table *t, const dvx_condition *c, uint64_t *bits) {
   for (size_t i = 0; i < c->n_values; i++) {
     dv_value id = c->values[i];
     uint32_t vid;
-    if (id.type == DV_REAL && t->config->id_type != DVX_ID_TEXT && id.real == (double)(int64_t)id.real) {
+    bool may_be_integer = id.type == DV_REAL && id.real >= -0x1p63 && id.real < 0x1p63;
+    if (may_be_integer && t->config->id_type != DVX_ID_TEXT && id.real == (double)(int64_t)id.real) {
       id.type = DV_INTEGER;
       id.integer = (int64_t)id.real;
     }

@@ -1050,8 +1050,9 @@ static int salvage_tell_rest(salvage_job *j) {
   }
   while (rc == SQLITE_OK && stmt && sqlite3_step(stmt) == SQLITE_ROW) {
     int64_t vid = sqlite3_column_int64(stmt, 0);
+    if (vid <= 0) continue; /* a text, in a table that somebody made: it is greater than 0 */
     if (vid > DVX_MAX_VID) break;
-    uint64_t head = (uint64_t)vid <= n_heads ? dvx_word_seq(heads[vid - 1]) : 1;
+    uint64_t head = heads && (uint64_t)vid <= n_heads ? dvx_word_seq(heads[vid - 1]) : 1;
     salvage_row *row = salvage_known(j, (uint32_t)vid);
     if (!row || row->has_gap || row->is_suspect || row->seq < head) rc = salvage_tell_row(j, (uint32_t)vid);
     if (row) row->has_gap = row->is_suspect = false;
@@ -1206,9 +1207,13 @@ static void salvage_function(sqlite3_context *ctx, int argc, sqlite3_value **arg
   (void)argc;
   memset(&j, 0, sizeof j);
   j.conn = conn;
-  int rc = source ? dvx_table_find_argument(conn, "delta_salvage", argv[0], &t)
-                  : dvx_fail(conn, NULL, SQLITE_ERROR, "delta_salvage: the name of the damaged table is NULL");
-  if (rc == SQLITE_OK) {
+  int rc = SQLITE_OK;
+  if (source) {
+    rc = dvx_table_find_argument(conn, "delta_salvage", argv[0], &t);
+  } else {
+    rc = dvx_fail(conn, NULL, SQLITE_ERROR, "delta_salvage: the name of the damaged table is NULL");
+  }
+  if (t) {
     t->n_refs++; /* preparing a statement may make SQLite drop and connect tables anew */
     rc = salvage_source(&j, source, &hold);
     if (rc == SQLITE_OK) rc = dvx_table_write(t, salvage_into, &j);

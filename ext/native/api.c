@@ -219,7 +219,8 @@ static int bind_blob(sqlite3_stmt *stmt, int i, const void *bytes, size_t n) {
   return n ? sqlite3_bind_blob(stmt, i, bytes, (int)n, SQLITE_STATIC) : sqlite3_bind_zeroblob(stmt, i, 0);
 }
 
-/* Runs the statement, which gives one text, to its end, so that an autocommit has happened; the text is the caller's. */
+/* Runs the statement, which gives one text, to its end, so that an autocommit has happened. The text is the caller's; NULL
+ * after an error. */
 static int run_text(dvec_db *db, sqlite3_stmt *stmt, int rc, char **text) {
   if (rc == SQLITE_OK) rc = step(db, stmt);
   if (rc == SQLITE_OK) {
@@ -731,7 +732,7 @@ int dvec_rollback(dvec_db *db, const char *table, const dvec_id *id, int64_t seq
   rc = bind_id(stmt, 2, id);
   if (rc == SQLITE_OK) rc = sqlite3_bind_int64(stmt, 3, seq);
   rc = run_text(db, stmt, rc, &text);
-  if (rc == SQLITE_OK && new_seq) *new_seq = strtoll(text, NULL, 10);
+  if (text && new_seq) *new_seq = strtoll(text, NULL, 10);
   sqlite3_free(text);
   return rc;
 }

@@ -207,7 +207,8 @@ static void read_changes(void *subscription) {
   int rc = SQLITE_OK;
   while (wait_for_bell(s, is_last, rc != SQLITE_OK)) {
     if (is_last && data_version(s) == s->seen_version) continue;
-    if (!b && !(b = new_batch())) {
+    if (!b) b = new_batch();
+    if (!b) {
       rc = SQLITE_NOMEM;
       break;
     }

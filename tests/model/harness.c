@@ -262,13 +262,14 @@ bool check(program *p, bool holds, const char *format, ...) {
 int sqlite3_deltavectors_init(sqlite3 *db, char **message, const sqlite3_api_routines *api);
 #endif
 
-static void load_extension(program *p, connection *c) {
+static void load_extension(sqlite3 *db, const char *extension) {
   char *message = NULL;
 #ifdef SQLITE_CORE
-  int rc = sqlite3_deltavectors_init(c->db, &message, NULL);
+  int rc = sqlite3_deltavectors_init(db, &message, NULL);
+  (void)extension;
 #else
-  sqlite3_enable_load_extension(c->db, 1);
-  int rc = sqlite3_load_extension(c->db, p->extension, NULL, &message);
+  sqlite3_enable_load_extension(db, 1);
+  int rc = sqlite3_load_extension(db, extension, NULL, &message);
 #endif
   if (rc != SQLITE_OK) {
     fprintf(stderr, "differential: cannot load the extension: %s\n", message ? message : sqlite3_errstr(rc));
@@ -289,9 +290,31 @@ void open_connection(program *p, connection *c) {
     fprintf(stderr, "differential: cannot open %s: %s\n", p->path, sqlite3_errmsg(c->db));
     exit(2);
   }
-  load_extension(p, c);
+  load_extension(c->db, p->extension);
   if (p->cache_size) execute(p, c, "PRAGMA cache_size=%d", p->cache_size);
   execute(p, c, "PRAGMA synchronous=%d", p->synchronous);
+}
+
+bool makes_small_graphs(const char *extension) {
+  sqlite3 *db = NULL;
+  sqlite3_stmt *stmt = NULL;
+  if (sqlite3_open(":memory:", &db) != SQLITE_OK) abort();
+  load_extension(db, extension);
+  int rc = sqlite3_exec(db,
+                        "CREATE VIRTUAL TABLE t USING delta_vectors(dimensions=1, metric=l2, index=auto);"
+                        "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < 40)"
+                        " INSERT INTO t(id, vector) SELECT 'r' || i, json_array(i) FROM i;"
+                        "INSERT INTO t(t) VALUES('optimize')",
+                        NULL, NULL, NULL);
+  if (rc == SQLITE_OK) rc = sqlite3_prepare_v2(db, "SELECT delta_status('t') ->> 'index'", -1, &stmt, NULL);
+  if (rc != SQLITE_OK || sqlite3_step(stmt) != SQLITE_ROW) {
+    fprintf(stderr, "differential: a table cannot be made: %s\n", sqlite3_errmsg(db));
+    exit(2);
+  }
+  bool has_graph = strcmp((const char *)sqlite3_column_text(stmt, 0), "hnsw") == 0;
+  sqlite3_finalize(stmt);
+  sqlite3_close(db);
+  return has_graph;
 }
 
 void close_connection(program *p, connection *c) {

@@ -98,7 +98,8 @@ typedef struct program {
   model_shape shape;
   const char *vector_column;
   char options[200];
-  bool is_short_form, is_hnsw;
+  bool is_short_form, is_hnsw, is_flat;
+  bool graphs_are_small; /* index=auto makes a graph of as few rows as these tables have */
   char keep[24]; /* the retention option */
   int checkpoint_interval;
   bool in_memory, is_wal, binds;
@@ -123,6 +124,7 @@ typedef struct program {
   char failure[1200];
   long checks;
   long expected, present; /* recall of index=hnsw */
+  long auto_expected, auto_present; /* of searches of other graphs that were told to look at a part of it */
   sqlite3_int64 memory_before;
 } program;
 
@@ -131,6 +133,8 @@ void fail(program *p, const char *format, ...);
 bool check(program *p, bool holds, const char *format, ...);
 
 void open_connection(program *p, connection *c);
+/* Does this extension, with index=auto, make a graph of a few dozen rows? With small thresholds it does. */
+bool makes_small_graphs(const char *extension);
 void close_connection(program *p, connection *c);
 /* Runs one statement, frees it, and leaves it in the trace. */
 result run(program *p, connection *c, statement *s);

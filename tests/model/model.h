@@ -35,6 +35,9 @@
 #define MODEL_FLAT_IS_EXACT 1
 /* Recall that index=hnsw must reach over a whole run. */
 #define MODEL_HNSW_RECALL 0.95
+/* With small thresholds index=auto has a graph, too: recall that searches must reach over a whole run which were told to
+ * look at fewer rows than there are. */
+#define MODEL_AUTO_RECALL 0.99
 /* delta_compact keeps exactly what "keep" says (1), or at least that (0). */
 #define MODEL_COMPACT_IS_EXACT 0
 /* delta_compact inside an open transaction may be refused (1), or must work (0). */

@@ -4,6 +4,7 @@
  */
 #include "operations.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,15 +56,17 @@ static void check_scores(program *p, const result *r) {
   }
 }
 
-/* How hard to look, as an option in JSON, or nothing. */
-static void random_effort(program *p, bool is_exact, char *out, size_t n) {
-  int roll = rng_below(&p->rng, 4);
+/* How hard to look, as an option in JSON, or nothing. Returns how many rows that may be: INT_MAX if it says nothing
+ * about it, 0 if nobody can say. */
+static int random_effort(program *p, bool is_exact, char *out, size_t n) {
+  int roll = rng_below(&p->rng, 4), ef = INT_MAX;
   if (is_exact)
     snprintf(out, n, "\"exact\":true");
   else if (roll == 0)
-    snprintf(out, n, "\"ef\":%d", rng_between(&p->rng, 1, 120));
+    snprintf(out, n, "\"ef\":%d", ef = rng_between(&p->rng, 1, 120));
   else if (roll == 1)
-    snprintf(out, n, "\"recall_target\":0.%d", rng_between(&p->rng, 80, 99));
+    snprintf(out, n, "\"recall_target\":0.%d", rng_between(&p->rng, 80, 99)), ef = 0;
+  return ef;
 }
 
 void search(program *p, connection *c) {
@@ -80,7 +83,7 @@ void search(program *p, connection *c) {
   q.k = roll == 0 ? 0 : roll < 4 ? 1000 : rng_between(&p->rng, 1, model_count(t) + 3);
   bool is_exact = rng_chance(&p->rng, 50);
   char effort[32] = "";
-  random_effort(p, is_exact, effort, sizeof effort);
+  int ef = random_effort(p, is_exact, effort, sizeof effort);
   bool may_filter = form != FUNCTION && form != TABLE_FUNCTION;
   if (form != TABLE_FUNCTION && rng_chance(&p->rng, 25)) q.time = interesting_time(p, t);
   if (may_filter && rng_chance(&p->rng, 45)) q.given = random_filter(p, t, false);
@@ -177,9 +180,11 @@ void search(program *p, connection *c) {
   }
   bool says_exact = is_exact && (form == FUNCTION || form == TABLE_FUNCTION);
   /* With small thresholds index=auto has a graph of these few rows too. It finds them all, but by l2, if they are to be
-   * near by l1. */
+   * near by l1; and if the search does not say that fewer rows be looked at than there are: then it may miss some. */
   bool may_miss = p->is_hnsw || p->shape.metric == MODEL_L1 || !MODEL_FLAT_IS_EXACT;
-  q.question.is_approximate = !says_exact && may_miss;
+  bool has_effort = form == FUNCTION || form == TABLE_FUNCTION;
+  bool is_part = p->graphs_are_small && !p->is_flat && !may_miss && has_effort && ef < model_count(t);
+  q.question.is_approximate = !says_exact && (may_miss || is_part);
 
   result r;
   if (query(p, c, &s, &r) && !all.is_undecided) {
@@ -195,8 +200,8 @@ void search(program *p, connection *c) {
     check(p, is_right, "%s", why);
     if (is_right && form == FUNCTION) check_scores(p, &r);
     if (q.question.is_approximate) {
-      p->expected += q.question.expected;
-      p->present += q.question.present;
+      *(is_part ? &p->auto_expected : &p->expected) += q.question.expected;
+      *(is_part ? &p->auto_present : &p->present) += q.question.present;
     }
     free(found);
   }

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Do the tests notice when the code is wrong? Comparison operators of the codec, the fold and the overlay are changed, one
-at a time (< to <=, == to !=, and so on), and each change must make a test fail.
+"""Do the tests notice when the code is wrong? Comparison operators of the codec, the fold, the overlay and the sweeps are
+changed, one at a time (< to <=, == to !=, and so on), and each change must make a test fail.
 
-    mutate.py [COUNT [SEED]]        COUNT operators (50), spread over the files, chosen by SEED (1)
+    mutate.py [COUNT [SEED [FILE]...]]   COUNT operators (50), spread over the files, chosen by SEED (1); of these files only
 
 For each: the changed file is compiled, and the tests run in this order until one fails: unit/check_delta,
 unit/check_frame, the differential test on a library with small thresholds, and, for core, the unit tests under
@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "mutation"
-FILES = ["core/dv_delta.c", "core/dv_frame.c", "ext/row.c", "ext/txn.c"]
+FILES = ["core/dv_delta.c", "core/dv_frame.c", "ext/row.c", "ext/txn.c", "ext/settle.c"]
 OTHER = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 OPERATOR = re.compile(r"(?<![<>=!\-])(<=|>=|==|!=|<|>)(?![<>=])")
 FLAGS = ["-std=gnu11", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-w", "-DDVX_SMALL_LIMITS", "-DNDEBUG"]
@@ -69,7 +69,7 @@ def main():
             equivalent[where.strip()] = reason
 
     chooser = random.Random(seed)
-    per_file = {name: operators(name) for name in FILES}
+    per_file = {name: operators(name) for name in sys.argv[3:] or FILES}
     total = sum(map(len, per_file.values()))
     chosen = []
     for name, found in per_file.items():

@@ -47,3 +47,15 @@ SELECT delta_salvage('fourth', 'docs') ->> 'deltas';
 COMMIT;
 INSERT INTO fourth(fourth) VALUES('integrity-check');
 SELECT count(*) FROM fourth;
+
+.print -- row numbers that are text, which is greater than any number: one of them is no row
+CREATE VIRTUAL TABLE odd USING delta_vectors(dimensions=2, metric=l2);
+INSERT INTO odd(id, vector) VALUES('a', '[1,2]'), ('b', '[2,3]');
+INSERT INTO odd(odd) VALUES('optimize');
+ATTACH 'odd.db' AS o;
+CREATE TABLE o.lost_log AS SELECT * FROM odd_log;
+CREATE TABLE o.lost_meta AS SELECT * FROM odd_meta;
+CREATE TABLE o.lost_head AS SELECT * FROM odd_head;
+CREATE TABLE o.lost_row AS SELECT * FROM odd_row UNION ALL SELECT 'x', 'c', NULL;
+CREATE VIRTUAL TABLE fifth USING delta_vectors(dimensions=2, metric=l2);
+SELECT delta_salvage('fifth', 'o.lost');

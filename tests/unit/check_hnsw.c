@@ -527,6 +527,76 @@ START_TEST(a_search_is_the_naive_one) {
 }
 END_TEST
 
+/* Looks on at a search, and ends it at its call number n_until. */
+typedef struct onlooker {
+  const world *w;
+  const dv_code_query *q;
+  size_t first, n_calls, n_until, n_last;
+  dv_hnsw_hit last[500]; /* as they were at the last call */
+} onlooker;
+
+static bool look_on(void *ctx, const dv_hnsw_hit *pool, size_t n) {
+  onlooker *o = ctx;
+  ck_assert_uint_ge(n, o->first);
+  ck_assert_uint_gt(n, o->n_last);
+  ck_assert_uint_le(n, sizeof o->last / sizeof o->last[0]);
+  for (size_t i = 0; i < n; i++) {
+    o->last[i] = (dv_hnsw_hit){pool[i].distance, pool[i].row & (DV_HNSW_MAX_ROWS - 1)};
+    ck_assert(i == 0 || by_hit(&o->last[i - 1], &o->last[i]) < 0);
+  }
+  /* No link of theirs leads to something nearer that is not among them. */
+  for (size_t i = 0; i < n; i++) {
+    for (uint32_t j = 0; j < list_length(&o->w->g, o->last[i].row, 0); j++) {
+      uint32_t to = list_of(&o->w->g, o->last[i].row, 0)[j];
+      dv_hnsw_hit hit = {estimate(o->w, o->q, to), to};
+      size_t at = 0;
+      while (at < n && o->last[at].row != to) at++;
+      ck_assert(at < n || by_hit(&hit, &o->last[n - 1]) > 0);
+    }
+  }
+  o->n_last = n;
+  return ++o->n_calls != o->n_until;
+}
+
+START_TEST(a_search_that_is_looked_on_ends_when_it_is_told_to) {
+  static onlooker o;
+  dv_hnsw_scratch s, whole;
+  size_t n_ended = 0, n_most = 0;
+  dv_hnsw_scratch_init(&s, &alloc);
+  dv_hnsw_scratch_init(&whole, &alloc);
+  for (unsigned round = 0; round < 30; round++) {
+    world w = world_new(metrics[round % 3], 50 + random_below(400), 1 + random_below(40), 2 + random_below(9),
+                        random_below(N_SHAPES));
+    grow(&w, w.n - 10, 30);
+    for (unsigned search = 0; search < 10; search++) {
+      dv_code_query q = query_new(&w);
+      size_t ef = 20 + random_below(100);
+      o = (onlooker){.w = &w, .q = &q, .first = 1 + random_below(20), .n_until = search % 5};
+      dv_hnsw_watch watch = {o.first, look_on, &o};
+      ck_assert(dv_hnsw_search(&w.g, &w.space, &q, ef, &whole) == DV_OK);
+      ck_assert(dv_hnsw_search_watched(&w.g, &w.space, &q, ef, &watch, &s) == DV_OK);
+      if (o.n_until && o.n_calls == o.n_until) {
+        ck_assert_uint_eq(s.n_pool, o.n_last);
+        ck_assert(are_same_hits(s.pool, o.last, s.n_pool));
+        ck_assert_uint_le(s.n_hops, whole.n_hops);
+        n_ended++;
+      } else {
+        ck_assert_uint_eq(s.n_pool, whole.n_pool);
+        ck_assert(are_same_hits(s.pool, whole.pool, s.n_pool));
+      }
+      if (o.n_calls > n_most) n_most = o.n_calls;
+      dv_code_query_free(&q);
+    }
+    world_free(&w);
+  }
+  ck_assert_uint_gt(n_ended, 150);
+  ck_assert_uint_gt(n_most, 8); /* now and then, until its end */
+  dv_hnsw_scratch_free(&s);
+  dv_hnsw_scratch_free(&whole);
+  ck_assert_uint_eq(n_blocks, 0);
+}
+END_TEST
+
 static size_t n_gathered;
 
 static void counting_gather(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
@@ -2066,6 +2136,7 @@ int main(void) {
   tcase_add_test(tc, one_row_in_m_is_on_the_next_level);
   tcase_add_test(tc, a_search_with_room_for_all_finds_all_in_order);
   tcase_add_test(tc, a_search_is_the_naive_one);
+  tcase_add_test(tc, a_search_that_is_looked_on_ends_when_it_is_told_to);
   tcase_add_test(tc, ef_of_zero_finds_nothing_and_looks_at_nothing);
   tcase_add_test(tc, recall_of_clustered_rows_is_high);
   tcase_add_test(tc, recall_is_high_for_products_of_rows_of_very_unequal_lengths);

@@ -38,10 +38,10 @@ static void encode(coded *c, dv_metric m, const float *v, size_t n) {
 /* Mean and deviation of sketched to true distance of n_trials pairs, the second moved by `part` of the first's length in
  * n_changed components. */
 static void measure(size_t n, double length, double part, size_t n_changed, double *mean, double *deviation) {
-  enum { N_TRIALS = 400 };
+  const int n_trials = 400;
   static float x[MAX_N], y[MAX_N];
   double sum = 0, sum_sq = 0;
-  for (int trial = 0; trial < N_TRIALS; trial++) {
+  for (int trial = 0; trial < n_trials; trial++) {
     coded a, b;
     double norm_sq = 0, moved_sq = 0;
     for (size_t i = 0; i < n; i++) {
@@ -59,8 +59,8 @@ static void measure(size_t n, double length, double part, size_t n_changed, doub
     sum += ratio;
     sum_sq += ratio * ratio;
   }
-  *mean = sum / N_TRIALS;
-  *deviation = sqrt(sum_sq / N_TRIALS - *mean * *mean);
+  *mean = sum / n_trials;
+  *deviation = sqrt(sum_sq / n_trials - *mean * *mean);
 }
 
 START_TEST(tells_how_far_a_row_has_moved) {

@@ -303,6 +303,43 @@ START_TEST(searches_of_other_kinds) {
 }
 END_TEST
 
+/* Most rows that pass a filter lie elsewhere than the query does, and some near it: the graph is asked once, and then for
+ * more. With small thresholds, that is, where a scan costs much; otherwise that answers. */
+START_TEST(rows_that_pass_are_found_though_few_are_near) {
+  enum { N_ROWS = 1500, N_QUERIES = 100, K = 5 };
+  int n_found = 0;
+  create_table(a, "l2", ", index=hnsw, hnsw_ef_search=8");
+  fill_table(a, N_ROWS, false);
+  sql_run(a, "UPDATE docs SET n = (id %% 40 >= 20 OR id / 40 %% 8 = 0)");
+  optimize(a);
+  for (int i = 0; i < N_QUERIES; i++) {
+    float q[N_DIMENSIONS], v[N_DIMENSIONS];
+    double nearest[K + 1];
+    int n = 0;
+    make_vector(4000000 + 40 * (i / 20) + i % 20, false, q);
+    for (int id = 1; id <= N_ROWS; id++) {
+      if (id % 40 < 20 && id / 40 % 8 != 0) continue;
+      double sum = 0;
+      make_vector(id, false, v);
+      for (int j = 0; j < N_DIMENSIONS; j++) sum += ((double)v[j] - q[j]) * ((double)v[j] - q[j]);
+      int at = n < K ? n++ : K;
+      for (; at > 0 && nearest[at - 1] > sqrt(sum); at--) nearest[at] = nearest[at - 1];
+      nearest[at] = sqrt(sum);
+    }
+    sqlite3_stmt *stmt =
+        sql_prepare(a, "SELECT n, distance FROM docs WHERE embedding MATCH ?1 AND k = %d AND n = 1", K);
+    bind_vector(stmt, 1, q);
+    for (n = 0; sqlite3_step(stmt) == SQLITE_ROW; n++) {
+      ck_assert_int_eq(sqlite3_column_int(stmt, 0), 1);
+      n_found += sqlite3_column_double(stmt, 1) <= nearest[K - 1] * (1 + 1e-6);
+    }
+    ck_assert_int_eq(sqlite3_finalize(stmt), SQLITE_OK);
+    ck_assert_int_eq(n, K);
+  }
+  ck_assert_msg(n_found >= N_QUERIES * K * 95 / 100, "%d of %d found", n_found, N_QUERIES * K);
+}
+END_TEST
+
 /* index=auto: no graph with a row less than the threshold, one with it; and it stays when rows go. */
 START_TEST(auto_switches_at_its_threshold) {
   int n = (int)DVX_GRAPH_FROM_ROWS;
@@ -1584,6 +1621,7 @@ int main(int argc, char **argv) {
   tcase_add_checked_fixture(t, use_default, close_files);
   tcase_add_loop_test(t, searches_find_what_exact_ones_find, 0, N_METRICS);
   tcase_add_test(t, searches_of_other_kinds);
+  tcase_add_test(t, rows_that_pass_are_found_though_few_are_near);
   tcase_add_test(t, auto_switches_at_its_threshold);
   tcase_add_loop_test(t, flat_has_no_graph, 0, N_METRICS);
   tcase_add_loop_test(t, change_is_seen_at_once, 0, N_METRICS * N_CHANGES);

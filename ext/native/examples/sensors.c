@@ -26,7 +26,7 @@ static uint64_t n_applied, n_failed, n_changes, worst_us;
 static int64_t last_seq;
 
 static void give_up(const char *what, const char *message) {
-  fprintf(stderr, "sensors: %s: %s\n", what, message ? message : "");
+  (void)fprintf(stderr, "sensors: %s: %s\n", what, message ? message : "");
   exit(1);
 }
 
@@ -72,7 +72,7 @@ static void search_until_stopped(int stop) {
     n++;
   }
   dvec_close(db);
-  fprintf(stderr, "%llu searches by the other process\n", (unsigned long long)n);
+  (void)fprintf(stderr, "%llu searches by the other process\n", (unsigned long long)n);
 }
 
 /* ---- sensors: threads that push ---------------------------------------------------------------------------------- */
@@ -128,8 +128,10 @@ int main(int argc, char **argv) {
   int stop[2];
   if (argc > 1) n_deltas = strtoull(argv[1], NULL, 10);
   if (argc > 2) n_rows = strtoull(argv[2], NULL, 10);
-  snprintf(file, sizeof file, "%s", argc > 3 ? argv[3] : "");
-  if (argc <= 3) snprintf(file, sizeof file, "%s/sensors.db", directory ? directory : "/tmp");
+  if (argc <= 3 && !directory) directory = "/tmp";
+  int n =
+      argc > 3 ? snprintf(file, sizeof file, "%s", argv[3]) : snprintf(file, sizeof file, "%s/sensors.db", directory);
+  if (n < 0 || n >= (int)sizeof file) give_up("the name of the file", "too long");
   unlink(file);
   make_table();
 
@@ -181,7 +183,8 @@ int main(int argc, char **argv) {
     printf("%lld at %.3f\n", (long long)dvec_hits_at(hits, i)->id.integer, dvec_hits_at(hits, i)->distance);
   dvec_hits_free(hits);
   dvec_close(db);
-  fprintf(stderr, "%.0f deltas/s in %llu windows, seen by the subscription; oldest delta of a window at most %.1f ms\n",
-          (double)n_deltas / seconds, (unsigned long long)stats.n_windows, (double)worst_us / 1000);
+  (void)fprintf(stderr,
+                "%.0f deltas/s in %llu windows, seen by the subscription; oldest delta of a window at most %.1f ms\n",
+                (double)n_deltas / seconds, (unsigned long long)stats.n_windows, (double)worst_us / 1000);
   return status != 0;
 }
