@@ -260,7 +260,8 @@ static inline size_t hnsw_pool_add(dv_hnsw_scratch *s, size_t ef, float d, uint3
   return i;
 }
 
-/* Of n rows that were measured, those that may have a place in a full pool. Most have none; again without a branch. */
+/* Of n rows that were measured, those that may have a place in a full pool. Most have none, and no CPU can guess which: so no
+ * branch asks. */
 static inline size_t hnsw_keep_near(dv_hnsw_scratch *s, size_t n) {
   const float farthest = s->pool[s->n_pool - 1].distance;
   size_t n_near = 0;
@@ -352,7 +353,7 @@ static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint3
       dv_status st = level == 0 ? hnsw_need_list(t->space, row) : DV_OK;
       if (st != DV_OK) return st;
       const uint32_t *list = hnsw_list(g, row, level);
-      /* Half of them were seen before, and no CPU can guess which: so no branch asks. */
+      /* Half of them were seen before: no branch asks here, either. */
       const size_t first = n;
       for (size_t j = 0; j < room && list[j] != DV_HNSW_NONE; j++) {
         rows[n] = list[j];

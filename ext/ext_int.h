@@ -1146,7 +1146,7 @@ int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v
 /* apply.c: appends a delta, in the open transaction or in one of its own */
 int dvx_apply_delta(dvx_table *t, const dv_value *id, const dv_delta *delta, uint64_t *seq);
 
-/* What a batch was; firstly and lastly 0 if there was nothing in it. */
+/* What a batch came to; all 0 if there was nothing in it. */
 typedef struct dvx_applied {
   uint64_t count;
   uint64_t first_seq;

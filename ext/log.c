@@ -83,8 +83,10 @@ static int log_list(dvx_table *t, dvx_pack *p, uint64_t seq) {
   while (at < p->n_bytes && (p->n_entries == 0 || last < seq)) {
     uint8_t tag;
     size_t span = dv_record_span(p->bytes + at, p->n_bytes - at, &tag);
-    if (span == 0) at = p->n_bytes; /* zeros: the end of the contents */
-    if (span == 0) break;
+    if (span == 0) {
+      p->listed = p->n_bytes; /* zeros: the end of the contents */
+      break;
+    }
     if (span == SIZE_MAX || span > LOG_MAX_RECORD) return log_corrupt(t, p->key, "a record is malformed");
     if ((tag & 7u) != DV_RECORD_SEAL) {
       dv_log_state state = {last, 0, 0};
@@ -106,7 +108,6 @@ static int log_list(dvx_table *t, dvx_pack *p, uint64_t seq) {
     at = span > p->n_bytes - at ? p->n_bytes : at + span;
     p->listed = at;
   }
-  p->listed = at;
   return SQLITE_OK;
 }
 

@@ -395,13 +395,19 @@ int dvx_mirror_ready_to_scan(dvx_table *t) {
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
+/* Bytes of all codes and lists, in memory or not. */
+static size_t mirror_all_bytes(const dvx_table *t) {
+  const dvx_mirror *m = &t->mirror;
+  const dvx_graph *gr = &t->graph;
+  return m->n * m->pages.row_bytes + (gr->is_there ? gr->hnsw.n * gr->pages.row_bytes : 0);
+}
+
 /* Makes a large page of codes or links, if there are such and one is due. */
 static bool mirror_join(dvx_table *t) {
   dvx_mirror *m = &t->mirror;
   dvx_graph *gr = &t->graph;
-  /* Where the limit is near, pages come and go. */
-  size_t n_bytes = m->n * m->pages.row_bytes + (gr->is_there ? gr->hnsw.n * gr->pages.row_bytes : 0);
-  if (n_bytes > dvx_table_memory_limit(t) / 2) return false;
+  if (mirror_all_bytes(t) > dvx_table_memory_limit(t) / 2)
+    return false; /* where the limit is near, pages come and go */
   if (!m->has_asked) m->can_join = dvx_host_has_large_pages();
   m->has_asked = true;
   if (!m->can_join) return false;
@@ -424,13 +430,8 @@ void dvx_mirror_join_all(dvx_table *t) {
 
 /* Bytes of codes and lists that are not in memory. */
 size_t dvx_mirror_missing(const dvx_table *t) {
-  const dvx_mirror *m = &t->mirror;
-  const dvx_graph *gr = &t->graph;
-  size_t all = m->n * m->pages.row_bytes, held = dvx_pages_bytes(&m->pages);
-  if (gr->is_there) {
-    all += gr->hnsw.n * gr->pages.row_bytes;
-    held += dvx_pages_bytes(&gr->pages);
-  }
+  size_t all = mirror_all_bytes(t), held = dvx_pages_bytes(&t->mirror.pages);
+  if (t->graph.is_there) held += dvx_pages_bytes(&t->graph.pages);
   return all > held ? all - held : 0;
 }
 

@@ -48,14 +48,18 @@ int dvx_pages_reserve(dvx_pages *p, size_t n_rows) {
   return rc;
 }
 
-void dvx_pages_put(dvx_pages *p, size_t row) {
-  size_t first = row * p->row_bytes / p->page_bytes, last = ((row + 1) * p->row_bytes - 1) / p->page_bytes;
-  p->has[row >> 6] |= (uint64_t)1 << (row & 63);
-  for (size_t i = first; i <= last; i++) {
+/* The pages from `first` to before `end` take memory now. */
+static inline void pages_hold(dvx_pages *p, size_t first, size_t end) {
+  for (size_t i = first; i < end; i++) {
     uint64_t bit = (uint64_t)1 << (i & 63);
     p->n_held += (p->held[i >> 6] & bit) == 0;
     p->held[i >> 6] |= bit;
   }
+}
+
+void dvx_pages_put(dvx_pages *p, size_t row) {
+  p->has[row >> 6] |= (uint64_t)1 << (row & 63);
+  pages_hold(p, row * p->row_bytes / p->page_bytes, ((row + 1) * p->row_bytes - 1) / p->page_bytes + 1);
 }
 
 void dvx_pages_drop(dvx_pages *p, size_t row) {
@@ -99,18 +103,14 @@ static size_t pages_step(dvx_pages *p, uint8_t *base) {
 
 /* What is not in memory yet of a large page is then, too. */
 bool dvx_pages_join(dvx_pages *p, void *base, size_t n_rows) {
-  const size_t n_bytes = n_rows * p->row_bytes, n_per_large = DVX_LARGE_PAGE / p->page_bytes;
+  const size_t n_bytes = n_rows * p->row_bytes;
   if (base != p->joined_base) p->n_joined = 0;
   p->joined_base = base;
   size_t at = ((0 - (uintptr_t)base) & (DVX_LARGE_PAGE - 1)) + p->n_joined * DVX_LARGE_PAGE;
   if (at + DVX_LARGE_PAGE > n_bytes || dvx_pages_bytes(p) < n_bytes - n_bytes / 8) return false;
   if (!dvx_host_join((uint8_t *)base + at)) return false;
   p->n_joined++;
-  for (size_t i = at / p->page_bytes, end = i + n_per_large; i < end; i++) {
-    uint64_t bit = (uint64_t)1 << (i & 63);
-    p->n_held += (p->held[i >> 6] & bit) == 0;
-    p->held[i >> 6] |= bit;
-  }
+  pages_hold(p, at / p->page_bytes, (at + DVX_LARGE_PAGE) / p->page_bytes);
   return true;
 }
 

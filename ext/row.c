@@ -269,11 +269,9 @@ static void row_cache_note(dvx_vectors *v, const float *chunk, size_t chunk_byte
   }
   if (v->region_bytes > DVX_LARGE_PAGE - DVX_LARGE_PAGE / 4 && v->n_regions <= v->n_bytes / DVX_LARGE_PAGE) {
     if (v->n_regions == v->region_capacity) {
-      size_t capacity = v->region_capacity ? 2 * v->region_capacity : 16;
-      size_t *regions = sqlite3_realloc64(v->regions, capacity * sizeof *regions);
-      if (!regions) return; /* then not */
-      v->regions = regions;
-      v->region_capacity = capacity;
+      size_t n_new = v->region_capacity ? 2 * v->region_capacity : 16, item = sizeof *v->regions;
+      if (dvx_grow(&v->regions, v->region_capacity * item, n_new * item) != SQLITE_OK) return; /* then not */
+      v->region_capacity = n_new;
     }
     v->regions[v->n_regions++] = v->region;
   }

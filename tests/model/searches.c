@@ -60,12 +60,15 @@ static void check_scores(program *p, const result *r) {
  * about it, 0 if nobody can say. */
 static int random_effort(program *p, bool is_exact, char *out, size_t n) {
   int roll = rng_below(&p->rng, 4), ef = INT_MAX;
-  if (is_exact)
+  if (is_exact) {
     snprintf(out, n, "\"exact\":true");
-  else if (roll == 0)
-    snprintf(out, n, "\"ef\":%d", ef = rng_between(&p->rng, 1, 120));
-  else if (roll == 1)
-    snprintf(out, n, "\"recall_target\":0.%d", rng_between(&p->rng, 80, 99)), ef = 0;
+  } else if (roll == 0) {
+    ef = rng_between(&p->rng, 1, 120);
+    snprintf(out, n, "\"ef\":%d", ef);
+  } else if (roll == 1) {
+    ef = 0;
+    snprintf(out, n, "\"recall_target\":0.%d", rng_between(&p->rng, 80, 99));
+  }
   return ef;
 }
 

@@ -132,8 +132,7 @@ static int64_t pages_read(void) {
 }
 
 /* A limit that has room for codes and lists and for some of the vectors, and memory is full of vectors, as it is after
- * inserting: vectors go, codes and lists stay. A search
- * reads vectors of its answer, and few are not there. */
+ * inserting: vectors go, codes and lists stay. A search reads vectors of its answer, and few are not there. */
 START_TEST(vectors_go_before_codes) {
   enum { SOME_VECTORS_MB = 32, SEARCHES = 200 };
   create("free", ", memory_limit=32"); /* of 35 that it would take */
