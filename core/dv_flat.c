@@ -222,19 +222,23 @@ static size_t flat_filter(const flat_search *s, double limit, const uint32_t *ro
  * [row - first] which of them were considered before. */
 static dv_status flat_consider(flat_search *s, const uint32_t *rows, size_t first, const int32_t *dots, size_t n,
                                const uint32_t *seen) {
-  uint32_t survivors[FLAT_CHUNK];
+  uint32_t survivors[FLAT_CHUNK], survivor_rows[FLAT_CHUNK];
+  int32_t dots_low[FLAT_CHUNK];
   size_t stride = dv_code_stride(s->f->n);
   size_t n_survivors = flat_filter(s, flat_limit(s), rows, first, dots, n, survivors);
   s->scratch->n_scanned += n;
+  /* The analyzer takes the 0 or 1 that flat_filter() counts for any number. */
+  for (size_t i = 0; i < n_survivors; i++) /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign) */
+    survivor_rows[i] = rows ? rows[survivors[i]] : (uint32_t)(first + survivors[i]);
+  if (s->cq->is_fine)
+    s->q->kernels->gather_code(s->f->codes, stride, survivor_rows, n_survivors, s->cq->code_low, s->cq->sum_low,
+                               dots_low);
   for (size_t i = 0; i < n_survivors; i++) {
-    /* The analyzer takes the 0 or 1 that flat_filter() counts for any number. */
-    uint32_t at = survivors[i]; /* NOLINT(clang-analyzer-core.uninitialized.Assign) */
-    uint32_t row = rows ? rows[at] : (uint32_t)(first + at);
+    uint32_t at = survivors[i], row = survivor_rows[i];
     if (seen && seen[row - first] == FLAT_SEEN) continue;
     double low, high;
     if (s->cq->is_fine) {
-      int32_t dot_low = s->q->kernels->dot_i8(s->f->codes + row * stride, s->cq->code_low, stride);
-      dv_code_bounds_fine(s->cq, &s->f->code_rows[row], dots[at], dot_low, &low, &high);
+      dv_code_bounds_fine(s->cq, &s->f->code_rows[row], dots[at], dots_low[i], &low, &high);
     } else {
       dv_code_bounds(s->cq, &s->f->code_rows[row], dots[at], &low, &high);
     }
@@ -250,7 +254,7 @@ static dv_status flat_consider_list(flat_search *s, const uint32_t *rows, size_t
                                     const uint32_t *seen) {
   int32_t dots[FLAT_CHUNK];
   size_t stride = dv_code_stride(s->f->n);
-  s->q->kernels->gather_i8(s->f->codes, stride, rows, n, s->cq->code, stride, dots);
+  s->q->kernels->gather_code(s->f->codes, stride, rows, n, s->cq->code, s->cq->sum, dots);
   return flat_consider(s, rows, first, dots, n, seen);
 }
 
@@ -264,7 +268,7 @@ static dv_status flat_consider_range(flat_search *s, size_t first, size_t n, con
     if (n_allowed < n) return flat_consider_list(s, rows, n_allowed, first, seen);
   }
   int32_t dots[FLAT_CHUNK];
-  s->q->kernels->scan_i8(f->codes + first * stride, stride, n, s->cq->code, stride, dots);
+  s->q->kernels->scan_code(f->codes, stride, first, n, s->cq->code, s->cq->sum, dots);
   return flat_consider(s, NULL, first, dots, n, seen);
 }
 
@@ -355,7 +359,7 @@ static dv_status flat_bits_sample(flat_bits *b, flat_search *s) {
     size_t n = flat_list_allowed(f, first, FLAT_SAMPLE_ROWS, rows);
     b->samples[i] = first;
     flat_bits_sums(b, s, first, FLAT_SAMPLE_ROWS, sums);
-    s->q->kernels->gather_i8(f->codes, stride, rows, n, s->cq->code, stride, dots);
+    s->q->kernels->gather_code(f->codes, stride, rows, n, s->cq->code, s->cq->sum, dots);
     for (size_t j = 0; j < n; j++)
       if (f->bit_rows[rows[j]].factor > 0.0f) {
         double error_sq = flat_bits_error_sq(b, s, rows[j], sums[rows[j] - first], dots[j]);

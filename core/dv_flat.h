@@ -21,7 +21,7 @@
 typedef struct dv_flat {
   size_t n_rows;
   size_t n; /* dimensions */
-  const int8_t *codes; /* row r at codes + r * dv_code_stride(n), padding zero; NULL only for l1 */
+  const uint8_t *codes; /* packed; NULL only for l1 */
   const dv_code_row *code_rows;
   const uint64_t *bits; /* dv_bit_blocks(n_rows) blocks, see dv_bits_set; NULL: there is no such tier */
   const dv_bit_row *bit_rows;

@@ -3,7 +3,8 @@
  * search using hierarchical navigable small world graphs"), undirected.
  *
  * A node is a row of the caller's arrays; the graph has nothing of a row but ids of neighbours. Distances are always
- * those of the codes as they are now, so a row that moved a little is found where it is. All links go both ways, as in
+ * those of the codes as they are now, so a row that moved a little is found where it is. Where the high halves of codes
+ * tell nearly as much as all of them, searches walk by those, and measure what they have found by all. All links go both ways, as in
  * Redis' vector sets: a node that is taken out leaves nothing behind that points to it. Linking keeps every node within
  * reach; taking out does so wherever lists have room, and dv_hnsw_unreachable() tells where it did not.
  *
@@ -45,7 +46,7 @@ typedef struct dv_hnsw_space {
   const dv_kernels *kernels;
   dv_metric metric; /* not l1 */
   size_t n; /* dimensions */
-  const int8_t *codes; /* row r at codes + r * dv_code_stride(n) */
+  const uint8_t *codes; /* packed */
   const dv_code_row *rows;
   const dv_hnsw_judge *judge; /* of dv_hnsw_recall; NULL: what codes say */
   const dv_hnsw_pager *pager; /* NULL: everything is in memory */
@@ -69,6 +70,8 @@ typedef struct dv_hnsw {
   uint32_t capacity;
   uint64_t *changed; /* bitmap of rows whose ground list changed since dv_hnsw_forget_changes */
   uint64_t *upper_changed; /* ... of lists above */
+  int8_t *code; /* a row's, unpacked, for who changes links */
+  size_t code_capacity;
   dv_status (*poll)(
       void *ctx); /* called now and then in what takes long; another status than DV_OK ends it. NULL: not */
   void *poll_ctx;
@@ -92,6 +95,8 @@ typedef struct dv_hnsw_scratch {
   float *distances;
   int32_t *dots;
   size_t row_capacity;
+  int8_t *codes; /* two rows' codes, unpacked */
+  size_t code_capacity;
   /* What the last search did. */
   size_t n_distances;
   size_t n_hops;

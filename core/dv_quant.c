@@ -68,6 +68,33 @@ uint32_t dv_code_encode(dv_metric m, const float *v, size_t n, int8_t *code) {
   return meta | byte;
 }
 
+static int32_t quant_sum(const int8_t *code, size_t n) {
+  int32_t sum = 0;
+  for (size_t i = 0; i < n; i++) sum += code[i];
+  return sum;
+}
+
+void dv_code_pack(const int8_t *code, size_t n, uint8_t *codes, size_t row) {
+  const size_t stride = dv_code_stride(n), half = stride / 2;
+  const int8_t *second = code + half;
+  uint8_t *high = codes + dv_code_at(row, stride), *low = high + DV_CODE_ROWS * half;
+  for (size_t i = 0; i < half; i++) {
+    high[i] = dv_pack_high(code[i], second[i]);
+    low[i] = dv_pack_low(code[i], second[i]);
+  }
+}
+
+int32_t dv_code_unpack(const uint8_t *codes, size_t row, size_t n, int8_t *code) {
+  const size_t stride = dv_code_stride(n), half = stride / 2;
+  const uint8_t *high = codes + dv_code_at(row, stride), *low = high + DV_CODE_ROWS * half;
+  int8_t *second = code + half;
+  for (size_t i = 0; i < half; i++) {
+    code[i] = (int8_t)((uint8_t)(high[i] << 4 | (low[i] & 15)) ^ 128);
+    second[i] = (int8_t)((uint8_t)((high[i] & 0xf0) | low[i] >> 4) ^ 128);
+  }
+  return quant_sum(code, stride);
+}
+
 dv_code_row dv_code_row_of(uint32_t meta, const int8_t *code, size_t n) {
   float scale = dv_code_scale(meta);
   if (!dv_is_finite(scale) || scale < 0.0f) { /* not written by dv_code_encode: can be anything, so bound nothing */
@@ -111,6 +138,7 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
   q->inverse = inverse;
   /* x carries a rounding of 2^-53 of itself, twice that for a unit vector. */
   q->residual = quant_round_up(sqrt(quant_fold(lane)) * (1.0 + QUANT_SLACK) + q->norm * QUANT_SLACK);
+  q->sum = quant_sum(q->code, n);
   q->code_sq = scale * scale * (double)k->dot_i8(q->code, q->code, stride);
 
   /* The order by inner product does not depend on the query's length: divide by the power of two in it. */
@@ -143,6 +171,7 @@ void dv_code_query_refine(dv_code_query *q, const float *v) {
       left -= scale_low * c;
       lane[j] += left * left;
     }
+  q->sum_low = quant_sum(q->code_low, n);
   q->residual_low = quant_round_up(sqrt(quant_fold(lane)) * (1.0 + QUANT_SLACK) + q->norm * QUANT_SLACK);
   const dv_kernels *k = dv_kernels_get();
   double hh = (double)k->dot_i8(q->code, q->code, stride), hl = (double)k->dot_i8(q->code, q->code_low, stride);
@@ -223,13 +252,15 @@ static inline void quant_put_nibble(uint8_t *at, unsigned shift, unsigned bits) 
   *at = (uint8_t)((*at & (0xf0u >> shift)) | bits << shift);
 }
 
-void dv_bits_center(const int8_t *codes, const dv_code_row *rows, size_t n_rows, size_t n, float *center) {
-  const size_t n_wanted = 1000, stride = dv_code_stride(n), step = n_rows > n_wanted ? n_rows / n_wanted : 1;
+void dv_bits_center(const uint8_t *codes, const dv_code_row *rows, size_t n_rows, size_t n, int8_t *code,
+                    float *center) {
+  const size_t n_wanted = 1000, step = n_rows > n_wanted ? n_rows / n_wanted : 1;
   size_t n_summed = 0;
   memset(center, 0, n * sizeof *center);
   for (size_t r = 0; r < n_rows; r += step) {
     if (rows[r].scale == 0.0f) continue;
-    for (size_t i = 0; i < n; i++) center[i] += rows[r].scale * (float)codes[r * stride + i];
+    (void)dv_code_unpack(codes, r, n, code);
+    for (size_t i = 0; i < n; i++) center[i] += rows[r].scale * (float)code[i];
     n_summed++;
   }
   for (size_t i = 0; i < n && n_summed > 0; i++) {

@@ -16,7 +16,7 @@
  *
  * and a.b, |a|, |b| are known exactly: an interval that surely contains the row's distance (dv_code_bounds), which is
  * what makes the scan of codes followed by a re-rank provably exact. A second code for what the first left of the query
- * makes s vanish and the interval half as wide (dv_code_bounds_fine), at the price of a second dot_i8: for survivors.
+ * makes s vanish and the interval half as wide (dv_code_bounds_fine), at the price of a second product: for survivors.
  *
  * 1-bit: signs of x - c, where c is a point in the middle of the table's rows, 32 rows interleaved (see scan_bits), and
  * two floats a row that turn a sum over its signs into an estimate of its distance (RaBitQ without rotation, Gao & Long
@@ -31,7 +31,7 @@
 
 #include <math.h>
 
-/* Bytes from one row's codes to the next in memory: n rounded up to 64, the padding zero. */
+/* Bytes from one row's codes to the next in memory: n rounded up to 64, the padding that of zeros. */
 static inline size_t dv_code_stride(size_t n) { return (n + 63u) & ~(size_t)63u; }
 
 /* Words of sign bits a row; a block of DV_BITS_ROWS rows has DV_BITS_ROWS times as many. */
@@ -41,6 +41,15 @@ static inline size_t dv_bit_blocks(size_t n_rows) { return (n_rows + DV_BITS_ROW
 /* Writes n codes (and nothing of the padding) and returns meta. All-zero vectors get meta 0 and codes 0. v is
  * finite. */
 uint32_t dv_code_encode(dv_metric m, const float *v, size_t n, int8_t *code);
+
+/* Packs dv_code_stride(n) codes, those behind the n-th zero, as rows have them in memory (simd/dv_simd.h), in the place of
+ * this row; and takes them out again, all of them: their sum. Any bytes are the codes of some row. */
+void dv_code_pack(const int8_t *code, size_t n, uint8_t *codes, size_t row);
+int32_t dv_code_unpack(const uint8_t *codes, size_t row, size_t n, int8_t *code);
+/* Bytes of n_rows packed rows. */
+static inline size_t dv_code_bytes(size_t n_rows, size_t n) {
+  return (n_rows + DV_CODE_ROWS - 1) / DV_CODE_ROWS * DV_CODE_ROWS * dv_code_stride(n);
+}
 
 static inline float dv_code_scale(uint32_t meta) { return dv_bits_float(meta & 0xffffff00u); }
 
@@ -61,8 +70,10 @@ typedef struct dv_code_query {
   float *unit; /* cosine: v/|v|; else a copy of v */
   double norm; /* |q|_2 of what is coded: cosine: 1, or 0 for a zero vector */
   int8_t *code; /* n codes, padded with zeros to dv_code_stride(n) */
+  int32_t sum; /* of them */
   bool is_fine; /* dv_code_query_refine has set code_low, scale_low, residual_low and fine_sq */
   int8_t *code_low; /* the same of what code leaves: q ~ scale*code + scale_low*code_low */
+  int32_t sum_low;
   float scale;
   float scale_low;
   float residual; /* upper bound of |q - scale*code|_2 */
@@ -81,7 +92,7 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
 void dv_code_query_refine(dv_code_query *q, const float *v);
 void dv_code_query_free(dv_code_query *q);
 
-/* From dot_i8 of row and query codes: an estimate that orders rows like the true distance (an increasing function of
+/* From the product of row and query codes (scan_code): an estimate that orders rows like the true distance (an increasing function of
  * it: for l2 the squared distance, for cosine and ip minus the dot product; for ip divided by a power of two near |q|,
  * so that it neither overflows nor underflows). Not for l1. */
 DV_FP_STRICT_BEGIN
@@ -105,7 +116,7 @@ DV_FP_STRICT_END
  * give wide intervals, up to -infinity .. infinity; never NaN. Not for l1. */
 void dv_code_bounds(const dv_code_query *q, const dv_code_row *row, int32_t dot, double *low, double *high);
 
-/* The same with dot_low = dot_i8 of row codes and q->code_low, of a query that is refined: about half as wide. */
+/* The same with dot_low, the product of row codes and q->code_low, of a query that is refined: about half as wide. */
 void dv_code_bounds_fine(const dv_code_query *q, const dv_code_row *row, int32_t dot, int32_t dot_low, double *low,
                          double *high);
 
@@ -117,8 +128,10 @@ void dv_code_bounds_fine(const dv_code_query *q, const dv_code_row *row, int32_t
  *   cosine, ip    -x.q = -x.c - y.w - q.c + c.c         offset = -x.c
  */
 
-/* The mean of (up to a thousand, evenly spread) rows, as codes stand for them; rows with scale 0 do not count. */
-void dv_bits_center(const int8_t *codes, const dv_code_row *rows, size_t n_rows, size_t n, float *center);
+/* The mean of (up to a thousand, evenly spread) rows, as packed codes stand for them; rows with scale 0 do not count.
+ * code: room for dv_code_stride(n). */
+void dv_bits_center(const uint8_t *codes, const dv_code_row *rows, size_t n_rows, size_t n, int8_t *code,
+                    float *center);
 
 /* Writes row `row` of `blocks`, from its int8 code, (dv_bit_words(n)*DV_BITS_ROWS words a block of DV_BITS_ROWS rows) and returns its factor
  * and offset. center may be NULL: zero. A row equal to it, and a row that is not there, have factor 0. */

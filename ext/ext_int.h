@@ -154,6 +154,7 @@ typedef struct dvx_pages {
   size_t n_rows; /* of the bitmaps */
   size_t n_array_rows; /* of the array: its owner says it after dvx_pages_reserve */
   size_t row_bytes;
+  unsigned n_parts;
   size_t page_bytes;
   size_t segment_rows; /* fill whole pages: what is given back at a time */
   size_t n_held;
@@ -163,7 +164,8 @@ typedef struct dvx_pages {
   size_t n_joined; /* ... were made: so many, from its beginning */
 } dvx_pages;
 
-void dvx_pages_init(dvx_pages *p, size_t row_bytes);
+/* n_parts: in so many parts of equal size an entry lies, each beside those of 64 rows; the next parts are behind them. */
+void dvx_pages_init(dvx_pages *p, size_t row_bytes, unsigned n_parts);
 void dvx_pages_free(dvx_pages *p);
 int dvx_pages_reserve(dvx_pages *p, size_t n_rows);
 void dvx_pages_put(dvx_pages *p, size_t row); /* the row's entry is in memory now */
@@ -634,7 +636,8 @@ typedef struct dvx_mirror {
   size_t n; /* rows covered */
   size_t capacity;
   uint8_t *code_memory; /* what codes, aligned, lies in */
-  int8_t *codes;
+  uint8_t *codes; /* packed (core/dv_quant.h) */
+  int8_t *code; /* one row's, not packed, padded with zeros */
   dv_code_row *code_rows;
   dvx_pages pages; /* of codes: which are in memory */
   uint64_t *bits; /* made at the second scan: the first answer must not wait for them */
@@ -994,6 +997,8 @@ int dvx_mirror_ready_to_scan(dvx_table *t);
 int dvx_mirror_need_code(dvx_table *t, size_t i); /* the code of row i into memory */
 int dvx_mirror_need_range(dvx_table *t, size_t first, size_t end); /* ... of rows first .. end-1 */
 int dvx_mirror_need_all(dvx_table *t);
+/* The code of row i, which is in memory; valid until the next call. */
+const int8_t *dvx_mirror_code(dvx_table *t, size_t i);
 /* The code of a pending vector in the place of the committed one's. The mirror must be freed if the transaction ends
  * without a commit. Room was made by dvx_mirror_reserve. */
 void dvx_mirror_set_pending(dvx_table *t, uint32_t vid, const float *v);

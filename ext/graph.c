@@ -108,7 +108,7 @@ static int graph_begin(dvx_table *t, uint32_t n_stored) {
   gr->hnsw.poll = graph_poll;
   gr->hnsw.poll_ctx = t;
   dv_hnsw_scratch_init(&gr->scratch, &dvx_alloc);
-  dvx_pages_init(&gr->pages, (size_t)8 * gr->hnsw.m);
+  dvx_pages_init(&gr->pages, (size_t)8 * gr->hnsw.m, 1);
   gr->is_there = true;
   if (n_stored > 0 && dv_hnsw_reserve_unread(&gr->hnsw, n_rows, n_stored) != DV_OK) return SQLITE_NOMEM;
   int rc = dvx_graph_reserve(t, n_rows ? n_rows : 1);
@@ -464,7 +464,7 @@ static int graph_judge_row(dvx_table *t, uint32_t row, bool is_alive) {
     rc = graph_stored_sketch(t, row, &then);
     if (rc != SQLITE_OK) return rc;
     size_t n = t->config->dimensions;
-    dv_sketch_make(&m->code_rows[row], m->codes + row * dv_code_stride(n), n, now);
+    dv_sketch_make(&m->code_rows[row], dvx_mirror_code(t, row), n, now);
     is_fresh = !(dv_sketch_distance_sq(now, then) <= GRAPH_DRIFT * GRAPH_DRIFT * m->code_rows[row].norm_sq);
   }
   graph_set_fresh(gr, row, is_fresh);
@@ -712,7 +712,7 @@ static int graph_save_block(dvx_table *t, size_t first, const uint64_t *placed, 
   dvx_graph *gr = &t->graph;
   const dv_hnsw *g = &gr->hnsw;
   const dvx_geometry *geo = &t->geometry;
-  const size_t n = t->config->dimensions, stride = dv_code_stride(n), room = (size_t)2 * g->m;
+  const size_t n = t->config->dimensions, room = (size_t)2 * g->m;
   const size_t end = g->n - first < geo->graph_rows ? g->n : first + geo->graph_rows;
   const int64_t block = (int64_t)(first / geo->graph_rows);
   bool is_there = false;
@@ -728,7 +728,7 @@ static int graph_save_block(dvx_table *t, size_t first, const uint64_t *placed, 
     for (size_t l = 0; l < room; l++) dv_store_u32(at + 4 * l, g->ground[row * room + l]);
     bool is_kept = row < gr->n_sketches;
     if (graph_bit(placed, row)) {
-      dv_sketch_make(&t->mirror.code_rows[row], t->mirror.codes + row * stride, n, sketch);
+      dv_sketch_make(&t->mirror.code_rows[row], dvx_mirror_code(t, row), n, sketch);
     } else if (is_kept && graph_bit(gr->has_sketch, row)) {
       memcpy(sketch, gr->sketches + row * DV_SKETCH_BYTES, DV_SKETCH_BYTES);
     }

@@ -1,7 +1,7 @@
 /*
  * mirror.c: codes of the committed rows in memory, what every search runs on.
  *
- * Codes lie in one region, row after row, that is reserved when the mirror is made and filled as it is used: a stored
+ * Codes lie in one region, 64 rows after 64 rows (core/simd/dv_simd.h), that is reserved when the mirror is made and filled as it is used: a stored
  * block is copied into its place when a row of it is first looked at, so that opening a table reads nothing of it. A
  * scan asks for all of them. While codes are not stored, they are made from vectors in the same way. Under a
  * memory_limit they are given back (pages.c) and asked for again.
@@ -25,6 +25,7 @@ static inline void mirror_clear(uint64_t *bits, size_t i) { bits[i >> 6] &= ~((u
 void dvx_mirror_free(dvx_table *t) {
   dvx_mirror *m = &t->mirror;
   sqlite3_free(m->code_memory);
+  sqlite3_free(m->code);
   sqlite3_free(m->code_rows);
   dvx_pages_free(&m->pages);
   sqlite3_free(m->bits);
@@ -40,13 +41,13 @@ void dvx_mirror_free(dvx_table *t) {
  * cleared when its codes are written. It begins on a page, so that whole pages of it can be given back, and rows lie in
  * as few lines of the cache as they can. */
 static int mirror_grow_codes(dvx_mirror *m, size_t n_old, size_t n_new) {
-  size_t before = m->code_memory ? (size_t)((uint8_t *)m->codes - m->code_memory) : 0;
+  size_t before = m->code_memory ? (size_t)(m->codes - m->code_memory) : 0;
   uint8_t *p = sqlite3_realloc64(m->code_memory, n_new + m->pages.page_bytes);
   if (!p) return SQLITE_NOMEM;
   size_t after = (0 - (size_t)(uintptr_t)p) & (m->pages.page_bytes - 1);
   if (n_old > 0 && after != before) memmove(p + after, p + before, n_old);
   m->code_memory = p;
-  m->codes = (int8_t *)(p + after);
+  m->codes = p + after;
   return SQLITE_OK;
 }
 
@@ -96,36 +97,43 @@ void dvx_mirror_row_changed(dvx_table *t, uint32_t vid) {
 
 /* ---- codes ------------------------------------------------------------------------------------------------------- */
 
+/* Bits from the code that dvx_mirror_code() or mirror_put() has left in m->code. */
 static void mirror_set_bits(dvx_table *t, size_t i) {
   dvx_mirror *m = &t->mirror;
+  m->bit_rows[i] =
+      dv_bits_set(m->bits, i, t->config->metric, &m->code_rows[i], m->code, t->config->dimensions, m->center);
+}
+
+const int8_t *dvx_mirror_code(dvx_table *t, size_t i) {
+  dvx_mirror *m = &t->mirror;
   size_t n = t->config->dimensions;
-  const int8_t *code = m->codes + i * dv_code_stride(n);
-  m->bit_rows[i] = dv_bits_set(m->bits, i, t->config->metric, &m->code_rows[i], code, n, m->center);
+  (void)dv_code_unpack(m->codes, i, n, m->code);
+  return m->code;
+}
+
+/* Row i gets the code in m->code. */
+static void mirror_put_code(dvx_table *t, size_t i, uint32_t meta) {
+  dvx_mirror *m = &t->mirror;
+  size_t n = t->config->dimensions;
+  dv_code_pack(m->code, n, m->codes, i);
+  m->code_rows[i] = dv_code_row_of(meta, m->code, n);
+  dvx_pages_put(&m->pages, i);
 }
 
 /* Row i gets this code; NULL: zeros, for a row of which there is none. */
 static void mirror_put(dvx_table *t, size_t i, uint32_t meta, const uint8_t *bytes) {
-  dvx_mirror *m = &t->mirror;
-  size_t n = t->config->dimensions, stride = dv_code_stride(n);
-  int8_t *code = m->codes + i * stride;
+  int8_t *code = t->mirror.code;
   if (bytes) {
-    memcpy(code, bytes, n);
+    memcpy(code, bytes, t->config->dimensions);
   } else {
-    memset(code, 0, n);
+    memset(code, 0, t->config->dimensions);
   }
-  memset(code + n, 0, stride - n);
-  m->code_rows[i] = dv_code_row_of(meta, code, n);
-  dvx_pages_put(&m->pages, i);
+  mirror_put_code(t, i, meta);
 }
 
 static void mirror_encode(dvx_table *t, size_t i, const float *v) {
   dvx_mirror *m = &t->mirror;
-  size_t n = t->config->dimensions, stride = dv_code_stride(n);
-  int8_t *code = m->codes + i * stride;
-  uint32_t meta = dv_code_encode(t->config->metric, v, n, code);
-  memset(code + n, 0, stride - n);
-  m->code_rows[i] = dv_code_row_of(meta, code, n);
-  dvx_pages_put(&m->pages, i);
+  mirror_put_code(t, i, dv_code_encode(t->config->metric, v, t->config->dimensions, m->code));
   if (m->has_bits) mirror_set_bits(t, i);
 }
 
@@ -270,9 +278,12 @@ static int mirror_load(dvx_table *t) {
   int rc = dvx_settled_read(t, &s);
   if (rc != SQLITE_OK) return rc;
   m->is_loaded = true;
-  dvx_pages_init(&m->pages, dv_code_stride(t->config->dimensions));
+  dvx_pages_init(&m->pages, dv_code_stride(t->config->dimensions), 2);
   dv_flat_scratch_init(&m->scratch, &dvx_alloc);
-  rc = dvx_mirror_reserve(t, t->rows.n ? t->rows.n : 1);
+  size_t stride = dv_code_stride(t->config->dimensions);
+  m->code = sqlite3_malloc64(stride);
+  if (m->code) memset(m->code, 0, stride); /* the padding stays so */
+  rc = m->code ? dvx_mirror_reserve(t, t->rows.n ? t->rows.n : 1) : SQLITE_NOMEM;
   if (rc == SQLITE_OK) {
     m->was_stored = s.has_codes && !t->is_settle_wrong && !t->overlay.is_settled_touched;
     m->n = t->rows.n;
@@ -320,10 +331,13 @@ void dvx_mirror_stale_since(dvx_table *t, uint64_t seq) {
 /* A row's code anew takes a vector from far away in memory, and puts a code and its bits there. */
 static void mirror_prefetch(const dvx_table *t, uint32_t vid) {
   const dvx_mirror *m = &t->mirror;
-  size_t stride = dv_code_stride(t->config->dimensions), n = stride < 1024 ? stride : 1024;
-  const int8_t *code = m->codes + (vid - 1) * stride;
+  size_t stride = dv_code_stride(t->config->dimensions), half = stride / 2, n = half < 512 ? half : 512;
+  const uint8_t *high = m->codes + dv_code_at(vid - 1, stride), *low = high + DV_CODE_ROWS * half;
   dvx_vectors_prefetch(t, vid);
-  for (size_t i = 0; i < n; i += 64) __builtin_prefetch(code + i, 1, 2);
+  for (size_t i = 0; i < n; i += 64) {
+    __builtin_prefetch(high + i, 1, 2);
+    __builtin_prefetch(low + i, 1, 2);
+  }
   __builtin_prefetch(&m->code_rows[vid - 1], 1, 2);
 }
 
@@ -377,9 +391,11 @@ static int mirror_recenter(dvx_table *t) {
   }
   m->has_bits = true;
   m->center_rows = m->n;
-  dv_bits_center(m->codes, m->code_rows, m->n, n, m->center);
+  dv_bits_center(m->codes, m->code_rows, m->n, n, m->code, m->center);
   for (size_t i = 0; i < m->n; i++) {
-    if (mirror_bit(m->live, i)) mirror_set_bits(t, i);
+    if (!mirror_bit(m->live, i)) continue;
+    (void)dvx_mirror_code(t, i);
+    mirror_set_bits(t, i);
   }
   return SQLITE_OK;
 }

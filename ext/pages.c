@@ -18,10 +18,11 @@
 
 #define PAGES_UNIT 4096u /* pages are counted in these where the system cannot take any back */
 
-void dvx_pages_init(dvx_pages *p, size_t row_bytes) {
+void dvx_pages_init(dvx_pages *p, size_t row_bytes, unsigned n_parts) {
   memset(p, 0, sizeof *p);
   size_t page = dvx_host_page_bytes();
   p->row_bytes = row_bytes;
+  p->n_parts = n_parts;
   p->page_bytes = page ? page : PAGES_UNIT;
   p->can_give_back = page != 0;
   p->segment_rows = 64;
@@ -58,8 +59,11 @@ static inline void pages_hold(dvx_pages *p, size_t first, size_t end) {
 }
 
 void dvx_pages_put(dvx_pages *p, size_t row) {
+  const size_t part = p->row_bytes / p->n_parts;
+  size_t at = row / 64 * 64 * p->row_bytes + row % 64 * part;
   p->has[row >> 6] |= (uint64_t)1 << (row & 63);
-  pages_hold(p, row * p->row_bytes / p->page_bytes, ((row + 1) * p->row_bytes - 1) / p->page_bytes + 1);
+  for (unsigned i = 0; i < p->n_parts; i++, at += 64 * part)
+    pages_hold(p, at / p->page_bytes, (at + part - 1) / p->page_bytes + 1);
 }
 
 void dvx_pages_drop(dvx_pages *p, size_t row) {

@@ -42,6 +42,28 @@
 #define DV_FP_STRICT_END
 #endif
 
+/*
+ * Packed codes: the form that codes have in memory. The high halves of 64 rows' bytes lie together, and behind them the
+ * low ones: a graph is walked by the former alone, which are nearly the code and half as many lines of memory.
+ *
+ * With u[i] = code[i] + 128 and half = stride/2, byte b < half of a row's high halves holds that of u[b], in its low four
+ * bits, and that of u[half + b]; the low halves likewise. The padding is that of codes 0.
+ */
+#define DV_CODE_ROWS 64u
+/* Where the row's high halves are; the low ones are DV_CODE_ROWS times half behind. */
+static inline size_t dv_code_at(size_t row, size_t stride) {
+  return row / DV_CODE_ROWS * DV_CODE_ROWS * stride + row % DV_CODE_ROWS * (stride / 2);
+}
+static inline uint8_t dv_pack_high(int a, int b) {
+  return (uint8_t)((unsigned)(a + 128) >> 4 | ((unsigned)(b + 128) & 0xf0u));
+}
+static inline uint8_t dv_pack_low(int a, int b) {
+  return (uint8_t)(((unsigned)(a + 128) & 15u) | ((unsigned)(b + 128) & 15u) << 4);
+}
+
+/* A high half h stands for the codes from 16h - 128 to 16h - 113: on average for 16h - 120.5, that many times query. */
+static inline int32_t dv_high_offset(int32_t sum) { return sum * 120 + sum / 2; }
+
 /* How a row's sum of bits becomes an estimate of its distance, see pick_bits and dv_quant.h. */
 typedef struct dv_bit_row {
   float factor;
@@ -63,13 +85,21 @@ typedef struct dv_kernels {
    * a and b never hold -128. */
   int32_t (*dot_i8)(const int8_t *a, const int8_t *b, size_t n);
 
-  /* out[r] = dot_i8(codes + r*stride, query, n) for r in 0..n_rows-1, with prefetch: the flat scan. */
-  void (*scan_i8)(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n, int32_t *out);
+  /* Sums over rows of packed codes (above): stride bytes each, a multiple of 64 and at most DV_MAX_DIMENSIONS. query is
+   * stride bytes of int8 and sum what they add up to.
+   *
+   * out[r] = sum of code[i]*query[i] for the rows first .. first+n_rows-1, exact: the flat scan. */
+  void (*scan_code)(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query, int32_t sum,
+                    int32_t *out);
 
-  /* out[i] = dot_i8(codes + rows[i]*stride, query, n): the same over a list of rows, with prefetch if they are more than
-   * DV_GATHER_FEW: who asks for few has asked the cache for them before. */
-  void (*gather_i8)(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
-                    size_t n, int32_t *out);
+  /* The same for rows[0], rows[1], ..., with prefetch if they are more than DV_GATHER_FEW: who asks for few has asked the
+   * cache for them before. */
+  void (*gather_code)(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
+                      int32_t sum, int32_t *out);
+
+  /* ... and what the high halves alone say of it: 16 * sum of high[i]*query[i] - dv_high_offset(sum). */
+  void (*gather_high)(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
+                      int32_t sum, int32_t *out);
 
   /* The 1-bit scan, by table look-up: every SIMD set has a shuffle that looks up 16 nibbles at once, few can count
    * bits.
@@ -119,8 +149,8 @@ extern const dv_kernels dv_kernels_scalar;
 /* For the files of this directory: which term a sum over lanes adds up. */
 enum { DV_TERM_DOT, DV_TERM_L2SQ, DV_TERM_L1 };
 
-/* ... how many rows ahead gather_i8 asks for, if there are more than a few, and how much of each: the rest of a longer row
- * comes by itself. Asking a second time for what two nodes of a graph lead to costs a search a twentieth of its time. */
+/* ... how many rows ahead a gather asks for, if there are more than a few, and how much of each, half of it low
+ * halves: the rest of a longer row comes by itself. Asking a second time for what two nodes of a graph lead to costs a search a twentieth of its time. */
 enum { DV_GATHER_FEW = 64, DV_GATHER_AHEAD = 8, DV_GATHER_BYTES = 1536 };
 
 /* ... and how many words of a bit block fit sums of 16 bits: 64 words * 16 groups * 63 < 2^16. */
@@ -138,6 +168,10 @@ static inline int dv_round(double y) {
   return (int)((y + magic) - magic);
 }
 DV_FP_STRICT_END
+
+/* ... and how many bytes of halves of codes, each a product of at most 15 * 128 twice, and two of them a pair, fit sums of 16
+ * bits: 4 vectors * 2 * 2 * 1920 < 2^15. */
+enum { DV_HALVES_SPAN = 4 };
 
 /* Which of the other files compile to something; dispatch.c asks the CPU before it hands one out. */
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))

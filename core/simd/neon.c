@@ -123,50 +123,89 @@ static int32_t dot_i8_neon(const int8_t *a, const int8_t *b, size_t n) {
   return vaddvq_s32(vaddq_s32(s0, s1));
 }
 
+/* ---- sums over packed codes -------------------------------------------------------------------------------------- */
+
+NEON_INLINE int8x16_t code_of_neon(uint8x16_t plus_128) {
+  return vreinterpretq_s8_u8(veorq_u8(plus_128, vdupq_n_u8(128)));
+}
+
 /* Four rows share the loads of the query. */
-NEON_INLINE void dot_four_neon(const int8_t *c0, const int8_t *c1, const int8_t *c2, const int8_t *c3,
-                               const int8_t *query, size_t n, int32_t *out) {
-  int32x4_t s0 = vdupq_n_s32(0), s1 = s0, s2 = s0, s3 = s0;
-  size_t i = 0;
-  for (; n - i >= 16; i += 16) {
-    int8x16_t q = vld1q_s8(query + i);
-    s0 = add_products_neon(s0, q, vld1q_s8(c0 + i));
-    s1 = add_products_neon(s1, q, vld1q_s8(c1 + i));
-    s2 = add_products_neon(s2, q, vld1q_s8(c2 + i));
-    s3 = add_products_neon(s3, q, vld1q_s8(c3 + i));
+NEON_INLINE void code_four_neon(const uint8_t *const c[4], size_t half, const int8_t *query, int32_t *out) {
+  int32x4_t s[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+  for (size_t i = 0; i < half; i += 16) {
+    int8x16_t a = vld1q_s8(query + i), b = vld1q_s8(query + half + i);
+    UNROLL_NEON
+    for (size_t j = 0; j < 4; j++) {
+      uint8x16_t high = vld1q_u8(c[j] + i), low = vld1q_u8(c[j] + DV_CODE_ROWS * half + i);
+      s[j] = add_products_neon(s[j], a, code_of_neon(vsliq_n_u8(low, high, 4)));
+      s[j] = add_products_neon(s[j], b, code_of_neon(vsriq_n_u8(high, low, 4)));
+    }
   }
-  if (i < n) {
-    int8x16_t q = load_rest_neon(query + i, n - i);
-    s0 = add_products_neon(s0, q, load_rest_neon(c0 + i, n - i));
-    s1 = add_products_neon(s1, q, load_rest_neon(c1 + i, n - i));
-    s2 = add_products_neon(s2, q, load_rest_neon(c2 + i, n - i));
-    s3 = add_products_neon(s3, q, load_rest_neon(c3 + i, n - i));
-  }
-  vst1q_s32(out, vpaddq_s32(vpaddq_s32(s0, s1), vpaddq_s32(s2, s3)));
+  vst1q_s32(out, vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3])));
 }
 
-static void scan_i8_neon(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n,
-                         int32_t *out) {
-  size_t r = 0;
-  for (; n_rows - r >= 4; r += 4, codes += 4 * stride)
-    dot_four_neon(codes, codes + stride, codes + 2 * stride, codes + 3 * stride, query, n, out + r);
-  for (; r < n_rows; r++, codes += stride) out[r] = dot_i8_neon(codes, query, n);
+NEON_INLINE void high_four_neon(const uint8_t *const c[4], size_t half, const int8_t *query, int32_t *out) {
+  int32x4_t s[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+  for (size_t i = 0; i < half; i += 16) {
+    int8x16_t a = vld1q_s8(query + i), b = vld1q_s8(query + half + i);
+    UNROLL_NEON
+    for (size_t j = 0; j < 4; j++) {
+      uint8x16_t high = vld1q_u8(c[j] + i);
+      s[j] = add_products_neon(s[j], a, vreinterpretq_s8_u8(vandq_u8(high, vdupq_n_u8(15))));
+      s[j] = add_products_neon(s[j], b, vreinterpretq_s8_u8(vshrq_n_u8(high, 4)));
+    }
+  }
+  vst1q_s32(out, vshlq_n_s32(vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3])), 4));
 }
 
-NEON_INLINE void prefetch_neon(const int8_t *p, size_t n) {
-  if (n > DV_GATHER_BYTES) n = DV_GATHER_BYTES;
+/* Codes are put together before they are multiplied: their sum is not needed. */
+static void scan_code_neon(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
+                           int32_t sum, int32_t *out) {
+  (void)sum;
+  for (size_t r = 0; r < n_rows; r += 4) {
+    const size_t n = n_rows - r < 4 ? n_rows - r : 4;
+    const uint8_t *c[4];
+    int32_t four[4];
+    for (size_t j = 0; j < 4; j++) c[j] = codes + dv_code_at(first + (j < n ? r + j : r), stride);
+    code_four_neon(c, stride / 2, query, four);
+    memcpy(out + r, four, n * sizeof *out);
+  }
+}
+
+NEON_INLINE void prefetch_neon(const uint8_t *p, size_t n) {
+  if (n > DV_GATHER_BYTES / 2) n = DV_GATHER_BYTES / 2;
   for (size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i);
 }
 
-static void gather_i8_neon(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
-                           size_t n, int32_t *out) {
-  size_t i = 0, ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
-  for (; n_rows - i >= 4; i += 4) {
-    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) prefetch_neon(codes + rows[ahead] * stride, n);
-    dot_four_neon(codes + rows[i] * stride, codes + rows[i + 1] * stride, codes + rows[i + 2] * stride,
-                  codes + rows[i + 3] * stride, query, n, out + i);
+NEON_INLINE void gather_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, bool has_low,
+                             void (*four_rows)(const uint8_t *const c[4], size_t half, const int8_t *query,
+                                               int32_t *out),
+                             const int8_t *query, int32_t offset, int32_t *out) {
+  size_t ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
+  for (size_t i = 0; i < n_rows; i += 4) {
+    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) {
+      const uint8_t *high = codes + dv_code_at(rows[ahead], stride);
+      prefetch_neon(high, stride / 2);
+      if (has_low) prefetch_neon(high + DV_CODE_ROWS * (stride / 2), stride / 2);
+    }
+    const size_t n = n_rows - i < 4 ? n_rows - i : 4;
+    const uint8_t *c[4];
+    int32_t four[4];
+    for (size_t j = 0; j < 4; j++) c[j] = codes + dv_code_at(rows[j < n ? i + j : i], stride);
+    four_rows(c, stride / 2, query, four);
+    for (size_t j = 0; j < n; j++) out[i + j] = four[j] - offset;
   }
-  for (; i < n_rows; i++) out[i] = dot_i8_neon(codes + rows[i] * stride, query, n);
+}
+
+static void gather_code_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                             const int8_t *query, int32_t sum, int32_t *out) {
+  (void)sum;
+  gather_neon(codes, stride, rows, n_rows, true, code_four_neon, query, 0, out);
+}
+
+static void gather_high_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                             const int8_t *query, int32_t sum, int32_t *out) {
+  gather_neon(codes, stride, rows, n_rows, false, high_four_neon, query, dv_high_offset(sum), out);
 }
 
 /* ---- sums over bits ---------------------------------------------------------------------------------------------- */
@@ -344,8 +383,9 @@ static void signs_i8_neon(const int8_t *code, size_t n, double scale, const floa
 }
 
 const dv_kernels dv_kernels_neon = {
-    "neon",         dot_f32_neon,   l2sq_f32_neon,  l1_f32_neon,      dot_norm_f32_neon, dot_i8_neon,    scan_i8_neon,
-    gather_i8_neon, scan_bits_neon, pick_bits_neon, max_abs_f32_neon, sum_sq_f64_neon,   encode_i8_neon, signs_i8_neon,
+    "neon",         dot_f32_neon,     l2sq_f32_neon,    l1_f32_neon,      dot_norm_f32_neon,
+    dot_i8_neon,    scan_code_neon,   gather_code_neon, gather_high_neon, scan_bits_neon,
+    pick_bits_neon, max_abs_f32_neon, sum_sq_f64_neon,  encode_i8_neon,   signs_i8_neon,
 };
 
 DV_FP_STRICT_END

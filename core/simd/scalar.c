@@ -69,14 +69,37 @@ static int32_t dot_i8_scalar(const int8_t *a, const int8_t *b, size_t n) {
   return sum;
 }
 
-static void scan_i8_scalar(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n,
-                           int32_t *out) {
-  for (size_t r = 0; r < n_rows; r++) out[r] = dot_i8_scalar(codes + r * stride, query, n);
+/* The sum of products with four bits of each of n bytes that belong to a, and the other four that belong to b. */
+static inline int32_t halves_scalar(const uint8_t *halves, const int8_t *a, const int8_t *b, size_t n) {
+  int32_t sum = 0;
+  for (size_t i = 0; i < n; i++) sum += (halves[i] & 15) * a[i] + (halves[i] >> 4) * b[i];
+  return sum;
 }
 
-static void gather_i8_scalar(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
-                             const int8_t *query, size_t n, int32_t *out) {
-  for (size_t i = 0; i < n_rows; i++) out[i] = dot_i8_scalar(codes + rows[i] * stride, query, n);
+static int32_t high_scalar(const uint8_t *row, size_t stride, const int8_t *query) {
+  return 16 * halves_scalar(row, query, query + stride / 2, stride / 2);
+}
+
+static int32_t code_scalar(const uint8_t *row, size_t stride, const int8_t *query, int32_t sum) {
+  const size_t half = stride / 2;
+  return high_scalar(row, stride, query) - 128 * sum +
+         halves_scalar(row + DV_CODE_ROWS * half, query, query + half, half);
+}
+
+static void scan_code_scalar(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
+                             int32_t sum, int32_t *out) {
+  for (size_t r = 0; r < n_rows; r++) out[r] = code_scalar(codes + dv_code_at(first + r, stride), stride, query, sum);
+}
+
+static void gather_code_scalar(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                               const int8_t *query, int32_t sum, int32_t *out) {
+  for (size_t i = 0; i < n_rows; i++) out[i] = code_scalar(codes + dv_code_at(rows[i], stride), stride, query, sum);
+}
+
+static void gather_high_scalar(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                               const int8_t *query, int32_t sum, int32_t *out) {
+  for (size_t i = 0; i < n_rows; i++)
+    out[i] = high_scalar(codes + dv_code_at(rows[i], stride), stride, query) - dv_high_offset(sum);
 }
 
 static void scan_bits_scalar(const uint64_t *blocks, size_t n_blocks, size_t n_words, const uint8_t *table,
@@ -144,9 +167,9 @@ static void signs_i8_scalar(const int8_t *code, size_t n, double scale, const fl
 }
 
 const dv_kernels dv_kernels_scalar = {
-    "scalar",           dot_f32_scalar,    l2sq_f32_scalar,  l1_f32_scalar,    dot_norm_f32_scalar,
-    dot_i8_scalar,      scan_i8_scalar,    gather_i8_scalar, scan_bits_scalar, pick_bits_scalar,
-    max_abs_f32_scalar, sum_sq_f64_scalar, encode_i8_scalar, signs_i8_scalar,
+    "scalar",         dot_f32_scalar,     l2sq_f32_scalar,    l1_f32_scalar,      dot_norm_f32_scalar,
+    dot_i8_scalar,    scan_code_scalar,   gather_code_scalar, gather_high_scalar, scan_bits_scalar,
+    pick_bits_scalar, max_abs_f32_scalar, sum_sq_f64_scalar,  encode_i8_scalar,   signs_i8_scalar,
 };
 
 DV_FP_STRICT_END

@@ -89,9 +89,9 @@ WASM128_INLINE query_wasm128 load_query_wasm128(const int8_t *q) {
   return (query_wasm128){wasm_i8x16_abs(bytes), wasm_i8x16_shr(bytes, 7)};
 }
 
-/* sum + the 16 products of q and the bytes at c, as four sums. -c is ~c + 1, and never leaves a byte. */
-WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, const int8_t *c) {
-  v128_t signed_c = wasm_i8x16_sub(wasm_v128_xor(wasm_v128_load(c), q.b), q.b);
+/* sum + the 16 products of q and c, as four sums. -c is ~c + 1, and never leaves a byte. */
+WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, v128_t c) {
+  v128_t signed_c = wasm_i8x16_sub(wasm_v128_xor(c, q.b), q.b);
   return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(signed_c, q.a, sum);
 }
 
@@ -103,9 +103,9 @@ WASM128_INLINE query_wasm128 load_query_wasm128(const int8_t *q) {
   return (query_wasm128){wasm_i16x8_load8x8(q), wasm_i16x8_load8x8(q + 8)};
 }
 
-WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, const int8_t *c) {
-  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.a, wasm_i16x8_load8x8(c)));
-  return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.b, wasm_i16x8_load8x8(c + 8)));
+WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, v128_t c) {
+  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.a, wasm_i16x8_extend_low_i8x16(c)));
+  return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.b, wasm_i16x8_extend_high_i8x16(c)));
 }
 
 #endif
@@ -114,62 +114,107 @@ static int32_t dot_i8_wasm128(const int8_t *a, const int8_t *b, size_t n) {
   v128_t s0 = wasm_i32x4_splat(0), s1 = s0;
   size_t i = 0;
   for (; n - i >= 32; i += 32) {
-    s0 = products_wasm128(s0, load_query_wasm128(b + i), a + i);
-    s1 = products_wasm128(s1, load_query_wasm128(b + i + 16), a + i + 16);
+    s0 = products_wasm128(s0, load_query_wasm128(b + i), wasm_v128_load(a + i));
+    s1 = products_wasm128(s1, load_query_wasm128(b + i + 16), wasm_v128_load(a + i + 16));
   }
-  for (; n - i >= 16; i += 16) s0 = products_wasm128(s0, load_query_wasm128(b + i), a + i);
+  for (; n - i >= 16; i += 16) s0 = products_wasm128(s0, load_query_wasm128(b + i), wasm_v128_load(a + i));
   if (i < n) {
     int8_t a_rest[16] = {0}, b_rest[16] = {0};
     memcpy(a_rest, a + i, n - i);
     memcpy(b_rest, b + i, n - i);
-    s1 = products_wasm128(s1, load_query_wasm128(b_rest), a_rest);
+    s1 = products_wasm128(s1, load_query_wasm128(b_rest), wasm_v128_load(a_rest));
   }
   return fold_i32_wasm128(wasm_i32x4_add(s0, s1));
 }
 
+/* ---- sums over packed codes -------------------------------------------------------------------------------------- */
+
+#define NIBBLE_WASM128 wasm_i8x16_splat(15)
+
+WASM128_INLINE v128_t high_bits_wasm128(v128_t x) { return wasm_v128_and(wasm_u16x8_shr(x, 4), NIBBLE_WASM128); }
+
+/* The codes of 16 dimensions from bytes that hold their high and low halves as the first of two, and as the second. */
+WASM128_INLINE v128_t first_wasm128(v128_t high, v128_t low) {
+  v128_t u = wasm_v128_bitselect(low, wasm_i16x8_shl(high, 4), NIBBLE_WASM128);
+  return wasm_v128_xor(u, wasm_i8x16_splat(-128));
+}
+WASM128_INLINE v128_t second_wasm128(v128_t high, v128_t low) {
+  v128_t u = wasm_v128_bitselect(wasm_u16x8_shr(low, 4), high, NIBBLE_WASM128);
+  return wasm_v128_xor(u, wasm_i8x16_splat(-128));
+}
+
 /* Four rows share the loads of the query. */
-WASM128_INLINE void dot_four_wasm128(const int8_t *c0, const int8_t *c1, const int8_t *c2, const int8_t *c3,
-                                     const int8_t *query, size_t n, int32_t *out) {
-  v128_t s0 = wasm_i32x4_splat(0), s1 = s0, s2 = s0, s3 = s0;
-  size_t i = 0;
-  for (; n - i >= 16; i += 16) {
-    query_wasm128 q = load_query_wasm128(query + i);
-    s0 = products_wasm128(s0, q, c0 + i);
-    s1 = products_wasm128(s1, q, c1 + i);
-    s2 = products_wasm128(s2, q, c2 + i);
-    s3 = products_wasm128(s3, q, c3 + i);
-  }
-  if (i < n) {
-    int8_t rest[5][16] = {{0}};
-    const int8_t *from[5] = {query, c0, c1, c2, c3};
-    for (size_t j = 0; j < 5; j++) memcpy(rest[j], from[j] + i, n - i);
-    query_wasm128 q = load_query_wasm128(rest[0]);
-    s0 = products_wasm128(s0, q, rest[1]);
-    s1 = products_wasm128(s1, q, rest[2]);
-    s2 = products_wasm128(s2, q, rest[3]);
-    s3 = products_wasm128(s3, q, rest[4]);
-  }
-  v128_t t0 = wasm_i32x4_add(wasm_i32x4_shuffle(s0, s1, 0, 4, 1, 5), wasm_i32x4_shuffle(s0, s1, 2, 6, 3, 7));
-  v128_t t2 = wasm_i32x4_add(wasm_i32x4_shuffle(s2, s3, 0, 4, 1, 5), wasm_i32x4_shuffle(s2, s3, 2, 6, 3, 7));
+WASM128_INLINE void store_four_wasm128(const v128_t s[4], int32_t *out) {
+  v128_t t0 = wasm_i32x4_add(wasm_i32x4_shuffle(s[0], s[1], 0, 4, 1, 5), wasm_i32x4_shuffle(s[0], s[1], 2, 6, 3, 7));
+  v128_t t2 = wasm_i32x4_add(wasm_i32x4_shuffle(s[2], s[3], 0, 4, 1, 5), wasm_i32x4_shuffle(s[2], s[3], 2, 6, 3, 7));
   wasm_v128_store(out, wasm_i32x4_add(wasm_i64x2_shuffle(t0, t2, 0, 2), wasm_i64x2_shuffle(t0, t2, 1, 3)));
 }
 
-static void scan_i8_wasm128(const int8_t *codes, size_t stride, size_t n_rows, const int8_t *query, size_t n,
-                            int32_t *out) {
-  size_t r = 0;
-  for (; n_rows - r >= 4; r += 4, codes += 4 * stride)
-    dot_four_wasm128(codes, codes + stride, codes + 2 * stride, codes + 3 * stride, query, n, out + r);
-  for (; r < n_rows; r++, codes += stride) out[r] = dot_i8_wasm128(codes, query, n);
+WASM128_INLINE void code_four_wasm128(const uint8_t *const c[4], size_t half, const int8_t *query, int32_t *out) {
+  v128_t s[4] = {wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0)};
+  for (size_t i = 0; i < half; i += 16) {
+    query_wasm128 a = load_query_wasm128(query + i), b = load_query_wasm128(query + half + i);
+    for (size_t j = 0; j < 4; j++) {
+      v128_t high = wasm_v128_load(c[j] + i), low = wasm_v128_load(c[j] + DV_CODE_ROWS * half + i);
+      s[j] = products_wasm128(s[j], a, first_wasm128(high, low));
+      s[j] = products_wasm128(s[j], b, second_wasm128(high, low));
+    }
+  }
+  store_four_wasm128(s, out);
+}
+
+WASM128_INLINE void high_four_wasm128(const uint8_t *const c[4], size_t half, const int8_t *query, int32_t *out) {
+  v128_t s[4] = {wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0)};
+  for (size_t i = 0; i < half; i += 16) {
+    query_wasm128 a = load_query_wasm128(query + i), b = load_query_wasm128(query + half + i);
+    for (size_t j = 0; j < 4; j++) {
+      v128_t high = wasm_v128_load(c[j] + i);
+      s[j] = products_wasm128(s[j], a, wasm_v128_and(high, NIBBLE_WASM128));
+      s[j] = products_wasm128(s[j], b, high_bits_wasm128(high));
+    }
+  }
+  for (size_t j = 0; j < 4; j++) s[j] = wasm_i32x4_shl(s[j], 4);
+  store_four_wasm128(s, out);
+}
+
+/* Codes are put together before they are multiplied: their sum is not needed. */
+static void scan_code_wasm128(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
+                              int32_t sum, int32_t *out) {
+  (void)sum;
+  for (size_t r = 0; r < n_rows; r += 4) {
+    const size_t n = n_rows - r < 4 ? n_rows - r : 4;
+    const uint8_t *c[4];
+    int32_t four[4];
+    for (size_t j = 0; j < 4; j++) c[j] = codes + dv_code_at(first + (j < n ? r + j : r), stride);
+    code_four_wasm128(c, stride / 2, query, four);
+    memcpy(out + r, four, n * sizeof *out);
+  }
 }
 
 /* WebAssembly has no prefetch. */
-static void gather_i8_wasm128(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
-                              const int8_t *query, size_t n, int32_t *out) {
-  size_t i = 0;
-  for (; n_rows - i >= 4; i += 4)
-    dot_four_wasm128(codes + rows[i] * stride, codes + rows[i + 1] * stride, codes + rows[i + 2] * stride,
-                     codes + rows[i + 3] * stride, query, n, out + i);
-  for (; i < n_rows; i++) out[i] = dot_i8_wasm128(codes + rows[i] * stride, query, n);
+WASM128_INLINE void gather_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                                   void (*four_rows)(const uint8_t *const c[4], size_t half, const int8_t *query,
+                                                     int32_t *out),
+                                   const int8_t *query, int32_t offset, int32_t *out) {
+  for (size_t i = 0; i < n_rows; i += 4) {
+    const size_t n = n_rows - i < 4 ? n_rows - i : 4;
+    const uint8_t *c[4];
+    int32_t four[4];
+    for (size_t j = 0; j < 4; j++) c[j] = codes + dv_code_at(rows[j < n ? i + j : i], stride);
+    four_rows(c, stride / 2, query, four);
+    for (size_t j = 0; j < n; j++) out[i + j] = four[j] - offset;
+  }
+}
+
+static void gather_code_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                                const int8_t *query, int32_t sum, int32_t *out) {
+  (void)sum;
+  gather_wasm128(codes, stride, rows, n_rows, code_four_wasm128, query, 0, out);
+}
+
+static void gather_high_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                                const int8_t *query, int32_t sum, int32_t *out) {
+  gather_wasm128(codes, stride, rows, n_rows, high_four_wasm128, query, dv_high_offset(sum), out);
 }
 
 /* ---- sums over bits ---------------------------------------------------------------------------------------------- */
@@ -347,9 +392,9 @@ static void signs_i8_wasm128(const int8_t *code, size_t n, double scale, const f
 }
 
 const dv_kernels dv_kernels_wasm128 = {
-    NAME_WASM128,        dot_f32_wasm128,    l2sq_f32_wasm128,  l1_f32_wasm128,    dot_norm_f32_wasm128,
-    dot_i8_wasm128,      scan_i8_wasm128,    gather_i8_wasm128, scan_bits_wasm128, pick_bits_wasm128,
-    max_abs_f32_wasm128, sum_sq_f64_wasm128, encode_i8_wasm128, signs_i8_wasm128,
+    NAME_WASM128,      dot_f32_wasm128,     l2sq_f32_wasm128,    l1_f32_wasm128,      dot_norm_f32_wasm128,
+    dot_i8_wasm128,    scan_code_wasm128,   gather_code_wasm128, gather_high_wasm128, scan_bits_wasm128,
+    pick_bits_wasm128, max_abs_f32_wasm128, sum_sq_f64_wasm128,  encode_i8_wasm128,   signs_i8_wasm128,
 };
 
 DV_FP_STRICT_END

@@ -60,11 +60,17 @@ static void run_dot_norm(const dv_kernels *k, const bench_case *c, size_t i) {
 static void run_dot_i8(const dv_kernels *k, const bench_case *c, size_t i) {
   int_sink = k->dot_i8(c->codes, c->codes + (1 + i % 3) * c->n, c->n);
 }
-static void run_scan_i8(const dv_kernels *k, const bench_case *c, size_t i) {
-  k->scan_i8(c->codes, c->n, c->n_rows, c->codes + i % 3 * c->n, c->n, c->out);
+static void run_scan_code(const dv_kernels *k, const bench_case *c, size_t i) {
+  k->scan_code((const uint8_t *)c->codes, c->n, 0, c->n_rows, c->codes + i % 3 * c->n, 0, c->out);
 }
-static void run_gather_i8(const dv_kernels *k, const bench_case *c, size_t i) {
-  k->gather_i8(c->codes, c->n, c->rows + i * N_GATHER % (MAX_ROWS - N_GATHER), N_GATHER, c->codes, c->n, c->out);
+static const uint32_t *some_rows(const bench_case *c, size_t i) {
+  return c->rows + i * N_GATHER % (MAX_ROWS - N_GATHER);
+}
+static void run_gather_code(const dv_kernels *k, const bench_case *c, size_t i) {
+  k->gather_code((const uint8_t *)c->codes, c->n, some_rows(c, i), N_GATHER, c->codes, 0, c->out);
+}
+static void run_gather_high(const dv_kernels *k, const bench_case *c, size_t i) {
+  k->gather_high((const uint8_t *)c->codes, c->n, some_rows(c, i), N_GATHER, c->codes, 0, c->out);
 }
 static void run_scan_bits(const dv_kernels *k, const bench_case *c, size_t i) {
   (void)i;
@@ -142,7 +148,7 @@ int main(int argc, char **argv) {
       bit_rows[i].offset = 0.0f;
     }
     c.floats = floats;
-    c.codes = filled(MAX_ROWS * n);
+    c.codes = filled((MAX_ROWS + DV_CODE_ROWS) * n);
     c.bits = filled(MAX_ROWS * n / 8);
     c.table = table;
     c.rows = rows;
@@ -156,11 +162,12 @@ int main(int argc, char **argv) {
     bench("encode", run_encode, &c, 20000, 4 * n);
     bench("signs_i8", run_signs, &c, 20000, 5 * n);
     c.n_rows = MAX_ROWS;
-    bench("gather_i8", run_gather_i8, &c, 1000, N_GATHER * n);
+    bench("gather_code", run_gather_code, &c, 1000, N_GATHER * n);
+    bench("gather_high", run_gather_high, &c, 1000, N_GATHER * n / 2);
     for (c.n_rows = 10000 / DV_BITS_ROWS * DV_BITS_ROWS; c.n_rows <= MAX_ROWS;
          c.n_rows = c.n_rows < MAX_ROWS ? MAX_ROWS : MAX_ROWS + 1) {
       size_t n_calls = c.n_rows < MAX_ROWS ? 10 : 1;
-      bench("scan_i8", run_scan_i8, &c, n_calls, c.n_rows * n);
+      bench("scan_code", run_scan_code, &c, n_calls, c.n_rows * n);
       bench("scan_bits", run_scan_bits, &c, n_calls, c.n_rows * n / 8);
       bench("pick_bits", run_pick_bits, &c, n_calls, c.n_rows * (sizeof(dv_bit_row) + sizeof(uint32_t)));
     }

@@ -16,7 +16,7 @@
 #include "dv_quant.h"
 #include "dv_vector.h"
 
-enum { MAX_N = 400, ROWS = 64, SLACK = 16 };
+enum { MAX_N = 400, MAX_STRIDE = 448, ROWS = 64 };
 
 static uint64_t seed = 88172645463325252u;
 
@@ -125,26 +125,32 @@ static void compare_codes(const dv_kernels *k, const int8_t *a, const int8_t *b,
 }
 
 static void compare_scans(const dv_kernels *k, size_t n) {
-  static int8_t codes[ROWS * (MAX_N + SLACK)], query[MAX_N];
+  static uint8_t codes[ROWS * MAX_STRIDE];
+  static int8_t query[MAX_STRIDE];
   static uint64_t blocks[2 * 32 * 7];
   static uint8_t table[7 * 256];
   int32_t out[ROWS], expected[ROWS];
   uint32_t rows[ROWS], sums[ROWS], picked[ROWS], expected_picked[ROWS];
   dv_bit_row bit_rows[ROWS];
-  size_t stride = n + random_below(SLACK), n_words = dv_bit_words(n);
-  fill_codes(codes, ROWS * stride);
-  fill_codes(query, n);
+  size_t stride = dv_code_stride(n), n_words = dv_bit_words(n);
+  int32_t sum = 0;
+  for (size_t i = 0; i < ROWS * stride; i++) codes[i] = (uint8_t)random_below(256);
+  fill_codes(query, stride);
+  for (size_t i = 0; i < stride; i++) sum += query[i];
   for (size_t i = 0; i < ROWS; i++) {
     rows[i] = random_below(ROWS);
     bit_rows[i].factor = random_float(0);
     bit_rows[i].offset = random_float(0);
   }
-  k->scan_i8(codes, stride, ROWS, query, n, out);
-  dv_kernels_scalar.scan_i8(codes, stride, ROWS, query, n, expected);
-  expect(memcmp(out, expected, sizeof out) == 0, k, "scan_i8", n);
-  k->gather_i8(codes, stride, rows, ROWS, query, n, out);
-  dv_kernels_scalar.gather_i8(codes, stride, rows, ROWS, query, n, expected);
-  expect(memcmp(out, expected, sizeof out) == 0, k, "gather_i8", n);
+  k->scan_code(codes, stride, 0, ROWS, query, sum, out);
+  dv_kernels_scalar.scan_code(codes, stride, 0, ROWS, query, sum, expected);
+  expect(memcmp(out, expected, sizeof out) == 0, k, "scan_code", n);
+  k->gather_code(codes, stride, rows, ROWS, query, sum, out);
+  dv_kernels_scalar.gather_code(codes, stride, rows, ROWS, query, sum, expected);
+  expect(memcmp(out, expected, sizeof out) == 0, k, "gather_code", n);
+  k->gather_high(codes, stride, rows, ROWS, query, sum, out);
+  dv_kernels_scalar.gather_high(codes, stride, rows, ROWS, query, sum, expected);
+  expect(memcmp(out, expected, sizeof out) == 0, k, "gather_high", n);
   for (size_t i = 0; i < 2 * 32 * n_words; i++) blocks[i] = next_random();
   for (size_t i = 0; i < 256 * n_words; i++) table[i] = (uint8_t)random_below(64);
   k->scan_bits(blocks, 2, n_words, table, sums);
@@ -363,12 +369,13 @@ static void add_graph(const dv_hnsw *g) {
 
 /* Rows in clusters, some of them twice, with few links, so that lists overflow; in the graph, out of it, and moved. */
 static void graph(dv_metric metric, const char *what) {
-  enum { N_ROWS = 400, N = 48, STRIDE = 64, M = 5, EF = 30 };
+  enum { N_ROWS = 400, N = 200, STRIDE = 256, M = 5, EF = 30 }; /* so many that searches walk by high halves */
   static float v[N_ROWS * N], q[N];
-  static int8_t code[N_ROWS * STRIDE];
+  static uint8_t codes_of_all[(N_ROWS + DV_CODE_ROWS) * STRIDE];
   static dv_code_row rows[N_ROWS];
+  int8_t code[STRIDE] = {0};
   uint32_t order[N_ROWS];
-  dv_hnsw_space space = {.kernels = dv_kernels_get(), .metric = metric, .n = N, .codes = code, .rows = rows};
+  dv_hnsw_space space = {.kernels = dv_kernels_get(), .metric = metric, .n = N, .codes = codes_of_all, .rows = rows};
   dv_hnsw g;
   dv_hnsw_scratch scratch;
   size_t n_done;
@@ -377,8 +384,8 @@ static void graph(dv_metric metric, const char *what) {
     v[i] = i < (size_t)20 * N ? 2.0f * random_float(0) : v[i % ((size_t)20 * N)] + 0.5f * random_float(0);
   for (uint32_t r = 0; r < N_ROWS; r++) {
     if (r > 20 && r % 9 == 0) memcpy(v + (size_t)r * N, v + (size_t)(r - 20) * N, N * sizeof *v);
-    rows[r] = dv_code_row_of(dv_code_encode(metric, v + (size_t)r * N, N, code + (size_t)r * STRIDE),
-                             code + (size_t)r * STRIDE, N);
+    rows[r] = dv_code_row_of(dv_code_encode(metric, v + (size_t)r * N, N, code), code, N);
+    dv_code_pack(code, N, codes_of_all, r);
     order[r] = (uint32_t)((uint64_t)r * 147 % N_ROWS);
   }
   dv_hnsw_init(&g, M, 8, &heap);

@@ -66,7 +66,7 @@ typedef struct table {
   dv_flat flat;
   float *v;
   float *query;
-  int8_t *codes;
+  uint8_t *codes;
   dv_code_row *code_rows;
   uint64_t *bits;
   dv_bit_row *bit_rows;
@@ -119,7 +119,7 @@ static table table_new(dv_metric m, size_t n_rows, size_t n, unsigned shape, boo
   size_t stride = dv_code_stride(n);
   t.v = zeros(n_rows * n, sizeof *t.v);
   t.query = zeros(n, sizeof *t.query);
-  t.codes = zeros(n_rows * stride, 1);
+  t.codes = zeros(dv_code_bytes(n_rows, n), 1);
   t.code_rows = zeros(n_rows, sizeof *t.code_rows);
   t.bits = zeros(dv_bit_blocks(n_rows) * dv_bit_words(n) * DV_BITS_ROWS, sizeof *t.bits);
   t.bit_rows = zeros(n_rows, sizeof *t.bit_rows);
@@ -130,11 +130,17 @@ static table table_new(dv_metric m, size_t n_rows, size_t n, unsigned shape, boo
   fill_row(t.query, n, shape, random_below(n_rows ? (uint32_t)n_rows : 1), t.v);
   if (n_rows > 0 && random_below(4) == 0)
     memcpy(t.query, t.v + random_below((uint32_t)n_rows) * n, n * sizeof *t.query);
-  for (size_t r = 0; r < n_rows && m != DV_L1; r++)
-    t.code_rows[r] = dv_code_row_of(dv_code_encode(m, t.v + r * n, n, t.codes + r * stride), t.codes + r * stride, n);
-  if (has_center && m != DV_L1) dv_bits_center(t.codes, t.code_rows, n_rows, n, t.center);
-  for (size_t r = 0; r < n_rows && m != DV_L1; r++)
-    t.bit_rows[r] = dv_bits_set(t.bits, r, m, &t.code_rows[r], t.codes + r * stride, n, t.center);
+  int8_t *code = zeros(stride, 1);
+  for (size_t r = 0; r < n_rows && m != DV_L1; r++) {
+    t.code_rows[r] = dv_code_row_of(dv_code_encode(m, t.v + r * n, n, code), code, n);
+    dv_code_pack(code, n, t.codes, r);
+  }
+  if (has_center && m != DV_L1) dv_bits_center(t.codes, t.code_rows, n_rows, n, code, t.center);
+  for (size_t r = 0; r < n_rows && m != DV_L1; r++) {
+    (void)dv_code_unpack(t.codes, r, n, code);
+    t.bit_rows[r] = dv_bits_set(t.bits, r, m, &t.code_rows[r], code, n, t.center);
+  }
+  free(code);
   uint32_t allowed_in_8 = random_below(9);
   for (size_t r = 0; r < n_rows && has_mask; r++)
     if (random_below(8) < allowed_in_8) t.mask[r / 64] |= (uint64_t)1 << r % 64;

@@ -78,7 +78,7 @@ typedef struct world {
   unsigned shape;
   uint32_t n; /* rows */
   float *v;
-  int8_t *codes;
+  uint8_t *codes;
   dv_code_row *rows;
   bool *is_in;
   uint32_t n_in;
@@ -104,14 +104,16 @@ static void fill_vector(float *v, size_t n, unsigned shape, uint32_t row, const 
 
 static void encode_row(world *w, uint32_t row) {
   size_t n = w->space.n;
-  int8_t *code = w->codes + row * dv_code_stride(n);
+  int8_t *code = zeros(dv_code_stride(n), 1);
   w->rows[row] = dv_code_row_of(dv_code_encode(w->space.metric, w->v + row * n, n, code), code, n);
+  dv_code_pack(code, n, w->codes, row);
+  free(code);
 }
 
 static world world_new(dv_metric metric, uint32_t n_rows, size_t n, uint32_t m, unsigned shape) {
   world w = {.n = n_rows, .shape = shape};
   w.v = zeros(n_rows * n, sizeof *w.v);
-  w.codes = zeros(n_rows * dv_code_stride(n), 1);
+  w.codes = zeros(dv_code_bytes(n_rows, n), 1);
   w.rows = zeros(n_rows, sizeof *w.rows);
   w.is_in = zeros(n_rows, sizeof *w.is_in);
   w.space = (dv_hnsw_space){.kernels = dv_kernels_get(), .metric = metric, .n = n, .codes = w.codes, .rows = w.rows};
@@ -313,6 +315,8 @@ static dv_hnsw graph_copy(const dv_hnsw *from) {
   g.upper = duplicate(from->upper, (size_t)g.upper_capacity * g.m * sizeof *g.upper);
   g.upper_row = duplicate(from->upper_row, g.upper_capacity * sizeof *g.upper_row);
   g.upper_changed = duplicate(from->upper_changed, g.upper_capacity / 8);
+  g.code = NULL;
+  g.code_capacity = 0;
   return g;
 }
 
@@ -320,7 +324,7 @@ static world world_copy(const world *from) {
   world w = *from;
   w.g = graph_copy(&from->g);
   w.v = copy_of(from->v, w.n * w.space.n, sizeof *w.v);
-  w.codes = copy_of(from->codes, w.n * dv_code_stride(w.space.n), 1);
+  w.codes = copy_of(from->codes, dv_code_bytes(w.n, w.space.n), 1);
   w.rows = copy_of(from->rows, w.n, sizeof *w.rows);
   w.is_in = copy_of(from->is_in, w.n, sizeof *w.is_in);
   w.space.codes = w.codes;
@@ -332,13 +336,37 @@ static world world_copy(const world *from) {
 
 static float estimate(const world *w, const dv_code_query *q, uint32_t row) {
   size_t stride = dv_code_stride(w->space.n);
-  return dv_code_estimate(q, &w->rows[row], dv_kernels_scalar.dot_i8(w->codes + row * stride, q->code, stride));
+  int32_t dot;
+  dv_kernels_scalar.gather_code(w->codes, stride, &row, 1, q->code, q->sum, &dot);
+  return dv_code_estimate(q, &w->rows[row], dot);
+}
+
+/* A code is long enough for its high halves to say nearly the same. */
+static bool is_coarse(const world *w, const dv_code_query *q) {
+  int64_t sq = 0;
+  for (size_t i = 0; i < w->space.n; i++) sq += (int64_t)q->code[i] * q->code[i];
+  return sq >= 262144;
+}
+
+/* What a search walks by: a high half stands for the middle of its sixteen codes. */
+static float walked(const world *w, const dv_code_query *q, uint32_t row) {
+  if (!is_coarse(w, q)) return estimate(w, q, row);
+  int8_t *code = zeros(dv_code_stride(w->space.n), 1);
+  int32_t twice = 0;
+  (void)dv_code_unpack(w->codes, row, w->space.n, code);
+  for (size_t i = 0; i < w->space.n; i++) twice += (2 * ((code[i] + 128) / 16 * 16 - 128) + 15) * q->code[i];
+  free(code);
+  return dv_code_estimate(q, &w->rows[row], (twice + (q->sum > 0 && twice % 2 != 0)) >> 1);
 }
 
 static float between(const world *w, uint32_t a, uint32_t b) {
   size_t stride = dv_code_stride(w->space.n);
-  float dot = (float)dv_kernels_scalar.dot_i8(w->codes + a * stride, w->codes + b * stride, stride);
+  int8_t *code = zeros(2 * stride, 1);
+  (void)dv_code_unpack(w->codes, a, w->space.n, code);
+  (void)dv_code_unpack(w->codes, b, w->space.n, code + stride);
+  float dot = (float)dv_kernels_scalar.dot_i8(code, code + stride, stride);
   float product = w->rows[a].scale * w->rows[b].scale * dot;
+  free(code);
   return w->space.metric == DV_L2 ? w->rows[a].norm_sq + w->rows[b].norm_sq - 2.0f * product : -product;
 }
 
@@ -365,16 +393,16 @@ static uint32_t brute_force(const world *w, const dv_code_query *q, dv_hnsw_hit 
 enum { BEAM = 2 };
 
 /* From the entry down to the nearest neighbour of nearest neighbours; then, on the ground, expands the nearest that are
- * not expanded yet of the ef nearest seen, until all are. */
+ * not expanded yet of the ef nearest seen, until all are. What it has found is then measured by whole codes. */
 static size_t naive_search(const world *w, const dv_code_query *q, size_t ef, dv_hnsw_hit *out) {
   const dv_hnsw *g = &w->g;
   bool *is_seen = zeros(w->n, sizeof *is_seen), *is_expanded = zeros(w->n, sizeof *is_expanded);
-  dv_hnsw_hit at = {estimate(w, q, g->entry), g->entry};
+  dv_hnsw_hit at = {walked(w, q, g->entry), g->entry};
   for (uint32_t level = g->top; level > 0;) {
     dv_hnsw_hit best = at;
     for (uint32_t i = 0; i < list_length(g, at.row, level); i++) {
       uint32_t row = list_of(g, at.row, level)[i];
-      dv_hnsw_hit hit = {estimate(w, q, row), row};
+      dv_hnsw_hit hit = {walked(w, q, row), row};
       if (by_hit(&hit, &best) < 0) best = hit;
     }
     if (best.row == at.row) level--;
@@ -394,12 +422,14 @@ static size_t naive_search(const world *w, const dv_code_query *q, size_t ef, dv
         uint32_t to = list_of(g, now[i], 0)[j];
         if (is_seen[to]) continue;
         is_seen[to] = true;
-        out[n++] = (dv_hnsw_hit){estimate(w, q, to), to};
+        out[n++] = (dv_hnsw_hit){walked(w, q, to), to};
       }
     }
     sort_hits(out, n);
     n = n < ef ? n : ef;
   }
+  for (size_t i = 0; i < n; i++) out[i].distance = estimate(w, q, out[i].row);
+  sort_hits(out, n);
   free(is_seen);
   free(is_expanded);
   return n;
@@ -502,10 +532,10 @@ END_TEST
 START_TEST(a_search_is_the_naive_one) {
   dv_hnsw_scratch s;
   dv_hnsw_scratch_init(&s, &alloc);
-  size_t n_not_all = 0;
+  size_t n_not_all = 0, n_coarse = 0, n_whole = 0;
   for (unsigned round = 0; round < 60; round++) {
-    world w = world_new(metrics[round % 3], 50 + random_below(400), 1 + random_below(40), 2 + random_below(9),
-                        random_below(N_SHAPES));
+    world w = world_new(metrics[round % 3], 50 + random_below(400), 1 + random_below(round % 2 ? 40 : 400),
+                        2 + random_below(9), random_below(N_SHAPES));
     dv_hnsw_hit *expected = zeros(w.n, sizeof *expected), *all = zeros(w.n, sizeof *all);
     grow(&w, w.n - 10, 30);
     for (unsigned search = 0; search < 20; search++) {
@@ -514,6 +544,8 @@ START_TEST(a_search_is_the_naive_one) {
       ck_assert(dv_hnsw_search(&w.g, &w.space, &q, ef, &s) == DV_OK);
       ck_assert_uint_eq(s.n_pool, naive_search(&w, &q, ef, expected));
       ck_assert(are_same_hits(s.pool, expected, s.n_pool));
+      n_coarse += is_coarse(&w, &q);
+      n_whole += !is_coarse(&w, &q);
       (void)brute_force(&w, &q, all);
       n_not_all += !are_same_hits(s.pool, all, s.n_pool);
       dv_code_query_free(&q);
@@ -522,6 +554,8 @@ START_TEST(a_search_is_the_naive_one) {
     free(all);
     world_free(&w);
   }
+  ck_assert_uint_gt(n_coarse, 100);
+  ck_assert_uint_gt(n_whole, 100);
   ck_assert_uint_gt(n_not_all, 50); /* with so few links and so small an ef a search errs: the naive one likewise */
   dv_hnsw_scratch_free(&s);
 }
@@ -548,7 +582,7 @@ static bool look_on(void *ctx, const dv_hnsw_hit *pool, size_t n) {
   for (size_t i = 0; i < n; i++) {
     for (uint32_t j = 0; j < list_length(&o->w->g, o->last[i].row, 0); j++) {
       uint32_t to = list_of(&o->w->g, o->last[i].row, 0)[j];
-      dv_hnsw_hit hit = {estimate(o->w, o->q, to), to};
+      dv_hnsw_hit hit = {walked(o->w, o->q, to), to};
       size_t at = 0;
       while (at < n && o->last[at].row != to) at++;
       ck_assert(at < n || by_hit(&hit, &o->last[n - 1]) > 0);
@@ -577,6 +611,8 @@ START_TEST(a_search_that_is_looked_on_ends_when_it_is_told_to) {
       ck_assert(dv_hnsw_search_watched(&w.g, &w.space, &q, ef, &watch, &s) == DV_OK);
       if (o.n_until && o.n_calls == o.n_until) {
         ck_assert_uint_eq(s.n_pool, o.n_last);
+        for (size_t i = 0; i < s.n_pool; i++) o.last[i].distance = estimate(&w, &q, o.last[i].row);
+        sort_hits(o.last, s.n_pool);
         ck_assert(are_same_hits(s.pool, o.last, s.n_pool));
         ck_assert_uint_le(s.n_hops, whole.n_hops);
         n_ended++;
@@ -597,17 +633,23 @@ START_TEST(a_search_that_is_looked_on_ends_when_it_is_told_to) {
 }
 END_TEST
 
-static size_t n_gathered;
+static size_t n_gathered, n_gathered_high;
 
-static void counting_gather(const int8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
-                            const int8_t *query, size_t n, int32_t *out) {
+static void counting_gather(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                            const int8_t *query, int32_t sum, int32_t *out) {
   n_gathered += n_rows;
-  dv_kernels_scalar.gather_i8(codes, stride, rows, n_rows, query, n, out);
+  dv_kernels_scalar.gather_code(codes, stride, rows, n_rows, query, sum, out);
+}
+
+static void counting_gather_high(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                                 const int8_t *query, int32_t sum, int32_t *out) {
+  n_gathered_high += n_rows;
+  dv_kernels_scalar.gather_high(codes, stride, rows, n_rows, query, sum, out);
 }
 
 START_TEST(ef_of_zero_finds_nothing_and_looks_at_nothing) {
   dv_kernels kernels = dv_kernels_scalar;
-  kernels.gather_i8 = counting_gather;
+  kernels.gather_code = counting_gather;
   world w = world_new(DV_L2, 40, 8, 4, GAUSSIAN);
   grow(&w, 40, 20);
   w.space.kernels = &kernels;
@@ -634,16 +676,18 @@ static void expect_recall(dv_metric m, unsigned shape) {
   world w = world_new(m, 3000, 64, 16, shape);
   dv_hnsw_hit *expected = zeros(w.n, sizeof *expected);
   grow(&w, 3000, 100);
-  kernels.gather_i8 = counting_gather;
+  kernels.gather_code = counting_gather;
+  kernels.gather_high = counting_gather_high;
   w.space.kernels = &kernels;
   size_t n_found = 0, n_looked = 0;
   const size_t n_queries = 50, k = 10;
   for (unsigned i = 0; i < n_queries; i++) {
     dv_code_query q = query_new(&w);
-    n_gathered = 0;
+    n_gathered = n_gathered_high = 0;
     ck_assert(dv_hnsw_search(&w.g, &w.space, &q, 64, &s) == DV_OK);
-    ck_assert_uint_eq(n_gathered, s.n_distances);
-    n_looked += n_gathered;
+    ck_assert_uint_eq(is_coarse(&w, &q) ? n_gathered_high : n_gathered, s.n_distances);
+    ck_assert_uint_eq(is_coarse(&w, &q) ? n_gathered : 0, is_coarse(&w, &q) ? s.n_pool : 0);
+    n_looked += s.n_distances;
     (void)brute_force(&w, &q, expected);
     for (size_t j = 0; j < k; j++) n_found += s.pool[j].distance <= expected[k - 1].distance;
     dv_code_query_free(&q);
@@ -1519,7 +1563,9 @@ typedef struct paged {
 static void bring_code(paged *p, uint32_t row) {
   size_t stride = dv_code_stride(p->w.space.n);
   if (bit_at(p->has_code, row)) return;
-  memcpy(p->w.codes + row * stride, p->from.codes + row * stride, stride);
+  size_t at = dv_code_at(row, stride), to_low = DV_CODE_ROWS * (stride / 2);
+  memcpy(p->w.codes + at, p->from.codes + at, stride / 2);
+  memcpy(p->w.codes + at + to_low, p->from.codes + at + to_low, stride / 2);
   p->w.rows[row] = p->from.rows[row];
   bit_set(p->has_code, row);
 }
@@ -1557,7 +1603,7 @@ static void paged_init(paged *p, const world *from, enum absent absent) {
   p->has_list = zeros(from->n / 64 + 1, sizeof *p->has_list);
   p->pager = (dv_hnsw_pager){p->has_code, p->has_list, need_code, need_list, p};
   p->w.space.pager = &p->pager;
-  memset(p->w.codes, 0x55, from->n * dv_code_stride(from->space.n));
+  memset(p->w.codes, 0x55, dv_code_bytes(from->n, from->space.n));
   for (uint32_t r = 0; r < from->n; r++) {
     p->w.rows[r] = (dv_code_row){1e3f, 0.0f, 1.0f};
     for (uint32_t i = 0; i < 2 * from->g.m; i++)
@@ -2068,6 +2114,8 @@ static dv_hnsw exact_copy(const dv_hnsw *from) {
   g.upper = duplicate(from->upper, (size_t)g.n_upper * g.m * sizeof *g.upper);
   g.upper_row = duplicate(from->upper_row, g.n_upper * sizeof *g.upper_row);
   g.changed = g.upper_changed = NULL;
+  g.code = NULL;
+  g.code_capacity = 0;
   return g;
 }
 

@@ -420,20 +420,55 @@ END_TEST
 
 START_TEST(center_is_the_mean_of_rows_that_are_there) {
   enum { N = 70, N_ROWS = 300 };
-  static int8_t codes[N_ROWS * 128];
+  static uint8_t codes[(N_ROWS + DV_CODE_ROWS) * 128];
   static dv_code_row rows[N_ROWS];
+  int8_t code[128] = {0};
   float v[N], center[N];
   for (size_t r = 0; r < N_ROWS; r++) {
     if (r % 3 == 0) continue; /* absent: scale 0 */
     for (size_t i = 0; i < N; i++) v[i] = 5.0f + (float)i + 0.1f * random_unit();
-    uint32_t meta = dv_code_encode(DV_L2, v, N, codes + r * 128);
-    rows[r] = dv_code_row_of(meta, codes + r * 128, N);
+    uint32_t meta = dv_code_encode(DV_L2, v, N, code);
+    rows[r] = dv_code_row_of(meta, code, N);
+    dv_code_pack(code, N, codes, r);
   }
-  dv_bits_center(codes, rows, N_ROWS, N, center);
+  dv_bits_center(codes, rows, N_ROWS, N, code, center);
   for (size_t i = 0; i < N; i++) ck_assert(fabsf(center[i] - 5.0f - (float)i) < 0.5f);
-  dv_bits_center(codes, rows, 1, N, center);
+  dv_bits_center(codes, rows, 1, N, code, center);
   for (size_t i = 0; i < N; i++) ck_assert(center[i] == 0.0f);
-  dv_bits_center(codes, rows, 0, N, center);
+  dv_bits_center(codes, rows, 0, N, code, center);
+}
+END_TEST
+
+/* ---- packing ----------------------------------------------------------------------------------------------------- */
+
+START_TEST(packed_codes_come_out_again) {
+  static int8_t code[576], again[576];
+  static uint8_t packed[3 * DV_CODE_ROWS * 576], bytes[3 * DV_CODE_ROWS * 576];
+  for (size_t round = 0; round < 600; round++) {
+    size_t n = 1 + round % 570, stride = dv_code_stride(n), half = stride / 2, row = random_below(3 * DV_CODE_ROWS);
+    size_t block = row / DV_CODE_ROWS * DV_CODE_ROWS * stride, in_block = row % DV_CODE_ROWS;
+    int32_t sum = 0;
+    memset(code, 0, sizeof code);
+    for (size_t i = 0; i < n; i++) {
+      code[i] = (int8_t)(round < 256 ? (int)round - 128 : (int)random_below(256) - 128);
+      sum += code[i];
+    }
+    dv_code_pack(code, n, packed, row);
+    for (size_t i = 0; i < stride; i++) { /* as the kernels expect them */
+      size_t at = block + in_block * half + i % half;
+      unsigned u = (unsigned)(code[i] + 128), high = packed[at], low = packed[at + DV_CODE_ROWS * half];
+      ck_assert_uint_eq(u >> 4, i < half ? high & 15 : high >> 4);
+      ck_assert_uint_eq(u & 15, i < half ? low & 15 : low >> 4);
+    }
+    ck_assert_int_eq(dv_code_unpack(packed, row, n, again), sum);
+    ck_assert(memcmp(code, again, stride) == 0);
+    /* Any bytes: and nothing but the row's is written. */
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)random_below(256);
+    memcpy(packed, bytes, sizeof packed);
+    (void)dv_code_unpack(bytes, row, n, again);
+    dv_code_pack(again, n, packed, row);
+    ck_assert(memcmp(bytes, packed, sizeof packed) == 0);
+  }
 }
 END_TEST
 
@@ -507,6 +542,7 @@ int main(void) {
   tcase_add_test(tc, bits_estimate_what_they_should);
   tcase_add_test(tc, bits_of_a_row_change_no_other_row);
   tcase_add_test(tc, bits_of_long_rows_are_those_of_their_values);
+  tcase_add_test(tc, packed_codes_come_out_again);
   tcase_add_test(tc, center_is_the_mean_of_rows_that_are_there);
   tcase_add_test(tc, select_smallest_equals_a_sort);
   tcase_add_test(tc, no_memory_owns_nothing);

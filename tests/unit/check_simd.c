@@ -210,37 +210,81 @@ START_TEST(dot_i8_is_exact) {
 }
 END_TEST
 
-START_TEST(scan_and_gather_equal_dots_and_write_only_their_sums) {
-  enum { MAX_ROWS = 37, STRIDE_MAX = 704, CANARY = 0x5a5a5a5a };
-  fence codes_fence = fence_new(MAX_ROWS * STRIDE_MAX);
+/* What the kernels over packed codes mean, number by number: of all of row's code, or of what its high halves stand for,
+ * 241 halves above their lowest. */
+static int64_t packed_sum(const uint8_t *codes, size_t row, size_t stride, const int8_t *query, bool is_of_high) {
+  int64_t sum = 0, query_sum = 0;
+  const size_t half = stride / 2;
+  const uint8_t *highs = codes + row / 64 * 64 * stride + row % 64 * half, *lows = highs + 64 * half;
+  for (size_t i = 0; i < stride; i++) {
+    int high = i < half ? highs[i] & 15 : highs[i - half] >> 4;
+    int low = i < half ? lows[i] & 15 : lows[i - half] >> 4;
+    sum += (int64_t)(is_of_high ? 16 * high : 16 * high + low - 128) * query[i];
+    query_sum += query[i];
+  }
+  return is_of_high ? sum - query_sum * 241 / 2 : sum;
+}
+
+START_TEST(scan_and_gathers_of_packed_codes_are_exact_and_write_only_their_sums) {
+  enum { MAX_ROWS = 137, ROOM = 192, STRIDE_MAX = 704, CANARY = 0x5a5a5a5a };
+  fence codes_fence = fence_new(ROOM * STRIDE_MAX + 64);
   for (size_t t = 0; dv_kernels_name_at(t); t++) {
     const dv_kernels *k = dv_kernels_named(dv_kernels_name_at(t));
     for (size_t round = 0; round < 400; round++) {
-      size_t n = round < 130 ? round : random_below(640), n_rows = random_below(MAX_ROWS + 1);
-      size_t stride =
-          round % 3 == 0 ? (n + 63) / 64 * 64 : n + random_below(64); /* the last row has nothing behind it */
-      size_t n_codes = n_rows ? (n_rows - 1) * stride + n : 0;
-      int8_t *codes = (int8_t *)fence_place(&codes_fence, n_codes, 0, true);
-      int8_t *query = (int8_t *)fence_place(&fence_a, n, 0, true);
-      fill_codes(codes, n_codes, round % 2);
-      fill_codes(query, n, round % 2);
+      size_t stride = round < 12 ? 64 * round : 64 * random_below(STRIDE_MAX / 64 + 1),
+             n_rows = random_below(round % 2 ? MAX_ROWS + 1 : 9);
+      uint8_t *codes = fence_place(&codes_fence, ROOM * stride, round % 7, true);
+      int8_t *query = (int8_t *)fence_place(&fence_a, stride, round % 5, true);
+      int32_t sum = 0;
+      for (size_t i = 0; i < ROOM * stride; i++) codes[i] = (uint8_t)(round % 4 ? random_below(256) : 255);
+      fill_codes(query, stride, round % 4);
+      for (size_t i = 0; i < stride; i++) sum += query[i];
 
       int32_t out[MAX_ROWS + 2];
       uint32_t rows[MAX_ROWS];
       for (size_t i = 0; i < MAX_ROWS + 2; i++) out[i] = CANARY;
-      k->scan_i8(codes, stride, n_rows, query, n, out + 1);
+      size_t first = random_below((uint32_t)(ROOM - n_rows) + 1);
+      k->scan_code(codes, stride, first, n_rows, query, sum, out + 1);
       for (size_t r = 0; r < n_rows; r++)
-        ck_assert_int_eq(out[1 + r], dv_kernels_scalar.dot_i8(codes + r * stride, query, n));
+        ck_assert_int_eq(out[1 + r], packed_sum(codes, first + r, stride, query, false));
       ck_assert(out[0] == CANARY && out[n_rows + 1] == CANARY);
 
       for (size_t i = 0; i < MAX_ROWS + 2; i++) out[i] = CANARY;
-      for (size_t i = 0; i < n_rows; i++) rows[i] = random_below((uint32_t)n_rows);
-      k->gather_i8(codes, stride, rows, n_rows, query, n, out + 1);
+      for (size_t i = 0; i < n_rows; i++) rows[i] = random_below(ROOM);
+      k->gather_code(codes, stride, rows, n_rows, query, sum, out + 1);
       for (size_t i = 0; i < n_rows; i++)
-        ck_assert_int_eq(out[1 + i], dv_kernels_scalar.dot_i8(codes + rows[i] * stride, query, n));
+        ck_assert_int_eq(out[1 + i], packed_sum(codes, rows[i], stride, query, false));
+      ck_assert(out[0] == CANARY && out[n_rows + 1] == CANARY);
+
+      for (size_t i = 0; i < MAX_ROWS + 2; i++) out[i] = CANARY;
+      k->gather_high(codes, stride, rows, n_rows, query, sum, out + 1);
+      for (size_t i = 0; i < n_rows; i++) ck_assert_int_eq(out[1 + i], packed_sum(codes, rows[i], stride, query, true));
       ck_assert(out[0] == CANARY && out[n_rows + 1] == CANARY);
     }
   }
+  /* The longest rows there are, at the extremes. */
+  uint8_t *longest = malloc((size_t)64 * 65536);
+  ck_assert(longest != NULL);
+  for (size_t t = 0; dv_kernels_name_at(t); t++) {
+    const dv_kernels *k = dv_kernels_named(dv_kernels_name_at(t));
+    for (unsigned kind = 1; kind < 4; kind++) {
+      int8_t *query = (int8_t *)fence_place(&fence_a, 65536, 0, true);
+      int32_t sum = 0, out;
+      const uint32_t first = 0;
+      fill_codes(query, 65536, kind);
+      for (size_t i = 0; i < 65536; i++) sum += query[i];
+      for (int byte = 0; byte < 256; byte += 255) {
+        memset(longest, byte, (size_t)64 * 65536);
+        k->scan_code(longest, 65536, 63, 1, query, sum, &out);
+        ck_assert_int_eq(out, packed_sum(longest, 63, 65536, query, false));
+        k->gather_code(longest, 65536, &first, 1, query, sum, &out);
+        ck_assert_int_eq(out, packed_sum(longest, 0, 65536, query, false));
+        k->gather_high(longest, 65536, &first, 1, query, sum, &out);
+        ck_assert_int_eq(out, packed_sum(longest, 0, 65536, query, true));
+      }
+    }
+  }
+  free(longest);
   fence_free(&codes_fence);
 }
 END_TEST
@@ -431,7 +475,7 @@ int main(void) {
   tcase_add_test(tc, float_kernels_equal_scalar_at_every_length);
   tcase_add_test(tc, float_kernels_read_any_alignment);
   tcase_add_test(tc, dot_i8_is_exact);
-  tcase_add_test(tc, scan_and_gather_equal_dots_and_write_only_their_sums);
+  tcase_add_test(tc, scan_and_gathers_of_packed_codes_are_exact_and_write_only_their_sums);
   tcase_add_test(tc, scan_bits_is_exact);
   tcase_add_test(tc, pick_bits_equals_scalar);
   tcase_add_test(tc, making_codes_is_defined);
