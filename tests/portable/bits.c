@@ -396,8 +396,8 @@ static void graph(dv_metric metric, const char *what) {
   for (size_t i = 0; i < N_ROWS / 2; i++) {
     uint32_t r = i % 20 == 0 && dv_hnsw_is_linked(&g, g.entry) ? g.entry : order[i];
     if (dv_hnsw_is_linked(&g, r) && dv_hnsw_unlink(&g, &space, r) != DV_OK) abort();
-    rows[r] = dv_code_row_of(dv_code_encode(metric, v + (size_t)(r + 5) % N_ROWS * N, N, code + (size_t)r * STRIDE),
-                             code + (size_t)r * STRIDE, N);
+    rows[r] = dv_code_row_of(dv_code_encode(metric, v + (size_t)(r + 5) % N_ROWS * N, N, code), code, N);
+    dv_code_pack(code, N, codes_of_all, r);
   }
   add_graph(&g);
   for (size_t i = 0; i < N_ROWS / 4; i++)
