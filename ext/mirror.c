@@ -37,7 +37,7 @@ void dvx_mirror_free(dvx_table *t) {
   memset(m, 0, sizeof *m);
 }
 
-/* The region of codes. What is new of it is not written to, so it takes no memory until it is; a row's padding is
+/* The region of codes, from n_old to n_new bytes. What is new of it is not written to, so it takes no memory until it is; a row's padding is
  * cleared when its codes are written. It begins on a page, so that whole pages of it can be given back, and rows lie in
  * as few lines of the cache as they can. */
 static int mirror_grow_codes(dvx_mirror *m, size_t n_old, size_t n_new) {
@@ -56,13 +56,12 @@ int dvx_mirror_reserve(dvx_table *t, size_t n_rows) {
   if (!m->is_loaded) return SQLITE_OK;
   int rc = dvx_graph_reserve(t, n_rows);
   if (rc != SQLITE_OK || n_rows <= m->capacity) return rc;
-  size_t stride = dv_code_stride(t->config->dimensions);
   size_t words = dv_bit_words(t->config->dimensions);
   size_t old = m->capacity;
   size_t n = old ? old + old / 2 : 0;
   if (n < n_rows) n = n_rows;
   n = (n + 63) & ~(size_t)63; /* whole words of the bitmaps, whole blocks of bits */
-  rc = mirror_grow_codes(m, old * stride, n * stride);
+  rc = mirror_grow_codes(m, dv_code_bytes(old, t->config->dimensions), dv_code_bytes(n, t->config->dimensions));
   if (rc == SQLITE_OK) {
     /* Like codes, set when they are; so a table of many rows is opened without writing to all of it. */
     dv_code_row *rows = sqlite3_realloc64(m->code_rows, n * sizeof *rows);

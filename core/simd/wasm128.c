@@ -5,7 +5,7 @@
  *
  * Compiled with relaxed SIMD, sums of bytes take its dot product, and nothing else of it: relaxed instructions may give
  * other results on other machines, this one only if a byte of its second operand has the highest bit. Here that operand is
- * |query|, at most 127; the query's signs go to the codes.
+ * |query|, at most 127, and the query's signs go to the codes; or halves of codes.
  */
 #include "dv_simd.h"
 
@@ -95,6 +95,28 @@ WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, v128_t c) {
   return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(signed_c, q.a, sum);
 }
 
+/* 32 numbers of the query, as add_halves_wasm128 wants them. */
+typedef struct halves_query_wasm128 {
+  v128_t a, b;
+} halves_query_wasm128;
+
+WASM128_INLINE halves_query_wasm128 load_halves_query_wasm128(const int8_t *a, const int8_t *b) {
+  return (halves_query_wasm128){wasm_v128_load(a), wasm_v128_load(b)};
+}
+
+/* sum + the products of a with the low four bits of the bytes of x, and of b with the high four. */
+WASM128_INLINE v128_t add_halves_wasm128(v128_t sum, halves_query_wasm128 q, v128_t x) {
+  const v128_t nibble = wasm_i8x16_splat(15);
+  sum = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(q.a, wasm_v128_and(x, nibble), sum);
+  return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(q.b, wasm_v128_and(wasm_u16x8_shr(x, 4), nibble), sum);
+}
+
+/* What is missing in that. */
+WASM128_INLINE v128_t add_missing_wasm128(v128_t sum, halves_query_wasm128 q) {
+  (void)q;
+  return sum;
+}
+
 #else
 #define NAME_WASM128 "wasm128"
 
@@ -106,6 +128,47 @@ WASM128_INLINE query_wasm128 load_query_wasm128(const int8_t *q) {
 WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, v128_t c) {
   sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.a, wasm_i16x8_extend_low_i8x16(c)));
   return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.b, wasm_i16x8_extend_high_i8x16(c)));
+}
+
+/*
+ * Two bytes that hold halves are a number x of 16 bits, and its four digits x0..x3, to the base of 16, belong to four numbers
+ * q0..q3 of the query: two of a, two of b. To part the digits would cost more than to multiply them. But with y_i = x >> 4i
+ * it is x_i = y_i - 16 y_(i+1), so that
+ *
+ *   x0 q0 + x1 q1 + x2 q2 + x3 q3 = y0 q0 + y1 (q1 - 16 q0) + y2 (q2 - 16 q1) + y3 (q3 - 16 q2)
+ *
+ * Products are of signed numbers: the highest digit is taken less 8, and 8 q3 added at the end. Sums may wrap on the way;
+ * the result does not.
+ */
+typedef struct halves_query_wasm128 {
+  v128_t q0, q1, q2, q3; /* of y0..y3 */
+  v128_t digit3;
+} halves_query_wasm128;
+
+WASM128_INLINE v128_t less_16_times_wasm128(v128_t q, v128_t before) {
+  return wasm_i16x8_sub(q, wasm_i16x8_shl(before, 4));
+}
+
+WASM128_INLINE halves_query_wasm128 load_halves_query_wasm128(const int8_t *a, const int8_t *b) {
+  v128_t both_a = wasm_v128_load(a), both_b = wasm_v128_load(b);
+  v128_t q0 = wasm_i16x8_shr(wasm_i16x8_shl(both_a, 8), 8), q2 = wasm_i16x8_shr(both_a, 8);
+  v128_t q1 = wasm_i16x8_shr(wasm_i16x8_shl(both_b, 8), 8), q3 = wasm_i16x8_shr(both_b, 8);
+  return (halves_query_wasm128){q0, less_16_times_wasm128(q1, q0), less_16_times_wasm128(q2, q1),
+                                less_16_times_wasm128(q3, q2), q3};
+}
+
+/* sum + the products of a with the low four bits of the bytes of x, and of b with the high four, but for what is missing. */
+WASM128_INLINE v128_t add_halves_wasm128(v128_t sum, halves_query_wasm128 q, v128_t x) {
+  x = wasm_v128_xor(x, wasm_i16x8_splat(-32768));
+  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.q0, x));
+  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.q1, wasm_i16x8_shr(x, 4)));
+  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.q2, wasm_i16x8_shr(x, 8)));
+  return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.q3, wasm_i16x8_shr(x, 12)));
+}
+
+/* What is missing in that. */
+WASM128_INLINE v128_t add_missing_wasm128(v128_t sum, halves_query_wasm128 q) {
+  return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.digit3, wasm_i16x8_splat(8)));
 }
 
 #endif
@@ -129,17 +192,13 @@ static int32_t dot_i8_wasm128(const int8_t *a, const int8_t *b, size_t n) {
 
 /* ---- sums over packed codes -------------------------------------------------------------------------------------- */
 
-#define NIBBLE_WASM128 wasm_i8x16_splat(15)
-
-WASM128_INLINE v128_t high_bits_wasm128(v128_t x) { return wasm_v128_and(wasm_u16x8_shr(x, 4), NIBBLE_WASM128); }
-
 /* The codes of 16 dimensions from bytes that hold their high and low halves as the first of two, and as the second. */
 WASM128_INLINE v128_t first_wasm128(v128_t high, v128_t low) {
-  v128_t u = wasm_v128_bitselect(low, wasm_i16x8_shl(high, 4), NIBBLE_WASM128);
+  v128_t u = wasm_v128_bitselect(low, wasm_i16x8_shl(high, 4), wasm_i8x16_splat(15));
   return wasm_v128_xor(u, wasm_i8x16_splat(-128));
 }
 WASM128_INLINE v128_t second_wasm128(v128_t high, v128_t low) {
-  v128_t u = wasm_v128_bitselect(wasm_u16x8_shr(low, 4), high, NIBBLE_WASM128);
+  v128_t u = wasm_v128_bitselect(wasm_u16x8_shr(low, 4), high, wasm_i8x16_splat(15));
   return wasm_v128_xor(u, wasm_i8x16_splat(-128));
 }
 
@@ -154,6 +213,7 @@ WASM128_INLINE void code_four_wasm128(const uint8_t *const c[4], size_t half, co
   v128_t s[4] = {wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0)};
   for (size_t i = 0; i < half; i += 16) {
     query_wasm128 a = load_query_wasm128(query + i), b = load_query_wasm128(query + half + i);
+    UNROLL_WASM128
     for (size_t j = 0; j < 4; j++) {
       v128_t high = wasm_v128_load(c[j] + i), low = wasm_v128_load(c[j] + DV_CODE_ROWS * half + i);
       s[j] = products_wasm128(s[j], a, first_wasm128(high, low));
@@ -165,15 +225,15 @@ WASM128_INLINE void code_four_wasm128(const uint8_t *const c[4], size_t half, co
 
 WASM128_INLINE void high_four_wasm128(const uint8_t *const c[4], size_t half, const int8_t *query, int32_t *out) {
   v128_t s[4] = {wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0)};
+  v128_t missing = wasm_i32x4_splat(0);
   for (size_t i = 0; i < half; i += 16) {
-    query_wasm128 a = load_query_wasm128(query + i), b = load_query_wasm128(query + half + i);
-    for (size_t j = 0; j < 4; j++) {
-      v128_t high = wasm_v128_load(c[j] + i);
-      s[j] = products_wasm128(s[j], a, wasm_v128_and(high, NIBBLE_WASM128));
-      s[j] = products_wasm128(s[j], b, high_bits_wasm128(high));
-    }
+    halves_query_wasm128 q = load_halves_query_wasm128(query + i, query + half + i);
+    missing = add_missing_wasm128(missing, q);
+    UNROLL_WASM128
+    for (size_t j = 0; j < 4; j++) s[j] = add_halves_wasm128(s[j], q, wasm_v128_load(c[j] + i));
   }
-  for (size_t j = 0; j < 4; j++) s[j] = wasm_i32x4_shl(s[j], 4);
+  UNROLL_WASM128
+  for (size_t j = 0; j < 4; j++) s[j] = wasm_i32x4_shl(wasm_i32x4_add(s[j], missing), 4);
   store_four_wasm128(s, out);
 }
 
