@@ -99,7 +99,7 @@ export function measure({ sqlite3, dv, rows, queries, exact, rounds }) {
   const graph = new dv.DeltaVectorDB(sqlite3, { dimensions: DIMENSIONS, database: connection, exclusive: true });
   for (let i = 0; i < n; i += 1000) graph.applyDeltas(creates.slice(i, i + 1000));
   graph.optimize();
-  for (const ef of [24, 32, 48, 64, 96, 128]) {
+  for (const ef of [24, 32, 40, 48, 56, 64, 96, 128]) {
     connection.exec(`INSERT INTO vectors(vectors) VALUES('hnsw_ef_search=${ef}')`);
     const reached = recall((q) => graph.search(q, K));
     if (reached < 0.99) continue;
