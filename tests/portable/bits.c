@@ -369,7 +369,7 @@ static void add_graph(const dv_hnsw *g) {
 
 /* Rows in clusters, some of them twice, with few links, so that lists overflow; in the graph, out of it, and moved. */
 static void graph(dv_metric metric, const char *what) {
-  enum { N_ROWS = 400, N = 200, STRIDE = 256, M = 5, EF = 30 }; /* so many that searches walk by high halves */
+  enum { N_ROWS = 400, N = 300, STRIDE = 320, M = 5, EF = 30 }; /* so many that searches walk by high halves */
   static float v[N_ROWS * N], q[N];
   static uint8_t codes_of_all[(N_ROWS + DV_CODE_ROWS) * STRIDE];
   static dv_code_row rows[N_ROWS];

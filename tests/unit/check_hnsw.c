@@ -341,11 +341,11 @@ static float estimate(const world *w, const dv_code_query *q, uint32_t row) {
   return dv_code_estimate(q, &w->rows[row], dot);
 }
 
-/* A code is long enough for its high halves to say nearly the same. */
+/* A code is long, and of many numbers, so that its high halves say nearly the same. */
 static bool is_coarse(const world *w, const dv_code_query *q) {
   int64_t sq = 0;
   for (size_t i = 0; i < w->space.n; i++) sq += (int64_t)q->code[i] * q->code[i];
-  return sq >= 262144;
+  return w->space.n > 256 && sq >= 262144;
 }
 
 /* What a search walks by: a high half stands for the middle of its sixteen codes. */
