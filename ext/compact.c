@@ -50,12 +50,16 @@ typedef struct compact_job {
 static bool compact_probe(dvx_conn *conn) {
   sqlite3_stmt *stmt = conn->probe_stmt;
   conn->probe_stmt = NULL;
-  if (!stmt && sqlite3_prepare_v3(conn->db, "SELECT 1", -1, SQLITE_PREPARE_NO_VTAB, &stmt, NULL) != SQLITE_OK)
-    return false;
-  bool is_interrupted = sqlite3_step(stmt) == SQLITE_INTERRUPT;
+  int rc = SQLITE_OK;
+  if (!stmt) rc = sqlite3_prepare_v3(conn->db, "SELECT 1", -1, SQLITE_PREPARE_NO_VTAB, &stmt, NULL);
+  if (rc == SQLITE_OK) rc = sqlite3_step(stmt);
   (void)sqlite3_reset(stmt);
-  dvx_conn_keep(conn, &conn->probe_stmt, stmt);
-  return is_interrupted;
+  /* Not dvx_conn_keep() alone: to begin to watch is one of the things that ask here why they failed. */
+  if (conn->has_sentinel)
+    dvx_conn_keep(conn, &conn->probe_stmt, stmt);
+  else
+    (void)sqlite3_finalize(stmt);
+  return rc == SQLITE_INTERRUPT;
 }
 #endif
 

@@ -75,6 +75,13 @@ int dvx_fail_status(dvx_conn *conn, const dvx_table *t, dv_status status, const 
 /* The error of the connection's last failed internal statement, with its message. */
 int dvx_fail_sqlite(dvx_conn *conn, const dvx_table *t, int rc);
 
+/* The same for the preparation of a statement that names a table-valued function: interrupted while it connects one,
+ * SQLite says that it is broken (json_each; before 3.41 any). */
+int dvx_fail_connecting(dvx_conn *conn, const dvx_table *t, int rc);
+
+/* sqlite3_declare_vtab(), with the code of an interrupt that comes just then. */
+int dvx_declare(sqlite3 *db, const char *declaration);
+
 /* Hands the connection's error to SQLite; both clear it. dvx_give_vtab returns rc. */
 int dvx_give_vtab(dvx_conn *conn, sqlite3_vtab *vtab, int rc);
 void dvx_give_context(dvx_conn *conn, sqlite3_context *ctx, int rc);

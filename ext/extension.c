@@ -45,7 +45,7 @@ int dvx_conn_watch_close(dvx_conn *conn) {
   if (conn->has_sentinel) return SQLITE_OK;
   sqlite3_stmt *stmt = NULL;
   int rc = sqlite3_prepare_v3(conn->db, "SELECT 1 FROM vector_each", -1, 0, &stmt, NULL); /* this connects it */
-  if (rc != SQLITE_OK) return dvx_fail_sqlite(conn, NULL, rc);
+  if (rc != SQLITE_OK) return dvx_fail_connecting(conn, NULL, rc);
   (void)sqlite3_finalize(stmt);
   if (conn->has_sentinel) return SQLITE_OK;
   return dvx_fail(conn, NULL, SQLITE_ERROR, "the table or view vector_each hides the function of that name: rename it");

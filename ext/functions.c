@@ -329,7 +329,7 @@ static int each_connect(sqlite3 *db, void *aux, int argc, const char *const *arg
   (void)argc;
   (void)argv;
   (void)message;
-  int rc = sqlite3_declare_vtab(db, "CREATE TABLE x(key INTEGER, value REAL, vector HIDDEN)");
+  int rc = dvx_declare(db, "CREATE TABLE x(key INTEGER, value REAL, vector HIDDEN)");
   if (rc != SQLITE_OK) return rc;
   each_table *t = sqlite3_malloc64(sizeof *t);
   if (!t) return SQLITE_NOMEM;

@@ -423,7 +423,7 @@ typedef struct history_cursor {
 } history_cursor;
 
 static int history_connect(sqlite3 *db, dvx_conn *conn, bool is_log, sqlite3_vtab **out) {
-  int rc = sqlite3_declare_vtab(
+  int rc = dvx_declare(
       db, is_log ? "CREATE TABLE x(seq INTEGER, id, timestamp INTEGER, operation TEXT, delta BLOB, metadata TEXT,"
                    " table_name HIDDEN, since_seq HIDDEN)"
                  : "CREATE TABLE x(seq INTEGER, timestamp INTEGER, operation TEXT, encoding TEXT, bytes INTEGER,"

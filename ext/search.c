@@ -745,9 +745,8 @@ typedef struct search_cursor {
 static int search_connect(sqlite3 *db, void *aux, int argc, const char *const *argv, sqlite3_vtab **out,
                           char **message) {
   (void)argc, (void)argv, (void)message;
-  int rc = sqlite3_declare_vtab(
-      db, "CREATE TABLE x(id, distance REAL, score REAL, table_name HIDDEN, query HIDDEN, k HIDDEN,"
-          " options HIDDEN)");
+  int rc = dvx_declare(db, "CREATE TABLE x(id, distance REAL, score REAL, table_name HIDDEN, query HIDDEN, k HIDDEN,"
+                           " options HIDDEN)");
   if (rc != SQLITE_OK) return rc;
   (void)dvx_vtab_config(db, SQLITE_VTAB_USES_ALL_SCHEMAS, 1);
   search_vtab *v = sqlite3_malloc64(sizeof *v);

@@ -384,6 +384,22 @@ int dvx_fail_sqlite(dvx_conn *conn, const dvx_table *t, int rc) {
   return dvx_fail(conn, t, rc, "%s", message ? message : "an internal statement failed");
 }
 
+int dvx_fail_connecting(dvx_conn *conn, const dvx_table *t, int rc) {
+  rc = dvx_fail_sqlite(conn, t, rc);
+  if (rc != SQLITE_ERROR || !dvx_is_interrupted(conn)) return rc;
+  sqlite3_free(conn->error);
+  conn->error = NULL;
+  return dvx_fail(conn, t, SQLITE_INTERRUPT, "it was interrupted");
+}
+
+int dvx_declare(sqlite3 *db, const char *declaration) {
+  int rc = sqlite3_declare_vtab(db, declaration);
+  /* It has this one code for all that a declaration may fail of. The caller of sqlite3_interrupt() would be told of a
+   * broken table, or, by whoever looks for the table, that there is none. */
+  if (rc == SQLITE_ERROR && strcmp(sqlite3_errmsg(db), sqlite3_errstr(SQLITE_INTERRUPT)) == 0) rc = SQLITE_INTERRUPT;
+  return rc;
+}
+
 int dvx_give_vtab(dvx_conn *conn, sqlite3_vtab *vtab, int rc) {
   if (rc != SQLITE_OK && rc != SQLITE_NOMEM && conn->error && vtab) {
     sqlite3_free(vtab->zErrMsg);
@@ -706,7 +722,7 @@ int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const ch
   int rc = SQLITE_OK, visited = SQLITE_OK;
   conn->json_stmt = NULL;
   if (!stmt) rc = sqlite3_prepare_v3(conn->db, TEXT_JSON_SQL, -1, SQLITE_PREPARE_PERSISTENT, &stmt, NULL);
-  if (rc != SQLITE_OK) return dvx_fail_sqlite(conn, t, rc);
+  if (rc != SQLITE_OK) return dvx_fail_connecting(conn, t, rc);
   rc = sqlite3_bind_text(stmt, 1, json ? json : "", n_json, SQLITE_STATIC);
   while (rc == SQLITE_OK && (rc = sqlite3_step(stmt)) == SQLITE_ROW) {
     const char *type = (const char *)sqlite3_column_text(stmt, 0);

@@ -66,7 +66,7 @@ static int table_connect_or_create(sqlite3 *db, void *aux, int argc, const char 
   dvx_table *t = NULL;
   int rc = dvx_config_parse(argc, argv, &config, message);
   if (rc != SQLITE_OK) return rc;
-  rc = sqlite3_declare_vtab(db, config->declaration);
+  rc = dvx_declare(db, config->declaration);
   if (rc != SQLITE_OK) {
     *message = dvx_format("delta_vectors: %s", sqlite3_errmsg(db));
     dvx_config_free(config);

@@ -47,10 +47,13 @@ def operators(name):
     """(line number, column, operator) of each comparison that is code."""
     found, in_comment = [], False
     for number, line in enumerate((ROOT / name).read_text().splitlines()):
-        if in_comment or line.lstrip().startswith(("/*", "#", "*")):
+        if in_comment:
             in_comment = "*/" not in line
             continue
-        code = line.split("/*")[0]
+        if line.lstrip().startswith("#"):
+            continue
+        code, _, comment = line.partition("/*")
+        in_comment = comment != "" and "*/" not in comment
         code = re.sub(r'"(\\.|[^"\\])*"', lambda m: " " * len(m.group()), code)
         if "ASSERT" in code or "prefetch" in code or "->" in code and "static" in code:
             continue

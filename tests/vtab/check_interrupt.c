@@ -5,6 +5,9 @@
  * Each piece of work is run once to its end, which tells how long it takes, and then interrupted at some moments of that
  * time. How long it takes from the call to the end is measured in CPU time of the working thread, so that a busy machine
  * does not count.
+ *
+ * And on a few rows, without a thread, at each call of an authorizer: that is while SQLite prepares a statement, the
+ * caller's or one of ours, where it loses the code in places.
  */
 #include "support.h"
 
@@ -85,7 +88,7 @@ static char *state_of(sqlite3 *db, const work *w) {
 
 static const char *base_path, *now_path;
 
-static void make_base(void) {
+static void make_base(int n_rows) {
   sqlite3 *db = sql_open(base_path);
   sqlite3_test_control(SQLITE_TESTCTRL_PRNG_SEED, 3, db);
   sql_run(db,
@@ -96,7 +99,7 @@ static void make_base(void) {
           "WITH RECURSIVE i(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM i WHERE i < %d) INSERT INTO docs(id, v, note, "
           "as_of)"
           " SELECT i, vector_int8(randomblob(%d), 0.01), 'note ' || i, 1000 FROM i",
-          N_ROWS, DIMENSIONS);
+          n_rows, DIMENSIONS);
   sql_run(db, "UPDATE docs SET delta = delta_offset(0.125), as_of = 2000 WHERE id %% 2");
   sql_run(db, "CREATE VIRTUAL TABLE manhattan USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[%d] metric=l1)",
           DIMENSIONS);
@@ -126,7 +129,7 @@ START_TEST(interrupt_is_heard) {
   double limit = most_ms, worst = 0;
   base_path = sql_path("base.db");
   now_path = sql_path("now.db");
-  make_base();
+  make_base(N_ROWS);
   sql_copy_file(base_path, now_path);
   sqlite3 *db = sql_open(now_path);
   if (w->before) sql_run(db, "%s", w->before);
@@ -182,12 +185,66 @@ START_TEST(interrupt_is_heard) {
 }
 END_TEST
 
+/* Interrupts at the n-th call. */
+typedef struct countdown {
+  sqlite3 *db;
+  int n_calls, rings_at;
+} countdown;
+
+static int count_call(void *p, int action, const char *a, const char *b, const char *schema, const char *trigger) {
+  countdown *c = p;
+  (void)action, (void)a, (void)b, (void)schema, (void)trigger;
+  if (++c->n_calls == c->rings_at) sqlite3_interrupt(c->db);
+  return SQLITE_OK;
+}
+
+START_TEST(interrupt_in_a_preparation_is_one) {
+  const work *w = &works[_i];
+  base_path = sql_path("base.db");
+  now_path = sql_path("now.db");
+  make_base(10);
+  int n_heard = 0, n_points = 0;
+  for (bool is_over = false; !is_over; n_points++) {
+    sql_copy_file(base_path, now_path);
+    sqlite3 *db = sql_open(now_path);
+    if (w->before) sql_run(db, "%s", w->before);
+    bool is_temporary = w->before && strstr(w->before, "TEMP");
+    if (!is_temporary) { /* so that the tables are connected anew */
+      sql_close(db);
+      db = sql_open(now_path);
+    }
+    /* Without a statement that runs SQLite takes the interrupt back when it prepares the next one. */
+    sqlite3_stmt *running;
+    ck_assert_int_eq(sqlite3_prepare_v2(db, "SELECT 1 UNION ALL SELECT 2", -1, &running, NULL), SQLITE_OK);
+    ck_assert_int_eq(sqlite3_step(running), SQLITE_ROW);
+    /* That of the caller's own statement is SQLite's: it calls a table-valued function broken then, before 3.41. */
+    sql_run(db, "SELECT * FROM delta_log LIMIT 0");
+    countdown c = {.db = db, .rings_at = n_points + 1};
+    sqlite3_set_authorizer(db, count_call, &c);
+    char *message = NULL;
+    int rc = sql_try(db, &message, "%s", w->sql);
+    is_over = c.n_calls < c.rings_at;
+    sqlite3_set_authorizer(db, NULL, NULL);
+    ck_assert_msg(rc == SQLITE_OK || (rc == SQLITE_INTERRUPT && !is_over), "%s, call %d: %d %s", w->name, c.rings_at,
+                  rc, message ? message : "");
+    n_heard += rc == SQLITE_INTERRUPT;
+    sqlite3_free(message);
+    sqlite3_finalize(running);
+    if (rc != SQLITE_OK) sql_run(db, "%s", w->sql);
+    sql_close(db);
+  }
+  printf("%-40s interrupted at %d of %d calls\n", w->name, n_heard, n_points - 1);
+  ck_assert_int_gt(n_heard, 0);
+}
+END_TEST
+
 int main(int argc, char **argv) {
   Suite *suite = suite_create("interrupt");
   TCase *t = tcase_create("interrupt");
   tcase_set_timeout(t, 600);
   tcase_add_checked_fixture(t, sql_setup, sql_teardown);
   tcase_add_loop_test(t, interrupt_is_heard, 0, N_WORKS);
+  tcase_add_loop_test(t, interrupt_in_a_preparation_is_one, 0, N_WORKS);
   suite_add_tcase(suite, t);
   return sql_main(suite, argc, argv);
 }
