@@ -230,10 +230,9 @@ typedef struct hnsw_target {
  * dimensions). Where it is not, because one number of a code is much larger than all others, or where a code is no more than four lines of memory,
  * it is no gain (200 dimensions: neither faster nor slower; 128: a point less at ef = 24). */
 #define HNSW_COARSE_SQ 262144.0
-#define HNSW_COARSE_BYTES 256u
 
 static inline bool hnsw_is_coarse(const dv_hnsw_space *s, double code_sq, float scale) {
-  return dv_code_stride(s->n) > HNSW_COARSE_BYTES && code_sq >= HNSW_COARSE_SQ * (double)scale * (double)scale;
+  return dv_code_stride(s->n) > DV_CODE_SHORT && code_sq >= HNSW_COARSE_SQ * (double)scale * (double)scale;
 }
 
 /* code: room for dv_code_stride(n). */
@@ -374,7 +373,7 @@ HNSW_INLINE void hnsw_prefetch_code(const hnsw_target *t, uint32_t row) {
   const size_t stride = dv_code_stride(space->n), half = stride / 2;
   const uint8_t *high = space->codes + dv_code_at(row, stride);
   hnsw_prefetch_half(high, half);
-  if (!t->is_coarse) hnsw_prefetch_half(high + DV_CODE_ROWS * half, half);
+  if (!t->is_coarse) hnsw_prefetch_half(high + dv_code_to_low(2 * half), half);
   HNSW_PREFETCH(&space->rows[row]);
 }
 
@@ -486,7 +485,8 @@ static void hnsw_refine(const hnsw_target *t, dv_hnsw_scratch *s) {
   const size_t stride = dv_code_stride(space->n), half = stride / 2, n = s->n_pool;
   if (!t->is_coarse) return;
   for (size_t i = 0; i < n; i++)
-    hnsw_prefetch_half(space->codes + dv_code_at(s->pool[i].row & ~HNSW_FRESH, stride) + DV_CODE_ROWS * half, half);
+    hnsw_prefetch_half(space->codes + dv_code_at(s->pool[i].row & ~HNSW_FRESH, stride) + dv_code_to_low(2 * half),
+                       half);
   s->n_pool = 0;
   for (size_t first = 0; first < n; first += HNSW_REFINED) {
     uint32_t rows[HNSW_REFINED];

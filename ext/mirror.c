@@ -277,9 +277,9 @@ static int mirror_load(dvx_table *t) {
   int rc = dvx_settled_read(t, &s);
   if (rc != SQLITE_OK) return rc;
   m->is_loaded = true;
-  dvx_pages_init(&m->pages, dv_code_stride(t->config->dimensions), 2);
-  dv_flat_scratch_init(&m->scratch, &dvx_alloc);
   size_t stride = dv_code_stride(t->config->dimensions);
+  dvx_pages_init(&m->pages, stride, stride <= DV_CODE_SHORT ? 1 : 2);
+  dv_flat_scratch_init(&m->scratch, &dvx_alloc);
   m->code = sqlite3_malloc64(stride);
   if (m->code) memset(m->code, 0, stride); /* the padding stays so */
   rc = m->code ? dvx_mirror_reserve(t, t->rows.n ? t->rows.n : 1) : SQLITE_NOMEM;
@@ -331,7 +331,7 @@ void dvx_mirror_stale_since(dvx_table *t, uint64_t seq) {
 static void mirror_prefetch(const dvx_table *t, uint32_t vid) {
   const dvx_mirror *m = &t->mirror;
   size_t stride = dv_code_stride(t->config->dimensions), half = stride / 2, n = half < 512 ? half : 512;
-  const uint8_t *high = m->codes + dv_code_at(vid - 1, stride), *low = high + DV_CODE_ROWS * half;
+  const uint8_t *high = m->codes + dv_code_at(vid - 1, stride), *low = high + dv_code_to_low(2 * half);
   dvx_vectors_prefetch(t, vid);
   for (size_t i = 0; i < n; i += 64) {
     __builtin_prefetch(high + i, 1, 2);

@@ -279,6 +279,13 @@ static uint32_t table_data_version(dvx_table *t) {
   return v;
 }
 
+/* How often SQLite had to prepare the statement anew that every look at the file runs: it does so when the schema is not
+ * that of the last time. -1: there is none. */
+static int table_schema_count(dvx_table *t) {
+  sqlite3_stmt *stmt = t->stmts[DVX_SQL_STAMP];
+  return stmt ? sqlite3_stmt_status(stmt, SQLITE_STMTSTATUS_REPREPARE, 0) : -1;
+}
+
 /* Begins a read if the table can be used as it is known; else *is_current is false. Somebody may have changed the
  * schema since: preparing a statement does not notice that, reading does. */
 static int table_begin_current(dvx_table *t, bool *is_current) {
@@ -287,12 +294,14 @@ static int table_begin_current(dvx_table *t, bool *is_current) {
   *is_current = false;
   if (!t->is_loaded || !t->is_version_known || t->n_objects == 0) return SQLITE_OK;
   uint32_t version = t->data_version;
+  int schema_count = table_schema_count(t);
   t->n_refs++;
   if (dvx_table_begin_read(t) != SQLITE_OK) {
     sqlite3_free(t->conn->error);
     t->conn->error = NULL;
-  } else if (t->data_version == version && t->is_registered) {
-    *is_current = true;
+  } else if (t->is_registered &&
+             (t->data_version == version || (schema_count >= 0 && table_schema_count(t) == schema_count))) {
+    *is_current = true; /* others wrote rows, perhaps: most do; what the name means has not changed */
   } else {
     dvx_table_end_read(t);
   }

@@ -173,7 +173,7 @@ AVX2_INLINE __m256i code_avx2(const uint8_t *row, size_t half, const int8_t *que
     for (size_t end = span_end_avx2(i, half); i < end; i += 32) {
       __m256i a = load_avx2(query + i), b = load_avx2(query + half + i);
       high = add_halves_avx2(high, load_halves_avx2(row + i), a, b);
-      low = add_halves_avx2(low, load_halves_avx2(row + DV_CODE_ROWS * half + i), a, b);
+      low = add_halves_avx2(low, load_halves_avx2(row + dv_code_to_low(2 * half) + i), a, b);
     }
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(high, _mm256_set1_epi16(16)));
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(low, _mm256_set1_epi16(1)));
@@ -206,7 +206,7 @@ AVX2_INLINE void prefetch_avx2(const uint8_t *p, size_t n) {
 
 AVX2_INLINE void prefetch_code_avx2(const uint8_t *high, size_t half) {
   prefetch_avx2(high, half);
-  prefetch_avx2(high + DV_CODE_ROWS * half, half);
+  prefetch_avx2(high + dv_code_to_low(2 * half), half);
 }
 
 AVX2 static void gather_code_avx2(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,

@@ -167,7 +167,7 @@ AVX512_INLINE __m512i code_avx512(const uint8_t *row, size_t half, const int8_t 
       __mmask64 m = half_mask_avx512(half - i);
       __m512i a = _mm512_maskz_loadu_epi8(m, query + i), b = _mm512_maskz_loadu_epi8(m, query + half + i);
       high = add_halves_avx512(high, _mm512_maskz_loadu_epi8(m, row + i), a, b);
-      low = add_halves_avx512(low, _mm512_maskz_loadu_epi8(m, row + DV_CODE_ROWS * half + i), a, b);
+      low = add_halves_avx512(low, _mm512_maskz_loadu_epi8(m, row + dv_code_to_low(2 * half) + i), a, b);
     }
     sum = _mm512_add_epi32(sum, _mm512_madd_epi16(high, _mm512_set1_epi16(16)));
     sum = _mm512_add_epi32(sum, _mm512_madd_epi16(low, _mm512_set1_epi16(1)));
@@ -214,7 +214,7 @@ AVX512_INLINE void prefetch_avx512(const uint8_t *p, size_t n) {
 
 AVX512_INLINE void prefetch_code_avx512(const uint8_t *high, size_t half) {
   prefetch_avx512(high, half);
-  prefetch_avx512(high + DV_CODE_ROWS * half, half);
+  prefetch_avx512(high + dv_code_to_low(2 * half), half);
 }
 
 AVX512 static void gather_code_avx512(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
@@ -282,7 +282,8 @@ VNNI_INLINE __m512i code_vnni(const uint8_t *row, size_t half, const int8_t *que
   __m512i s0 = _mm512_setzero_si512(), s1 = s0;
   for (size_t i = 0; i < half; i += 64) {
     __mmask64 m = half_mask_avx512(half - i);
-    __m512i high = _mm512_maskz_loadu_epi8(m, row + i), low = _mm512_maskz_loadu_epi8(m, row + DV_CODE_ROWS * half + i);
+    __m512i high = _mm512_maskz_loadu_epi8(m, row + i),
+            low = _mm512_maskz_loadu_epi8(m, row + dv_code_to_low(2 * half) + i);
     /* 0xca: where the mask is one the second, else the third. */
     __m512i a = _mm512_ternarylogic_epi32(nibble, low, _mm512_slli_epi16(high, 4), 0xca);
     __m512i b = _mm512_ternarylogic_epi32(nibble, _mm512_srli_epi16(low, 4), high, 0xca);

@@ -50,9 +50,15 @@
  * bits, and that of u[half + b]; the low halves likewise. The padding is that of codes 0.
  */
 #define DV_CODE_ROWS 64u
-/* Where the row's high halves are; the low ones are DV_CODE_ROWS times half behind. */
+/* Rows of no more than four lines are walked whole: their halves lie together. */
+#define DV_CODE_SHORT 256u
+/* Where the row's high halves are, and how far behind them the low ones. */
 static inline size_t dv_code_at(size_t row, size_t stride) {
+  if (stride <= DV_CODE_SHORT) return row * stride;
   return row / DV_CODE_ROWS * DV_CODE_ROWS * stride + row % DV_CODE_ROWS * (stride / 2);
+}
+static inline size_t dv_code_to_low(size_t stride) {
+  return (stride <= DV_CODE_SHORT ? 1 : DV_CODE_ROWS) * (stride / 2);
 }
 static inline uint8_t dv_pack_high(int a, int b) {
   return (uint8_t)((unsigned)(a + 128) >> 4 | ((unsigned)(b + 128) & 0xf0u));

@@ -136,7 +136,7 @@ NEON_INLINE void code_four_neon(const uint8_t *const c[4], size_t half, const in
     int8x16_t a = vld1q_s8(query + i), b = vld1q_s8(query + half + i);
     UNROLL_NEON
     for (size_t j = 0; j < 4; j++) {
-      uint8x16_t high = vld1q_u8(c[j] + i), low = vld1q_u8(c[j] + DV_CODE_ROWS * half + i);
+      uint8x16_t high = vld1q_u8(c[j] + i), low = vld1q_u8(c[j] + dv_code_to_low(2 * half) + i);
       s[j] = add_products_neon(s[j], a, code_of_neon(vsliq_n_u8(low, high, 4)));
       s[j] = add_products_neon(s[j], b, code_of_neon(vsriq_n_u8(high, low, 4)));
     }
@@ -186,7 +186,7 @@ NEON_INLINE void gather_neon(const uint8_t *codes, size_t stride, const uint32_t
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) {
       const uint8_t *high = codes + dv_code_at(rows[ahead], stride);
       prefetch_neon(high, stride / 2);
-      if (has_low) prefetch_neon(high + DV_CODE_ROWS * (stride / 2), stride / 2);
+      if (has_low) prefetch_neon(high + dv_code_to_low(stride), stride / 2);
     }
     const size_t n = n_rows - i < 4 ? n_rows - i : 4;
     const uint8_t *c[4];

@@ -215,7 +215,7 @@ WASM128_INLINE void code_four_wasm128(const uint8_t *const c[4], size_t half, co
     query_wasm128 a = load_query_wasm128(query + i), b = load_query_wasm128(query + half + i);
     UNROLL_WASM128
     for (size_t j = 0; j < 4; j++) {
-      v128_t high = wasm_v128_load(c[j] + i), low = wasm_v128_load(c[j] + DV_CODE_ROWS * half + i);
+      v128_t high = wasm_v128_load(c[j] + i), low = wasm_v128_load(c[j] + dv_code_to_low(2 * half) + i);
       s[j] = products_wasm128(s[j], a, first_wasm128(high, low));
       s[j] = products_wasm128(s[j], b, second_wasm128(high, low));
     }

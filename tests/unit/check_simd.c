@@ -215,7 +215,9 @@ END_TEST
 static int64_t packed_sum(const uint8_t *codes, size_t row, size_t stride, const int8_t *query, bool is_of_high) {
   int64_t sum = 0, query_sum = 0;
   const size_t half = stride / 2;
-  const uint8_t *highs = codes + row / 64 * 64 * stride + row % 64 * half, *lows = highs + 64 * half;
+  const size_t n_together = stride > 256 ? 64 : 1; /* rows */
+  const uint8_t *highs = codes + row / n_together * n_together * stride + row % n_together * half;
+  const uint8_t *lows = highs + n_together * half;
   for (size_t i = 0; i < stride; i++) {
     int high = i < half ? highs[i] & 15 : highs[i - half] >> 4;
     int low = i < half ? lows[i] & 15 : lows[i - half] >> 4;

@@ -487,6 +487,36 @@ START_TEST(random_interleavings) {
 }
 END_TEST
 
+static int count_prepared(void *ctx, int what, const char *one, const char *two, const char *three, const char *four) {
+  (void)one, (void)two, (void)three, (void)four;
+  *(int *)ctx += what == SQLITE_SELECT;
+  return SQLITE_OK;
+}
+
+/* Somebody who searches beside a busy writer spent a tenth of that time on a statement that had SQLite connect the table anew,
+ * after each commit of the other. It is needed only after a change of the schema. */
+START_TEST(rows_of_others_prepare_nothing) {
+  static const char search[] = "SELECT id FROM vector_search('docs', '[9,0,0]', 1)";
+  int n_prepared = 0;
+  sqlite3_set_authorizer(b, count_prepared, &n_prepared);
+  sqlite3_stmt *stmt = sql_prepare(b, "%s", search);
+  for (int i = 0; i < 6; i++) {
+    sql_run(a, "UPDATE docs SET vector=CASE WHEN id='%c' THEN '[9,0,0]' ELSE '[0,0,0]' END", 'a' + i % 3);
+    if (i == 3) n_prepared = 0; /* now it has all the statements that it needs */
+    ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
+    ck_assert_int_eq(sqlite3_column_text(stmt, 0)[0], 'a' + i % 3);
+    sqlite3_reset(stmt);
+  }
+  ck_assert_int_eq(n_prepared, 0);
+  /* The schema of another one does: and so it is seen that preparing is counted. */
+  sql_run(a, "CREATE TABLE other(x); UPDATE docs SET vector='[7,0,0]' WHERE id='a'");
+  ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
+  ck_assert_int_gt(n_prepared, 0);
+  sqlite3_finalize(stmt);
+  sqlite3_set_authorizer(b, NULL, NULL);
+}
+END_TEST
+
 static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(void)) {
   TCase *t = tcase_create(profile->name);
   tcase_set_timeout(t, 240);
@@ -500,6 +530,7 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, wal_writers_exclude_each_other);
   tcase_add_test(t, long_absence);
   tcase_add_test(t, table_is_replaced_under_a_reader);
+  tcase_add_test(t, rows_of_others_prepare_nothing);
   tcase_add_loop_test(t, random_interleavings, 0, 5);
   suite_add_tcase(suite, t);
 }
