@@ -17,6 +17,7 @@
 typedef struct table_vtab {
   sqlite3_vtab base;
   dvx_table *t;
+  bool is_begun; /* takes part in a transaction that SQLite has not ended yet */
 } table_vtab;
 
 /* Rows in a stream's first batch; each further one is four times as long. */
@@ -98,6 +99,7 @@ static int table_connect_or_create(sqlite3 *db, void *aux, int argc, const char 
   }
   memset(v, 0, sizeof *v);
   v->t = t;
+  v->is_begun = is_new;
   *out = &v->base;
   return SQLITE_OK;
 }
@@ -118,6 +120,9 @@ static void table_free_object(sqlite3_vtab *vtab) {
 }
 
 static int table_disconnect(sqlite3_vtab *vtab) {
+  /* SQLite keeps an object until it has ended its part, but for one it has just created, when memory runs out before it
+   * is noted among those that take part: then nobody else ends it, and its statements would keep the connection open. */
+  if (((table_vtab *)vtab)->is_begun) dvx_txn_rollback(((table_vtab *)vtab)->t);
   table_free_object(vtab);
   return SQLITE_OK;
 }
@@ -836,6 +841,7 @@ static int table_update(sqlite3_vtab *vtab, int argc, sqlite3_value **argv, sqli
 static int table_begin(sqlite3_vtab *vtab) {
   dvx_table *t = ((table_vtab *)vtab)->t;
   int rc = dvx_txn_begin(t);
+  ((table_vtab *)vtab)->is_begun = rc == SQLITE_OK;
   if ((rc & 0xff) == SQLITE_CORRUPT) {
     /* It cannot take part. dvx_write_update will say so, to all but the integrity check, which is not to end here. */
     sqlite3_free(t->conn->error);
@@ -853,11 +859,13 @@ static int table_sync(sqlite3_vtab *vtab) {
 
 static int table_commit(sqlite3_vtab *vtab) {
   dvx_txn_commit(((table_vtab *)vtab)->t);
+  ((table_vtab *)vtab)->is_begun = false;
   return SQLITE_OK;
 }
 
 static int table_rollback(sqlite3_vtab *vtab) {
   dvx_txn_rollback(((table_vtab *)vtab)->t);
+  ((table_vtab *)vtab)->is_begun = false;
   return SQLITE_OK;
 }
 
