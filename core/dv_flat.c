@@ -222,23 +222,20 @@ static size_t flat_filter(const flat_search *s, double limit, const uint32_t *ro
  * [row - first] which of them were considered before. */
 static dv_status flat_consider(flat_search *s, const uint32_t *rows, size_t first, const int32_t *dots, size_t n,
                                const uint32_t *seen) {
-  uint32_t survivors[FLAT_CHUNK], survivor_rows[FLAT_CHUNK];
-  int32_t dots_low[FLAT_CHUNK];
+  uint32_t survivors[FLAT_CHUNK];
   size_t stride = dv_code_stride(s->f->n);
   size_t n_survivors = flat_filter(s, flat_limit(s), rows, first, dots, n, survivors);
   s->scratch->n_scanned += n;
-  /* The analyzer takes the 0 or 1 that flat_filter() counts for any number. */
-  for (size_t i = 0; i < n_survivors; i++) /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign) */
-    survivor_rows[i] = rows ? rows[survivors[i]] : (uint32_t)(first + survivors[i]);
-  if (s->cq->is_fine)
-    s->q->kernels->gather_code(s->f->codes, stride, survivor_rows, n_survivors, s->cq->code_low, s->cq->sum_low,
-                               dots_low);
   for (size_t i = 0; i < n_survivors; i++) {
-    uint32_t at = survivors[i], row = survivor_rows[i];
+    /* The analyzer takes the 0 or 1 that flat_filter() counts for any number. */
+    uint32_t at = survivors[i]; /* NOLINT(clang-analyzer-core.uninitialized.Assign) */
+    uint32_t row = rows ? rows[at] : (uint32_t)(first + at);
     if (seen && seen[row - first] == FLAT_SEEN) continue;
     double low, high;
     if (s->cq->is_fine) {
-      dv_code_bounds_fine(s->cq, &s->f->code_rows[row], dots[at], dots_low[i], &low, &high);
+      int32_t dot_low;
+      s->q->kernels->gather_code(s->f->codes, stride, &row, 1, s->cq->code_low, s->cq->sum_low, &dot_low);
+      dv_code_bounds_fine(s->cq, &s->f->code_rows[row], dots[at], dot_low, &low, &high);
     } else {
       dv_code_bounds(s->cq, &s->f->code_rows[row], dots[at], &low, &high);
     }

@@ -4,9 +4,11 @@
  *
  * A node is a row of the caller's arrays; the graph has nothing of a row but ids of neighbours. Distances are always
  * those of the codes as they are now, so a row that moved a little is found where it is. Where the high halves of codes
- * tell nearly as much as all of them, searches walk by those, and measure what they have found by all. All links go both ways, as in
- * Redis' vector sets: a node that is taken out leaves nothing behind that points to it. Linking keeps every node within
- * reach; taking out does so wherever lists have room, and dv_hnsw_unreachable() tells where it did not.
+ * tell nearly as much as all of them, searches walk by those, and measure what they have found by all.
+ *
+ * All links go both ways, as in Redis' vector sets: a node that is taken out leaves nothing behind that points to it.
+ * Linking keeps every node within reach; taking out does so wherever lists have room, and dv_hnsw_unreachable() tells where
+ * it did not.
  *
  * The graph is a function of the calls that made it and of the codes: levels come from a hash of row and seed, ties
  * are broken by row, and distances are the same bits on every machine. The number of threads changes nothing.

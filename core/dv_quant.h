@@ -92,9 +92,9 @@ dv_status dv_code_query_init(dv_code_query *q, dv_metric m, const float *v, size
 void dv_code_query_refine(dv_code_query *q, const float *v);
 void dv_code_query_free(dv_code_query *q);
 
-/* From the product of row and query codes (scan_code): an estimate that orders rows like the true distance (an increasing function of
- * it: for l2 the squared distance, for cosine and ip minus the dot product; for ip divided by a power of two near |q|,
- * so that it neither overflows nor underflows). Not for l1. */
+/* From the product of row and query codes (scan_code): an estimate that orders rows like the true distance (an increasing
+ * function of it: for l2 the squared distance, for cosine and ip minus the dot product; for ip divided by a power of two
+ * near |q|, so that it neither overflows nor underflows). Not for l1. */
 DV_FP_STRICT_BEGIN
 static inline float dv_code_estimate(const dv_code_query *q, const dv_code_row *row, int32_t dot) {
   float product = (float)dot * q->weight * row->scale;

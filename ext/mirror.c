@@ -1,9 +1,9 @@
 /*
  * mirror.c: codes of the committed rows in memory, what every search runs on.
  *
- * Codes lie in one region, 64 rows after 64 rows (core/simd/dv_simd.h), that is reserved when the mirror is made and filled as it is used: a stored
- * block is copied into its place when a row of it is first looked at, so that opening a table reads nothing of it. A
- * scan asks for all of them. While codes are not stored, they are made from vectors in the same way. Under a
+ * Codes lie packed in one region (core/simd/dv_simd.h) that is reserved when the mirror is made and filled as it is used:
+ * a stored block is put into its place when a row of it is first looked at, so that opening a table reads nothing of it.
+ * A scan asks for all of them. While codes are not stored, they are made from vectors in the same way. Under a
  * memory_limit they are given back (pages.c) and asked for again.
  *
  * A row that changed since %_code was written is stale: it is coded from its current vector when the next search
@@ -37,9 +37,9 @@ void dvx_mirror_free(dvx_table *t) {
   memset(m, 0, sizeof *m);
 }
 
-/* The region of codes, from n_old to n_new bytes. What is new of it is not written to, so it takes no memory until it is; a row's padding is
- * cleared when its codes are written. It begins on a page, so that whole pages of it can be given back, and rows lie in
- * as few lines of the cache as they can. */
+/* The region of codes, from n_old to n_new bytes. What is new of it is not written to, so it takes no memory until it is.
+ * It begins on a page, so that whole pages of it can be given back, and rows lie in as few lines of the cache as they
+ * can. */
 static int mirror_grow_codes(dvx_mirror *m, size_t n_old, size_t n_new) {
   size_t before = m->code_memory ? (size_t)(m->codes - m->code_memory) : 0;
   uint8_t *p = sqlite3_realloc64(m->code_memory, n_new + m->pages.page_bytes);
@@ -96,7 +96,7 @@ void dvx_mirror_row_changed(dvx_table *t, uint32_t vid) {
 
 /* ---- codes ------------------------------------------------------------------------------------------------------- */
 
-/* Bits from the code that dvx_mirror_code() or mirror_put() has left in m->code. */
+/* Bits from the code in m->code, which is row i's. */
 static void mirror_set_bits(dvx_table *t, size_t i) {
   dvx_mirror *m = &t->mirror;
   m->bit_rows[i] =
@@ -105,8 +105,7 @@ static void mirror_set_bits(dvx_table *t, size_t i) {
 
 const int8_t *dvx_mirror_code(dvx_table *t, size_t i) {
   dvx_mirror *m = &t->mirror;
-  size_t n = t->config->dimensions;
-  (void)dv_code_unpack(m->codes, i, n, m->code);
+  (void)dv_code_unpack(m->codes, i, t->config->dimensions, m->code);
   return m->code;
 }
 
@@ -331,7 +330,7 @@ void dvx_mirror_stale_since(dvx_table *t, uint64_t seq) {
 static void mirror_prefetch(const dvx_table *t, uint32_t vid) {
   const dvx_mirror *m = &t->mirror;
   size_t stride = dv_code_stride(t->config->dimensions), half = stride / 2, n = half < 512 ? half : 512;
-  const uint8_t *high = m->codes + dv_code_at(vid - 1, stride), *low = high + dv_code_to_low(2 * half);
+  const uint8_t *high = m->codes + dv_code_at(vid - 1, stride), *low = high + dv_code_to_low(half);
   dvx_vectors_prefetch(t, vid);
   for (size_t i = 0; i < n; i += 64) {
     __builtin_prefetch(high + i, 1, 2);

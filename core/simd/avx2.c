@@ -161,19 +161,14 @@ AVX2_INLINE __m256i add_halves_avx2(__m256i acc, __m256i x, __m256i a, __m256i b
   return _mm256_add_epi16(acc, _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(x, 4), nibble), b));
 }
 
-/* Where a span of vectors ends that fits sums of 16 bits. */
-AVX2_INLINE size_t span_end_avx2(size_t i, size_t half) {
-  return half - i < (size_t)32 * DV_HALVES_SPAN ? half : i + (size_t)32 * DV_HALVES_SPAN;
-}
-
 AVX2_INLINE __m256i code_avx2(const uint8_t *row, size_t half, const int8_t *query) {
   __m256i sum = _mm256_setzero_si256();
   for (size_t i = 0; i < half;) {
     __m256i high = _mm256_setzero_si256(), low = high;
-    for (size_t end = span_end_avx2(i, half); i < end; i += 32) {
+    for (size_t end = dv_halves_end(i, half, 32); i < end; i += 32) {
       __m256i a = load_avx2(query + i), b = load_avx2(query + half + i);
       high = add_halves_avx2(high, load_halves_avx2(row + i), a, b);
-      low = add_halves_avx2(low, load_halves_avx2(row + dv_code_to_low(2 * half) + i), a, b);
+      low = add_halves_avx2(low, load_halves_avx2(row + dv_code_to_low(half) + i), a, b);
     }
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(high, _mm256_set1_epi16(16)));
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(low, _mm256_set1_epi16(1)));
@@ -181,93 +176,58 @@ AVX2_INLINE __m256i code_avx2(const uint8_t *row, size_t half, const int8_t *que
   return sum;
 }
 
+AVX2_INLINE void store_four_avx2(int32_t out[4], __m128i four) { _mm_storeu_si128((__m128i *)(void *)out, four); }
+
 /* Row after row, not four abreast: reading memory in its order is worth more than loading the query once for four rows
  * (measured: 1.4 times as fast when the codes are not in a cache, and no slower when they are). */
+AVX2_INLINE void code_rows_avx2(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, int32_t *out) {
+  __m256i s0 = code_avx2(c[0], half, query);
+  if (n == 1) {
+    *out = fold_i32_avx2(s0);
+    return;
+  }
+  __m256i s1 = code_avx2(c[1], half, query), s2 = code_avx2(c[2], half, query), s3 = code_avx2(c[3], half, query);
+  store_four_avx2(out, fold_four_avx2(s0, s1, s2, s3));
+}
+
+#define UNROLL_AVX2 _Pragma("GCC unroll 4")
+
+/* Abreast: these rows have no order in memory that could be kept, and are in a cache by now. */
+AVX2_INLINE void high_rows_avx2(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, int32_t *out) {
+  __m256i s[4], pairs[4];
+  UNROLL_AVX2
+  for (size_t j = 0; j < n; j++) s[j] = _mm256_setzero_si256();
+  for (size_t i = 0; i < half;) {
+    UNROLL_AVX2
+    for (size_t j = 0; j < n; j++) pairs[j] = _mm256_setzero_si256();
+    for (size_t end = dv_halves_end(i, half, 32); i < end; i += 32) {
+      __m256i a = load_avx2(query + i), b = load_avx2(query + half + i);
+      UNROLL_AVX2
+      for (size_t j = 0; j < n; j++) pairs[j] = add_halves_avx2(pairs[j], load_halves_avx2(c[j] + i), a, b);
+    }
+    UNROLL_AVX2
+    for (size_t j = 0; j < n; j++) s[j] = _mm256_add_epi32(s[j], _mm256_madd_epi16(pairs[j], _mm256_set1_epi16(16)));
+  }
+  if (n == 1) {
+    *out = fold_i32_avx2(s[0]);
+  } else {
+    store_four_avx2(out, fold_four_avx2(s[0], s[1], s[2], s[3]));
+  }
+}
+
 AVX2 static void scan_code_avx2(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
                                 int32_t sum, int32_t *out) {
-  const size_t half = stride / 2;
-  const __m128i offset = _mm_set1_epi32(128 * sum);
-  size_t r = 0;
-  for (; n_rows - r >= 4; r += 4) {
-    __m256i s0 = code_avx2(codes + dv_code_at(first + r, stride), half, query);
-    __m256i s1 = code_avx2(codes + dv_code_at(first + r + 1, stride), half, query);
-    __m256i s2 = code_avx2(codes + dv_code_at(first + r + 2, stride), half, query);
-    __m256i s3 = code_avx2(codes + dv_code_at(first + r + 3, stride), half, query);
-    _mm_storeu_si128((__m128i *)(void *)(out + r), _mm_sub_epi32(fold_four_avx2(s0, s1, s2, s3), offset));
-  }
-  for (; r < n_rows; r++)
-    out[r] = fold_i32_avx2(code_avx2(codes + dv_code_at(first + r, stride), half, query)) - 128 * sum;
-}
-
-AVX2_INLINE void prefetch_avx2(const uint8_t *p, size_t n) {
-  if (n > DV_GATHER_BYTES / 2) n = DV_GATHER_BYTES / 2;
-  for (size_t i = 0; i < n; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T0);
-}
-
-AVX2_INLINE void prefetch_code_avx2(const uint8_t *high, size_t half) {
-  prefetch_avx2(high, half);
-  prefetch_avx2(high + dv_code_to_low(2 * half), half);
+  dv_sum_rows(code_rows_avx2, true, codes, stride, NULL, first, n_rows, query, 128 * sum, out);
 }
 
 AVX2 static void gather_code_avx2(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                   const int8_t *query, int32_t sum, int32_t *out) {
-  const size_t half = stride / 2;
-  const __m128i offset = _mm_set1_epi32(128 * sum);
-  size_t i = 0, ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
-  for (; n_rows - i >= 4; i += 4) {
-    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++)
-      prefetch_code_avx2(codes + dv_code_at(rows[ahead], stride), half);
-    __m256i s0 = code_avx2(codes + dv_code_at(rows[i], stride), half, query);
-    __m256i s1 = code_avx2(codes + dv_code_at(rows[i + 1], stride), half, query);
-    __m256i s2 = code_avx2(codes + dv_code_at(rows[i + 2], stride), half, query);
-    __m256i s3 = code_avx2(codes + dv_code_at(rows[i + 3], stride), half, query);
-    _mm_storeu_si128((__m128i *)(void *)(out + i), _mm_sub_epi32(fold_four_avx2(s0, s1, s2, s3), offset));
-  }
-  for (; i < n_rows; i++)
-    out[i] = fold_i32_avx2(code_avx2(codes + dv_code_at(rows[i], stride), half, query)) - 128 * sum;
-}
-
-/* Four abreast: these rows have no order in memory that could be kept, and are in a cache by now. */
-AVX2_INLINE __m128i four_high_avx2(const uint8_t *const c[4], size_t half, const int8_t *query) {
-  const __m256i zero = _mm256_setzero_si256(), one = _mm256_set1_epi16(1);
-  __m256i s0 = zero, s1 = zero, s2 = zero, s3 = zero;
-  for (size_t i = 0; i < half;) {
-    __m256i p0 = zero, p1 = zero, p2 = zero, p3 = zero;
-    for (size_t end = span_end_avx2(i, half); i < end; i += 32) {
-      __m256i a = load_avx2(query + i), b = load_avx2(query + half + i);
-      p0 = add_halves_avx2(p0, load_halves_avx2(c[0] + i), a, b);
-      p1 = add_halves_avx2(p1, load_halves_avx2(c[1] + i), a, b);
-      p2 = add_halves_avx2(p2, load_halves_avx2(c[2] + i), a, b);
-      p3 = add_halves_avx2(p3, load_halves_avx2(c[3] + i), a, b);
-    }
-    s0 = _mm256_add_epi32(s0, _mm256_madd_epi16(p0, one));
-    s1 = _mm256_add_epi32(s1, _mm256_madd_epi16(p1, one));
-    s2 = _mm256_add_epi32(s2, _mm256_madd_epi16(p2, one));
-    s3 = _mm256_add_epi32(s3, _mm256_madd_epi16(p3, one));
-  }
-  return _mm_slli_epi32(fold_four_avx2(s0, s1, s2, s3), 4);
+  dv_sum_rows(code_rows_avx2, true, codes, stride, rows, 0, n_rows, query, 128 * sum, out);
 }
 
 AVX2 static void gather_high_avx2(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                   const int8_t *query, int32_t sum, int32_t *out) {
-  const size_t half = stride / 2;
-  const __m128i offset = _mm_set1_epi32(dv_high_offset(sum));
-  size_t i = 0, ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
-  for (; i < n_rows; i += 4) {
-    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++)
-      prefetch_avx2(codes + dv_code_at(rows[ahead], stride), half);
-    const uint8_t *c[4];
-    const size_t n = n_rows - i < 4 ? n_rows - i : 4;
-    for (size_t j = 0; j < 4; j++) c[j] = codes + dv_code_at(rows[j < n ? i + j : i], stride);
-    __m128i four = _mm_sub_epi32(four_high_avx2(c, half, query), offset);
-    if (n == 4) {
-      _mm_storeu_si128((__m128i *)(void *)(out + i), four);
-    } else {
-      int32_t all[4];
-      _mm_storeu_si128((__m128i *)(void *)all, four);
-      memcpy(out + i, all, n * sizeof *out);
-    }
-  }
+  dv_sum_rows(high_rows_avx2, false, codes, stride, rows, 0, n_rows, query, dv_high_offset(sum), out);
 }
 
 /* ---- sums over bits ---------------------------------------------------------------------------------------------- */
@@ -377,7 +337,7 @@ AVX2 void dv_sum_sq_f64_avx2(const float *v, size_t n, double lane[4]) {
 }
 
 /* Four codes; what is left of their values goes to *sum. */
-AVX2_INLINE int encode_four_avx2(__m128 four, __m256d inverse, __m256d scale, __m256d to_code, __m256d *sum) {
+AVX2_INLINE int encode_rows_avx2(__m128 four, __m256d inverse, __m256d scale, __m256d to_code, __m256d *sum) {
   __m256d x = _mm256_cvtps_pd(four);
   __m256d c = _mm256_round_pd(_mm256_mul_pd(x, to_code), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m256d left = _mm256_sub_pd(_mm256_mul_pd(x, inverse), _mm256_mul_pd(scale, c));
@@ -391,11 +351,11 @@ AVX2 void dv_encode_i8_avx2(const float *v, size_t n, double inverse, double sca
   __m256d sum = _mm256_setzero_pd();
   size_t i = 0;
   for (; n - i >= 4; i += 4) {
-    int four = encode_four_avx2(_mm_loadu_ps(v + i), unit, step, by, &sum);
+    int four = encode_rows_avx2(_mm_loadu_ps(v + i), unit, step, by, &sum);
     memcpy(code + i, &four, 4);
   }
   if (i < n) {
-    int four = encode_four_avx2(load_last_four_avx2(v + i, n - i), unit, step, by, &sum);
+    int four = encode_rows_avx2(load_last_four_avx2(v + i, n - i), unit, step, by, &sum);
     memcpy(code + i, &four, n - i);
   }
   _mm256_storeu_pd(lane, sum);

@@ -154,20 +154,15 @@ AVX512_INLINE __m512i add_halves_avx512(__m512i acc, __m512i x, __m512i a, __m51
   return _mm512_add_epi16(acc, _mm512_maddubs_epi16(_mm512_and_si512(_mm512_srli_epi16(x, 4), nibble), b));
 }
 
-/* Where a span of vectors ends that fits sums of 16 bits. */
-AVX512_INLINE size_t span_end_avx512(size_t i, size_t half) {
-  return half - i < (size_t)64 * DV_HALVES_SPAN ? half : i + (size_t)64 * DV_HALVES_SPAN;
-}
-
 AVX512_INLINE __m512i code_avx512(const uint8_t *row, size_t half, const int8_t *query) {
   __m512i sum = _mm512_setzero_si512();
   for (size_t i = 0; i < half;) {
     __m512i high = _mm512_setzero_si512(), low = high;
-    for (size_t end = span_end_avx512(i, half); i < end; i += 64) {
+    for (size_t end = dv_halves_end(i, half, 64); i < end; i += 64) {
       __mmask64 m = half_mask_avx512(half - i);
       __m512i a = _mm512_maskz_loadu_epi8(m, query + i), b = _mm512_maskz_loadu_epi8(m, query + half + i);
       high = add_halves_avx512(high, _mm512_maskz_loadu_epi8(m, row + i), a, b);
-      low = add_halves_avx512(low, _mm512_maskz_loadu_epi8(m, row + dv_code_to_low(2 * half) + i), a, b);
+      low = add_halves_avx512(low, _mm512_maskz_loadu_epi8(m, row + dv_code_to_low(half) + i), a, b);
     }
     sum = _mm512_add_epi32(sum, _mm512_madd_epi16(high, _mm512_set1_epi16(16)));
     sum = _mm512_add_epi32(sum, _mm512_madd_epi16(low, _mm512_set1_epi16(1)));
@@ -179,7 +174,7 @@ AVX512_INLINE __m512i high_avx512(const uint8_t *row, size_t half, const int8_t 
   __m512i sum = _mm512_setzero_si512();
   for (size_t i = 0; i < half;) {
     __m512i high = _mm512_setzero_si512();
-    for (size_t end = span_end_avx512(i, half); i < end; i += 64) {
+    for (size_t end = dv_halves_end(i, half, 64); i < end; i += 64) {
       __mmask64 m = half_mask_avx512(half - i);
       __m512i a = _mm512_maskz_loadu_epi8(m, query + i), b = _mm512_maskz_loadu_epi8(m, query + half + i);
       high = add_halves_avx512(high, _mm512_maskz_loadu_epi8(m, row + i), a, b);
@@ -189,68 +184,43 @@ AVX512_INLINE __m512i high_avx512(const uint8_t *row, size_t half, const int8_t 
   return sum;
 }
 
+AVX512_INLINE void store_four_avx512(int32_t out[4], __m128i four) { _mm_storeu_si128((__m128i *)(void *)out, four); }
+
 /* Row after row, not four abreast: reading memory in its order is worth more than loading the query once for four rows
  * (measured: 1.4 times as fast when the codes are not in a cache, and no slower when they are). */
+AVX512_INLINE void code_rows_avx512(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, int32_t *out) {
+  __m512i s0 = code_avx512(c[0], half, query);
+  if (n == 1) {
+    *out = fold_i32_avx512(s0);
+    return;
+  }
+  __m512i s1 = code_avx512(c[1], half, query), s2 = code_avx512(c[2], half, query), s3 = code_avx512(c[3], half, query);
+  store_four_avx512(out, fold_four_avx512(s0, s1, s2, s3));
+}
+
+AVX512_INLINE void high_rows_avx512(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, int32_t *out) {
+  __m512i s0 = high_avx512(c[0], half, query);
+  if (n == 1) {
+    *out = fold_i32_avx512(s0);
+    return;
+  }
+  __m512i s1 = high_avx512(c[1], half, query), s2 = high_avx512(c[2], half, query), s3 = high_avx512(c[3], half, query);
+  store_four_avx512(out, fold_four_avx512(s0, s1, s2, s3));
+}
+
 AVX512 static void scan_code_avx512(const uint8_t *codes, size_t stride, size_t first, size_t n_rows,
                                     const int8_t *query, int32_t sum, int32_t *out) {
-  const size_t half = stride / 2;
-  const __m128i offset = _mm_set1_epi32(128 * sum);
-  size_t r = 0;
-  for (; n_rows - r >= 4; r += 4) {
-    __m512i s0 = code_avx512(codes + dv_code_at(first + r, stride), half, query);
-    __m512i s1 = code_avx512(codes + dv_code_at(first + r + 1, stride), half, query);
-    __m512i s2 = code_avx512(codes + dv_code_at(first + r + 2, stride), half, query);
-    __m512i s3 = code_avx512(codes + dv_code_at(first + r + 3, stride), half, query);
-    _mm_storeu_si128((__m128i *)(void *)(out + r), _mm_sub_epi32(fold_four_avx512(s0, s1, s2, s3), offset));
-  }
-  for (; r < n_rows; r++)
-    out[r] = fold_i32_avx512(code_avx512(codes + dv_code_at(first + r, stride), half, query)) - 128 * sum;
-}
-
-AVX512_INLINE void prefetch_avx512(const uint8_t *p, size_t n) {
-  if (n > DV_GATHER_BYTES / 2) n = DV_GATHER_BYTES / 2;
-  for (size_t i = 0; i < n; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T0);
-}
-
-AVX512_INLINE void prefetch_code_avx512(const uint8_t *high, size_t half) {
-  prefetch_avx512(high, half);
-  prefetch_avx512(high + dv_code_to_low(2 * half), half);
+  dv_sum_rows(code_rows_avx512, true, codes, stride, NULL, first, n_rows, query, 128 * sum, out);
 }
 
 AVX512 static void gather_code_avx512(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                       const int8_t *query, int32_t sum, int32_t *out) {
-  const size_t half = stride / 2;
-  const __m128i offset = _mm_set1_epi32(128 * sum);
-  size_t i = 0, ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
-  for (; n_rows - i >= 4; i += 4) {
-    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++)
-      prefetch_code_avx512(codes + dv_code_at(rows[ahead], stride), half);
-    __m512i s0 = code_avx512(codes + dv_code_at(rows[i], stride), half, query);
-    __m512i s1 = code_avx512(codes + dv_code_at(rows[i + 1], stride), half, query);
-    __m512i s2 = code_avx512(codes + dv_code_at(rows[i + 2], stride), half, query);
-    __m512i s3 = code_avx512(codes + dv_code_at(rows[i + 3], stride), half, query);
-    _mm_storeu_si128((__m128i *)(void *)(out + i), _mm_sub_epi32(fold_four_avx512(s0, s1, s2, s3), offset));
-  }
-  for (; i < n_rows; i++)
-    out[i] = fold_i32_avx512(code_avx512(codes + dv_code_at(rows[i], stride), half, query)) - 128 * sum;
+  dv_sum_rows(code_rows_avx512, true, codes, stride, rows, 0, n_rows, query, 128 * sum, out);
 }
 
 AVX512 static void gather_high_avx512(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                       const int8_t *query, int32_t sum, int32_t *out) {
-  const size_t half = stride / 2;
-  const __m128i offset = _mm_set1_epi32(dv_high_offset(sum));
-  size_t i = 0, ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
-  for (; n_rows - i >= 4; i += 4) {
-    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++)
-      prefetch_avx512(codes + dv_code_at(rows[ahead], stride), half);
-    __m512i s0 = high_avx512(codes + dv_code_at(rows[i], stride), half, query);
-    __m512i s1 = high_avx512(codes + dv_code_at(rows[i + 1], stride), half, query);
-    __m512i s2 = high_avx512(codes + dv_code_at(rows[i + 2], stride), half, query);
-    __m512i s3 = high_avx512(codes + dv_code_at(rows[i + 3], stride), half, query);
-    _mm_storeu_si128((__m128i *)(void *)(out + i), _mm_sub_epi32(fold_four_avx512(s0, s1, s2, s3), offset));
-  }
-  for (; i < n_rows; i++)
-    out[i] = fold_i32_avx512(high_avx512(codes + dv_code_at(rows[i], stride), half, query)) - dv_high_offset(sum);
+  dv_sum_rows(high_rows_avx512, false, codes, stride, rows, 0, n_rows, query, dv_high_offset(sum), out);
 }
 
 /* ---- the same with VPDPBUSD -------------------------------------------------------------------------------------- */
@@ -283,7 +253,7 @@ VNNI_INLINE __m512i code_vnni(const uint8_t *row, size_t half, const int8_t *que
   for (size_t i = 0; i < half; i += 64) {
     __mmask64 m = half_mask_avx512(half - i);
     __m512i high = _mm512_maskz_loadu_epi8(m, row + i),
-            low = _mm512_maskz_loadu_epi8(m, row + dv_code_to_low(2 * half) + i);
+            low = _mm512_maskz_loadu_epi8(m, row + dv_code_to_low(half) + i);
     /* 0xca: where the mask is one the second, else the third. */
     __m512i a = _mm512_ternarylogic_epi32(nibble, low, _mm512_slli_epi16(high, 4), 0xca);
     __m512i b = _mm512_ternarylogic_epi32(nibble, _mm512_srli_epi16(low, 4), high, 0xca);
@@ -293,38 +263,15 @@ VNNI_INLINE __m512i code_vnni(const uint8_t *row, size_t half, const int8_t *que
   return _mm512_add_epi32(s0, s1);
 }
 
-VNNI static void scan_code_avx512vnni(const uint8_t *codes, size_t stride, size_t first, size_t n_rows,
-                                      const int8_t *query, int32_t sum, int32_t *out) {
-  const size_t half = stride / 2;
-  const __m128i offset = _mm_set1_epi32(128 * sum);
-  size_t r = 0;
-  for (; n_rows - r >= 4; r += 4) {
-    __m512i s0 = code_vnni(codes + dv_code_at(first + r, stride), half, query);
-    __m512i s1 = code_vnni(codes + dv_code_at(first + r + 1, stride), half, query);
-    __m512i s2 = code_vnni(codes + dv_code_at(first + r + 2, stride), half, query);
-    __m512i s3 = code_vnni(codes + dv_code_at(first + r + 3, stride), half, query);
-    _mm_storeu_si128((__m128i *)(void *)(out + r), _mm_sub_epi32(fold_four_avx512(s0, s1, s2, s3), offset));
+VNNI_INLINE void code_rows_avx512vnni(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
+                                      int32_t *out) {
+  __m512i s0 = code_vnni(c[0], half, query);
+  if (n == 1) {
+    *out = fold_i32_avx512(s0);
+    return;
   }
-  for (; r < n_rows; r++)
-    out[r] = fold_i32_avx512(code_vnni(codes + dv_code_at(first + r, stride), half, query)) - 128 * sum;
-}
-
-VNNI static void gather_code_avx512vnni(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
-                                        const int8_t *query, int32_t sum, int32_t *out) {
-  const size_t half = stride / 2;
-  const __m128i offset = _mm_set1_epi32(128 * sum);
-  size_t i = 0, ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
-  for (; n_rows - i >= 4; i += 4) {
-    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++)
-      prefetch_code_avx512(codes + dv_code_at(rows[ahead], stride), half);
-    __m512i s0 = code_vnni(codes + dv_code_at(rows[i], stride), half, query);
-    __m512i s1 = code_vnni(codes + dv_code_at(rows[i + 1], stride), half, query);
-    __m512i s2 = code_vnni(codes + dv_code_at(rows[i + 2], stride), half, query);
-    __m512i s3 = code_vnni(codes + dv_code_at(rows[i + 3], stride), half, query);
-    _mm_storeu_si128((__m128i *)(void *)(out + i), _mm_sub_epi32(fold_four_avx512(s0, s1, s2, s3), offset));
-  }
-  for (; i < n_rows; i++)
-    out[i] = fold_i32_avx512(code_vnni(codes + dv_code_at(rows[i], stride), half, query)) - 128 * sum;
+  __m512i s1 = code_vnni(c[1], half, query), s2 = code_vnni(c[2], half, query), s3 = code_vnni(c[3], half, query);
+  store_four_avx512(out, fold_four_avx512(s0, s1, s2, s3));
 }
 
 /* acc + products of the low four bits of x with a, and of the high four with b. */
@@ -334,40 +281,40 @@ VNNI_INLINE __m512i add_halves_vnni(__m512i acc, __m512i x, __m512i a, __m512i b
   return _mm512_dpbusd_epi32(acc, _mm512_and_si512(_mm512_srli_epi16(x, 4), nibble), b);
 }
 
-/* Four rows' sums, which share what is read of the query. */
-VNNI_INLINE __m128i four_high_vnni(const uint8_t *const c[4], size_t half, const int8_t *query) {
-  __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0;
+#define UNROLL_VNNI _Pragma("GCC unroll 4")
+
+/* Abreast: they share what is read of the query. */
+VNNI_INLINE void high_rows_avx512vnni(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
+                                      int32_t *out) {
+  __m512i s[4];
+  UNROLL_VNNI
+  for (size_t j = 0; j < n; j++) s[j] = _mm512_setzero_si512();
   for (size_t i = 0; i < half; i += 64) {
     __mmask64 m = half_mask_avx512(half - i);
     __m512i a = _mm512_maskz_loadu_epi8(m, query + i), b = _mm512_maskz_loadu_epi8(m, query + half + i);
-    s0 = add_halves_vnni(s0, _mm512_maskz_loadu_epi8(m, c[0] + i), a, b);
-    s1 = add_halves_vnni(s1, _mm512_maskz_loadu_epi8(m, c[1] + i), a, b);
-    s2 = add_halves_vnni(s2, _mm512_maskz_loadu_epi8(m, c[2] + i), a, b);
-    s3 = add_halves_vnni(s3, _mm512_maskz_loadu_epi8(m, c[3] + i), a, b);
+    UNROLL_VNNI
+    for (size_t j = 0; j < n; j++) s[j] = add_halves_vnni(s[j], _mm512_maskz_loadu_epi8(m, c[j] + i), a, b);
   }
-  return _mm_slli_epi32(fold_four_avx512(s0, s1, s2, s3), 4);
+  if (n == 1) {
+    *out = 16 * fold_i32_avx512(s[0]);
+  } else {
+    store_four_avx512(out, _mm_slli_epi32(fold_four_avx512(s[0], s[1], s[2], s[3]), 4));
+  }
+}
+
+VNNI static void scan_code_avx512vnni(const uint8_t *codes, size_t stride, size_t first, size_t n_rows,
+                                      const int8_t *query, int32_t sum, int32_t *out) {
+  dv_sum_rows(code_rows_avx512vnni, true, codes, stride, NULL, first, n_rows, query, 128 * sum, out);
+}
+
+VNNI static void gather_code_avx512vnni(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
+                                        const int8_t *query, int32_t sum, int32_t *out) {
+  dv_sum_rows(code_rows_avx512vnni, true, codes, stride, rows, 0, n_rows, query, 128 * sum, out);
 }
 
 VNNI static void gather_high_avx512vnni(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                         const int8_t *query, int32_t sum, int32_t *out) {
-  const size_t half = stride / 2;
-  const __m128i offset = _mm_set1_epi32(dv_high_offset(sum));
-  size_t i = 0, ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
-  for (; i < n_rows; i += 4) {
-    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++)
-      prefetch_avx512(codes + dv_code_at(rows[ahead], stride), half);
-    const uint8_t *c[4];
-    const size_t n = n_rows - i < 4 ? n_rows - i : 4;
-    for (size_t j = 0; j < 4; j++) c[j] = codes + dv_code_at(rows[j < n ? i + j : i], stride);
-    __m128i four = _mm_sub_epi32(four_high_vnni(c, half, query), offset);
-    if (n == 4) {
-      _mm_storeu_si128((__m128i *)(void *)(out + i), four);
-    } else {
-      int32_t all[4];
-      _mm_storeu_si128((__m128i *)(void *)all, four);
-      memcpy(out + i, all, n * sizeof *out);
-    }
-  }
+  dv_sum_rows(high_rows_avx512vnni, false, codes, stride, rows, 0, n_rows, query, dv_high_offset(sum), out);
 }
 
 /* ---- sums over bits ---------------------------------------------------------------------------------------------- */

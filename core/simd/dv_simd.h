@@ -57,9 +57,7 @@ static inline size_t dv_code_at(size_t row, size_t stride) {
   if (stride <= DV_CODE_SHORT) return row * stride;
   return row / DV_CODE_ROWS * DV_CODE_ROWS * stride + row % DV_CODE_ROWS * (stride / 2);
 }
-static inline size_t dv_code_to_low(size_t stride) {
-  return (stride <= DV_CODE_SHORT ? 1 : DV_CODE_ROWS) * (stride / 2);
-}
+static inline size_t dv_code_to_low(size_t half) { return (half <= DV_CODE_SHORT / 2 ? 1 : DV_CODE_ROWS) * half; }
 static inline uint8_t dv_pack_high(int a, int b) {
   return (uint8_t)((unsigned)(a + 128) >> 4 | ((unsigned)(b + 128) & 0xf0u));
 }
@@ -175,16 +173,18 @@ static inline int dv_round(double y) {
 }
 DV_FP_STRICT_END
 
-/* ... and how many bytes of halves of codes, each a product of at most 15 * 128 twice, and two of them a pair, fit sums of 16
- * bits: 4 vectors * 2 * 2 * 1920 < 2^15. */
-enum { DV_HALVES_SPAN = 4 };
-
 /* Which of the other files compile to something; dispatch.c asks the CPU before it hands one out. */
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define DV_SIMD_X86 1
 extern const dv_kernels dv_kernels_avx2;
 extern const dv_kernels dv_kernels_avx512;
 extern const dv_kernels dv_kernels_avx512vnni;
+/* How many bytes of halves of codes, each a product of at most 15 * 128 twice, and two of them a pair, fit sums of 16
+ * bits: 4 vectors * 2 * 2 * 1920 < 2^15. */
+enum { DV_HALVES_SPAN = 4 };
+static inline size_t dv_halves_end(size_t i, size_t half, size_t vector_bytes) {
+  return half - i < DV_HALVES_SPAN * vector_bytes ? half : i + DV_HALVES_SPAN * vector_bytes;
+}
 /* Four lanes of doubles are one vector of AVX2, and a wider one has no use for them: AVX-512's tables have these too. */
 float dv_max_abs_f32_avx2(const float *v, size_t n);
 void dv_sum_sq_f64_avx2(const float *v, size_t n, double lane[4]);
@@ -197,6 +197,41 @@ extern const dv_kernels dv_kernels_neon;
 #elif defined(__wasm_simd128__)
 #define DV_SIMD_WASM128 1
 extern const dv_kernels dv_kernels_wasm128;
+#endif
+
+#if defined(DV_SIMD_X86) || defined(DV_SIMD_NEON) || defined(DV_SIMD_WASM128)
+/* The way of all kernels over packed codes through their rows: rows[0 .. n_rows), or if there is no list those from
+ * `first` on. sum_rows gets where the high halves of n rows are, n being 1 or 4; its sums are out[i] + offset. */
+typedef void (*dv_row_sums)(const uint8_t *const *high, size_t n, size_t half, const int8_t *query, int32_t *out);
+
+static inline __attribute__((always_inline)) void dv_prefetch_half(const uint8_t *half, size_t n) {
+  if (n > DV_GATHER_BYTES / 2) n = DV_GATHER_BYTES / 2;
+  for (size_t i = 0; i < n; i += 64) __builtin_prefetch(half + i);
+}
+
+static inline __attribute__((always_inline)) void dv_sum_rows(dv_row_sums sum_rows, bool has_low, const uint8_t *codes,
+                                                              size_t stride, const uint32_t *rows, size_t first,
+                                                              size_t n_rows, const int8_t *query, int32_t offset,
+                                                              int32_t *out) {
+  const size_t half = stride / 2;
+  size_t i = 0, ahead = rows && n_rows > DV_GATHER_FEW ? 0 : n_rows;
+  const uint8_t *high[4];
+  for (; n_rows - i >= 4; i += 4) {
+    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) {
+      const uint8_t *next = codes + dv_code_at(rows[ahead], stride);
+      dv_prefetch_half(next, half);
+      if (has_low) dv_prefetch_half(next + dv_code_to_low(half), half);
+    }
+    for (size_t j = 0; j < 4; j++) high[j] = codes + dv_code_at(rows ? rows[i + j] : first + i + j, stride);
+    sum_rows(high, 4, half, query, out + i);
+    for (size_t j = 0; j < 4; j++) out[i + j] -= offset;
+  }
+  for (; i < n_rows; i++) {
+    high[0] = codes + dv_code_at(rows ? rows[i] : first + i, stride);
+    sum_rows(high, 1, half, query, out + i);
+    out[i] -= offset;
+  }
+}
 #endif
 
 #endif

@@ -129,83 +129,65 @@ NEON_INLINE int8x16_t code_of_neon(uint8x16_t plus_128) {
   return vreinterpretq_s8_u8(veorq_u8(plus_128, vdupq_n_u8(128)));
 }
 
-/* Four rows share the loads of the query. */
-NEON_INLINE void code_four_neon(const uint8_t *const c[4], size_t half, const int8_t *query, int32_t *out) {
-  int32x4_t s[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+NEON_INLINE void store_rows_sums_neon(const int32x4_t *s, size_t n, int32_t *out) {
+  if (n == 1) {
+    *out = vaddvq_s32(s[0]);
+  } else {
+    vst1q_s32(out, vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3])));
+  }
+}
+
+/* Rows share the loads of the query. */
+NEON_INLINE void code_rows_neon(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, int32_t *out) {
+  int32x4_t s[4];
+  UNROLL_NEON
+  for (size_t j = 0; j < n; j++) s[j] = vdupq_n_s32(0);
   for (size_t i = 0; i < half; i += 16) {
     int8x16_t a = vld1q_s8(query + i), b = vld1q_s8(query + half + i);
     UNROLL_NEON
-    for (size_t j = 0; j < 4; j++) {
-      uint8x16_t high = vld1q_u8(c[j] + i), low = vld1q_u8(c[j] + dv_code_to_low(2 * half) + i);
+    for (size_t j = 0; j < n; j++) {
+      uint8x16_t high = vld1q_u8(c[j] + i), low = vld1q_u8(c[j] + dv_code_to_low(half) + i);
       s[j] = add_products_neon(s[j], a, code_of_neon(vsliq_n_u8(low, high, 4)));
       s[j] = add_products_neon(s[j], b, code_of_neon(vsriq_n_u8(high, low, 4)));
     }
   }
-  vst1q_s32(out, vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3])));
+  store_rows_sums_neon(s, n, out);
 }
 
-NEON_INLINE void high_four_neon(const uint8_t *const c[4], size_t half, const int8_t *query, int32_t *out) {
-  int32x4_t s[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+NEON_INLINE void high_rows_neon(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, int32_t *out) {
+  int32x4_t s[4];
+  UNROLL_NEON
+  for (size_t j = 0; j < n; j++) s[j] = vdupq_n_s32(0);
   for (size_t i = 0; i < half; i += 16) {
     int8x16_t a = vld1q_s8(query + i), b = vld1q_s8(query + half + i);
     UNROLL_NEON
-    for (size_t j = 0; j < 4; j++) {
+    for (size_t j = 0; j < n; j++) {
       uint8x16_t high = vld1q_u8(c[j] + i);
       s[j] = add_products_neon(s[j], a, vreinterpretq_s8_u8(vandq_u8(high, vdupq_n_u8(15))));
       s[j] = add_products_neon(s[j], b, vreinterpretq_s8_u8(vshrq_n_u8(high, 4)));
     }
   }
-  vst1q_s32(out, vshlq_n_s32(vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3])), 4));
+  UNROLL_NEON
+  for (size_t j = 0; j < n; j++) s[j] = vshlq_n_s32(s[j], 4);
+  store_rows_sums_neon(s, n, out);
 }
 
 /* Codes are put together before they are multiplied: their sum is not needed. */
 static void scan_code_neon(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
                            int32_t sum, int32_t *out) {
   (void)sum;
-  for (size_t r = 0; r < n_rows; r += 4) {
-    const size_t n = n_rows - r < 4 ? n_rows - r : 4;
-    const uint8_t *c[4];
-    int32_t four[4];
-    for (size_t j = 0; j < 4; j++) c[j] = codes + dv_code_at(first + (j < n ? r + j : r), stride);
-    code_four_neon(c, stride / 2, query, four);
-    memcpy(out + r, four, n * sizeof *out);
-  }
-}
-
-NEON_INLINE void prefetch_neon(const uint8_t *p, size_t n) {
-  if (n > DV_GATHER_BYTES / 2) n = DV_GATHER_BYTES / 2;
-  for (size_t i = 0; i < n; i += 64) __builtin_prefetch(p + i);
-}
-
-NEON_INLINE void gather_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, bool has_low,
-                             void (*four_rows)(const uint8_t *const c[4], size_t half, const int8_t *query,
-                                               int32_t *out),
-                             const int8_t *query, int32_t offset, int32_t *out) {
-  size_t ahead = n_rows > DV_GATHER_FEW ? 0 : n_rows;
-  for (size_t i = 0; i < n_rows; i += 4) {
-    for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) {
-      const uint8_t *high = codes + dv_code_at(rows[ahead], stride);
-      prefetch_neon(high, stride / 2);
-      if (has_low) prefetch_neon(high + dv_code_to_low(stride), stride / 2);
-    }
-    const size_t n = n_rows - i < 4 ? n_rows - i : 4;
-    const uint8_t *c[4];
-    int32_t four[4];
-    for (size_t j = 0; j < 4; j++) c[j] = codes + dv_code_at(rows[j < n ? i + j : i], stride);
-    four_rows(c, stride / 2, query, four);
-    for (size_t j = 0; j < n; j++) out[i + j] = four[j] - offset;
-  }
+  dv_sum_rows(code_rows_neon, true, codes, stride, NULL, first, n_rows, query, 0, out);
 }
 
 static void gather_code_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                              const int8_t *query, int32_t sum, int32_t *out) {
   (void)sum;
-  gather_neon(codes, stride, rows, n_rows, true, code_four_neon, query, 0, out);
+  dv_sum_rows(code_rows_neon, true, codes, stride, rows, 0, n_rows, query, 0, out);
 }
 
 static void gather_high_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                              const int8_t *query, int32_t sum, int32_t *out) {
-  gather_neon(codes, stride, rows, n_rows, false, high_four_neon, query, dv_high_offset(sum), out);
+  dv_sum_rows(high_rows_neon, false, codes, stride, rows, 0, n_rows, query, dv_high_offset(sum), out);
 }
 
 /* ---- sums over bits ---------------------------------------------------------------------------------------------- */
@@ -316,7 +298,7 @@ static void sum_sq_f64_neon(const float *v, size_t n, double lane[4]) {
 }
 
 /* Four codes; what is left of their values goes to *sum. */
-NEON_INLINE uint32_t encode_four_neon(float32x4_t four, float64x2_t inverse, float64x2_t scale, float64x2_t to_code,
+NEON_INLINE uint32_t encode_rows_neon(float32x4_t four, float64x2_t inverse, float64x2_t scale, float64x2_t to_code,
                                       lanes_neon *sum) {
   lanes_neon x = widen_neon(four), left;
   float64x2_t low = vrndnq_f64(vmulq_f64(x.low, to_code)), high = vrndnq_f64(vmulq_f64(x.high, to_code));
@@ -334,11 +316,11 @@ static void encode_i8_neon(const float *v, size_t n, double inverse, double scal
   lanes_neon sum = {vdupq_n_f64(0), vdupq_n_f64(0)};
   size_t i = 0;
   for (; n - i >= 4; i += 4) {
-    uint32_t four = encode_four_neon(load_f32_neon(v + i), unit, step, by, &sum);
+    uint32_t four = encode_rows_neon(load_f32_neon(v + i), unit, step, by, &sum);
     memcpy(code + i, &four, 4);
   }
   if (i < n) {
-    uint32_t four = encode_four_neon(load_four_neon(v + i, n - i), unit, step, by, &sum);
+    uint32_t four = encode_rows_neon(load_four_neon(v + i, n - i), unit, step, by, &sum);
     memcpy(code + i, &four, n - i);
   }
   store_neon(lane, sum);

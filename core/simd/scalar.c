@@ -83,7 +83,7 @@ static int32_t high_scalar(const uint8_t *row, size_t stride, const int8_t *quer
 static int32_t code_scalar(const uint8_t *row, size_t stride, const int8_t *query, int32_t sum) {
   const size_t half = stride / 2;
   return high_scalar(row, stride, query) - 128 * sum +
-         halves_scalar(row + dv_code_to_low(2 * half), query, query + half, half);
+         halves_scalar(row + dv_code_to_low(half), query, query + half, half);
 }
 
 static void scan_code_scalar(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,

@@ -202,79 +202,66 @@ WASM128_INLINE v128_t second_wasm128(v128_t high, v128_t low) {
   return wasm_v128_xor(u, wasm_i8x16_splat(-128));
 }
 
-/* Four rows share the loads of the query. */
-WASM128_INLINE void store_four_wasm128(const v128_t s[4], int32_t *out) {
+WASM128_INLINE void store_rows_sums_wasm128(const v128_t *s, size_t n, int32_t *out) {
+  if (n == 1) {
+    *out = fold_i32_wasm128(s[0]);
+    return;
+  }
   v128_t t0 = wasm_i32x4_add(wasm_i32x4_shuffle(s[0], s[1], 0, 4, 1, 5), wasm_i32x4_shuffle(s[0], s[1], 2, 6, 3, 7));
   v128_t t2 = wasm_i32x4_add(wasm_i32x4_shuffle(s[2], s[3], 0, 4, 1, 5), wasm_i32x4_shuffle(s[2], s[3], 2, 6, 3, 7));
   wasm_v128_store(out, wasm_i32x4_add(wasm_i64x2_shuffle(t0, t2, 0, 2), wasm_i64x2_shuffle(t0, t2, 1, 3)));
 }
 
-WASM128_INLINE void code_four_wasm128(const uint8_t *const c[4], size_t half, const int8_t *query, int32_t *out) {
-  v128_t s[4] = {wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0)};
+/* Rows share the loads of the query. */
+WASM128_INLINE void code_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
+                                      int32_t *out) {
+  v128_t s[4];
+  UNROLL_WASM128
+  for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_splat(0);
   for (size_t i = 0; i < half; i += 16) {
     query_wasm128 a = load_query_wasm128(query + i), b = load_query_wasm128(query + half + i);
     UNROLL_WASM128
-    for (size_t j = 0; j < 4; j++) {
-      v128_t high = wasm_v128_load(c[j] + i), low = wasm_v128_load(c[j] + dv_code_to_low(2 * half) + i);
+    for (size_t j = 0; j < n; j++) {
+      v128_t high = wasm_v128_load(c[j] + i), low = wasm_v128_load(c[j] + dv_code_to_low(half) + i);
       s[j] = products_wasm128(s[j], a, first_wasm128(high, low));
       s[j] = products_wasm128(s[j], b, second_wasm128(high, low));
     }
   }
-  store_four_wasm128(s, out);
+  store_rows_sums_wasm128(s, n, out);
 }
 
-WASM128_INLINE void high_four_wasm128(const uint8_t *const c[4], size_t half, const int8_t *query, int32_t *out) {
-  v128_t s[4] = {wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0), wasm_i32x4_splat(0)};
-  v128_t missing = wasm_i32x4_splat(0);
+WASM128_INLINE void high_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
+                                      int32_t *out) {
+  v128_t s[4], missing = wasm_i32x4_splat(0);
+  UNROLL_WASM128
+  for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_splat(0);
   for (size_t i = 0; i < half; i += 16) {
     halves_query_wasm128 q = load_halves_query_wasm128(query + i, query + half + i);
     missing = add_missing_wasm128(missing, q);
     UNROLL_WASM128
-    for (size_t j = 0; j < 4; j++) s[j] = add_halves_wasm128(s[j], q, wasm_v128_load(c[j] + i));
+    for (size_t j = 0; j < n; j++) s[j] = add_halves_wasm128(s[j], q, wasm_v128_load(c[j] + i));
   }
   UNROLL_WASM128
-  for (size_t j = 0; j < 4; j++) s[j] = wasm_i32x4_shl(wasm_i32x4_add(s[j], missing), 4);
-  store_four_wasm128(s, out);
+  for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_shl(wasm_i32x4_add(s[j], missing), 4);
+  store_rows_sums_wasm128(s, n, out);
 }
 
 /* Codes are put together before they are multiplied: their sum is not needed. */
 static void scan_code_wasm128(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
                               int32_t sum, int32_t *out) {
   (void)sum;
-  for (size_t r = 0; r < n_rows; r += 4) {
-    const size_t n = n_rows - r < 4 ? n_rows - r : 4;
-    const uint8_t *c[4];
-    int32_t four[4];
-    for (size_t j = 0; j < 4; j++) c[j] = codes + dv_code_at(first + (j < n ? r + j : r), stride);
-    code_four_wasm128(c, stride / 2, query, four);
-    memcpy(out + r, four, n * sizeof *out);
-  }
-}
-
-/* WebAssembly has no prefetch. */
-WASM128_INLINE void gather_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
-                                   void (*four_rows)(const uint8_t *const c[4], size_t half, const int8_t *query,
-                                                     int32_t *out),
-                                   const int8_t *query, int32_t offset, int32_t *out) {
-  for (size_t i = 0; i < n_rows; i += 4) {
-    const size_t n = n_rows - i < 4 ? n_rows - i : 4;
-    const uint8_t *c[4];
-    int32_t four[4];
-    for (size_t j = 0; j < 4; j++) c[j] = codes + dv_code_at(rows[j < n ? i + j : i], stride);
-    four_rows(c, stride / 2, query, four);
-    for (size_t j = 0; j < n; j++) out[i + j] = four[j] - offset;
-  }
+  dv_sum_rows(code_rows_wasm128, true, codes, stride, NULL, first, n_rows, query, 0, out);
 }
 
 static void gather_code_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                 const int8_t *query, int32_t sum, int32_t *out) {
   (void)sum;
-  gather_wasm128(codes, stride, rows, n_rows, code_four_wasm128, query, 0, out);
+  dv_sum_rows(code_rows_wasm128, true, codes, stride, rows, 0, n_rows, query, 0, out);
 }
 
 static void gather_high_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                 const int8_t *query, int32_t sum, int32_t *out) {
-  gather_wasm128(codes, stride, rows, n_rows, high_four_wasm128, query, dv_high_offset(sum), out);
+  dv_sum_rows(high_rows_wasm128, false, codes, stride, rows, 0, n_rows, query, dv_high_offset(sum), out);
 }
 
 /* ---- sums over bits ---------------------------------------------------------------------------------------------- */
@@ -389,7 +376,7 @@ static void sum_sq_f64_wasm128(const float *v, size_t n, double lane[4]) {
 }
 
 /* Four codes, in the lowest four bytes; what is left of their values goes to *sum. */
-WASM128_INLINE v128_t encode_four_wasm128(v128_t four, v128_t inverse, v128_t scale, v128_t to_code,
+WASM128_INLINE v128_t encode_rows_wasm128(v128_t four, v128_t inverse, v128_t scale, v128_t to_code,
                                           lanes_wasm128 *sum) {
   lanes_wasm128 x = widen_wasm128(four), left;
   v128_t low = wasm_f64x2_nearest(wasm_f64x2_mul(x.low, to_code));
@@ -408,10 +395,10 @@ static void encode_i8_wasm128(const float *v, size_t n, double inverse, double s
   lanes_wasm128 sum = {wasm_f64x2_splat(0), wasm_f64x2_splat(0)};
   size_t i = 0;
   for (; n - i >= 4; i += 4)
-    wasm_v128_store32_lane(code + i, encode_four_wasm128(wasm_v128_load(v + i), unit, step, by, &sum), 0);
+    wasm_v128_store32_lane(code + i, encode_rows_wasm128(wasm_v128_load(v + i), unit, step, by, &sum), 0);
   if (i < n) {
     int32_t four =
-        wasm_i32x4_extract_lane(encode_four_wasm128(load_four_wasm128(v + i, n - i), unit, step, by, &sum), 0);
+        wasm_i32x4_extract_lane(encode_rows_wasm128(load_four_wasm128(v + i, n - i), unit, step, by, &sum), 0);
     memcpy(code + i, &four, n - i);
   }
   store_wasm128(lane, sum);

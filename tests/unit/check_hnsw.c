@@ -1563,7 +1563,7 @@ typedef struct paged {
 static void bring_code(paged *p, uint32_t row) {
   size_t stride = dv_code_stride(p->w.space.n);
   if (bit_at(p->has_code, row)) return;
-  size_t at = dv_code_at(row, stride), to_low = dv_code_to_low(stride);
+  size_t at = dv_code_at(row, stride), to_low = dv_code_to_low(stride / 2);
   memcpy(p->w.codes + at, p->from.codes + at, stride / 2);
   memcpy(p->w.codes + at + to_low, p->from.codes + at + to_low, stride / 2);
   p->w.rows[row] = p->from.rows[row];
