@@ -531,29 +531,50 @@ dv_status dv_hnsw_search_watched(const dv_hnsw *g, const dv_hnsw_space *space, c
 
 /* ---- choosing links ---------------------------------------------------------------------------------------------- */
 
-/* Of candidates in order of distance from a place, up to `want` such that none is nearer to one before it than to the
- * place: each leads somewhere else. chosen gets their positions; by[i], if not NULL, for a candidate left out the
- * position of the one that stands before it, or DV_HNSW_NONE if there was no room. code: room for a row's. */
-static size_t hnsw_choose(const dv_hnsw_space *space, const dv_hnsw_hit *candidates, size_t n, size_t want,
-                          int8_t *code, uint32_t *chosen, uint32_t *by) {
-  const size_t stride = dv_code_stride(space->n);
-  size_t n_chosen = 0;
+enum { HNSW_CHOICE = 64 }; /* candidates that are looked at together */
+
+/* Takes those candidates out of left[0 .. n) that are nearer to chosen[at] than to the place they are chosen for; how many
+ * stay. code: room for a row's. */
+static size_t hnsw_leave_out(const dv_hnsw_space *space, const dv_hnsw_hit *candidates, uint32_t at, int8_t *code,
+                             uint32_t *left, size_t n, uint32_t *by) {
+  hnsw_target t = hnsw_target_row(space, candidates[at].row & ~HNSW_FRESH, code);
+  uint32_t rows[HNSW_CHOICE];
+  float distances[HNSW_CHOICE];
+  size_t n_left = 0;
+  for (size_t i = 0; i < n; i++) rows[i] = candidates[left[i]].row & ~HNSW_FRESH;
+  hnsw_measure(&t, rows, n, distances);
   for (size_t i = 0; i < n; i++) {
-    if (by) by[i] = DV_HNSW_NONE;
-    if (n_chosen == want) {
-      if (!by) break;
-      continue;
+    const uint32_t candidate = left[i];
+    const bool is_hidden = distances[i] < candidates[candidate].distance;
+    if (is_hidden && by) by[candidate] = at;
+    left[n_left] = candidate;
+    n_left += !is_hidden;
+  }
+  return n_left;
+}
+
+/*
+ * Of candidates in order of distance from a place, up to `want` such that none is nearer to one before it than to the
+ * place: each leads somewhere else. chosen gets their positions; by[i], if not NULL, for a candidate left out the
+ * position of the first that stands before it, or DV_HNSW_NONE if there was no room. If there is a `by`, the choice is
+ * for the sake of the candidate at `needed`: it ends, with 0, when that one is left out. code: room for a row's.
+ *
+ * Who is chosen is compared with all that are left at a time. These are the comparisons of going through the candidates
+ * one by one, but only the codes of the chosen are unpacked, and a kernel gets many rows.
+ */
+static size_t hnsw_choose(const dv_hnsw_space *space, const dv_hnsw_hit *candidates, size_t n, size_t want,
+                          int8_t *code, uint32_t *chosen, uint32_t *by, size_t needed) {
+  size_t n_chosen = 0;
+  for (size_t i = 0; by && i < n; i++) by[i] = DV_HNSW_NONE;
+  for (size_t first = 0; first < n && n_chosen < want; first += HNSW_CHOICE) {
+    uint32_t left[HNSW_CHOICE];
+    size_t n_left = 0, at = 0;
+    for (size_t i = first; i < n && n_left < HNSW_CHOICE; i++) left[n_left++] = (uint32_t)i;
+    for (size_t j = 0; j < n_chosen || (at < n_left && n_chosen < want); j++) {
+      if (j == n_chosen) chosen[n_chosen++] = left[at++];
+      n_left = at + hnsw_leave_out(space, candidates, chosen[j], code, left + at, n_left - at, by);
+      if (by && by[needed] != DV_HNSW_NONE) return 0;
     }
-    hnsw_target t = hnsw_target_row(space, candidates[i].row & ~HNSW_FRESH, code);
-    bool is_hidden = false;
-    for (size_t j = 0; j < n_chosen && !is_hidden; j++) {
-      uint32_t other = candidates[chosen[j]].row & ~HNSW_FRESH;
-      int32_t dot;
-      space->kernels->gather_code(space->codes, stride, &other, 1, t.code, t.sum, &dot);
-      is_hidden = hnsw_between(&t, &space->rows[other], dot) < candidates[i].distance;
-      if (is_hidden && by) by[i] = chosen[j];
-    }
-    if (!is_hidden) chosen[n_chosen++] = (uint32_t)i;
   }
   return n_chosen;
 }
@@ -671,10 +692,11 @@ static void hnsw_squeeze(dv_hnsw *g, const dv_hnsw_space *space, uint32_t a, uin
   c[n - 1].row = row;
   hnsw_measure(&t, &row, 1, &c[n - 1].distance);
   hnsw_sort(c, n);
-  size_t n_chosen = hnsw_choose(space, c, n, n - 1, g->code, chosen, by);
+  size_t needed = 0;
+  while (c[needed].row != row) needed++;
+  size_t n_chosen = hnsw_choose(space, c, n, n - 1, g->code, chosen, by, needed);
   for (size_t i = 0; i < n_chosen; i++) is_chosen[chosen[i]] = true;
-  for (size_t i = 0; i < n; i++)
-    if (c[i].row == row && !is_chosen[i]) return;
+  if (!is_chosen[needed]) return;
   bool has_room = false;
   for (size_t i = n; i-- > 0;) {
     if (is_chosen[i] || by[i] == DV_HNSW_NONE) continue;
@@ -755,7 +777,7 @@ static dv_status hnsw_plan_levels(const hnsw_batch *b, size_t i, dv_hnsw_scratch
     }
     hnsw_pool_batch(b, &t, i, level, s);
     uint32_t chosen[DV_HNSW_MAX_M];
-    size_t n = hnsw_choose(b->space, s->pool, s->n_pool, g->m, s->codes + stride, chosen, NULL);
+    size_t n = hnsw_choose(b->space, s->pool, s->n_pool, g->m, s->codes + stride, chosen, NULL, 0);
     if (b->space->metric == DV_IP) n = hnsw_fill_up(s->n_pool, n, g->m, chosen);
     p->n_chosen[level] = (uint32_t)n;
     for (size_t j = 0; j < n; j++) p->chosen[(size_t)level * g->m + j] = s->pool[chosen[j]].row & ~HNSW_FRESH;
