@@ -78,6 +78,10 @@ void dv_code_pack(const int8_t *code, size_t n, uint8_t *codes, size_t row) {
   const size_t stride = dv_code_stride(n), half = stride / 2;
   const int8_t *second = code + half;
   uint8_t *high = codes + dv_code_at(row, stride), *low = high + dv_code_to_low(half);
+  if (!dv_code_has_halves(stride)) {
+    memcpy(high, code, stride);
+    return;
+  }
   for (size_t i = 0; i < half; i++) {
     high[i] = dv_pack_high(code[i], second[i]);
     low[i] = dv_pack_low(code[i], second[i]);
@@ -88,6 +92,10 @@ int32_t dv_code_unpack(const uint8_t *codes, size_t row, size_t n, int8_t *code)
   const size_t stride = dv_code_stride(n), half = stride / 2;
   const uint8_t *high = codes + dv_code_at(row, stride), *low = high + dv_code_to_low(half);
   int8_t *second = code + half;
+  if (!dv_code_has_halves(stride)) {
+    memcpy(code, high, stride);
+    return quant_sum(code, stride);
+  }
   for (size_t i = 0; i < half; i++) {
     code[i] = (int8_t)((uint8_t)(high[i] << 4 | (low[i] & 15)) ^ 128);
     second[i] = (int8_t)((uint8_t)((high[i] & 0xf0) | low[i] >> 4) ^ 128);

@@ -120,11 +120,12 @@ static void mirror_put_code(dvx_table *t, size_t i, uint32_t meta) {
 
 /* Row i gets this code; NULL: zeros, for a row of which there is none. */
 static void mirror_put(dvx_table *t, size_t i, uint32_t meta, const uint8_t *bytes) {
+  const size_t n = t->config->dimensions;
   int8_t *code = t->mirror.code;
-  if (bytes) {
-    memcpy(code, bytes, t->config->dimensions);
-  } else {
-    memset(code, 0, t->config->dimensions);
+  memset(code, 0, n);
+  for (size_t j = 0; bytes && j < n; j++) {
+    int number = (int8_t)bytes[j];
+    code[j] = (int8_t)(number == -128 ? -127 : number); /* only a damaged file has it, and kernels rely on that */
   }
   mirror_put_code(t, i, meta);
 }
@@ -277,7 +278,7 @@ static int mirror_load(dvx_table *t) {
   if (rc != SQLITE_OK) return rc;
   m->is_loaded = true;
   size_t stride = dv_code_stride(t->config->dimensions);
-  dvx_pages_init(&m->pages, stride, stride <= DV_CODE_SHORT ? 1 : 2);
+  dvx_pages_init(&m->pages, stride, dv_code_has_halves(stride) ? 2 : 1);
   dv_flat_scratch_init(&m->scratch, &dvx_alloc);
   m->code = sqlite3_malloc64(stride);
   if (m->code) memset(m->code, 0, stride); /* the padding stays so */

@@ -176,21 +176,37 @@ AVX2_INLINE __m256i code_avx2(const uint8_t *row, size_t half, const int8_t *que
   return sum;
 }
 
-AVX2_INLINE void store_four_avx2(int32_t out[4], __m128i four) { _mm_storeu_si128((__m128i *)(void *)out, four); }
+AVX2_INLINE void store_sums_avx2(const __m256i *s, size_t n, int32_t *out) {
+  if (n == 1) {
+    *out = fold_i32_avx2(s[0]);
+  } else {
+    _mm_storeu_si128((__m128i *)(void *)out, fold_four_avx2(s[0], s[1], s[2], s[3]));
+  }
+}
+
+#define UNROLL_AVX2 _Pragma("GCC unroll 4")
+
+/* Abreast: four short rows are read in the order of memory, or nearly. */
+AVX2_INLINE void short_rows_avx2(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, int32_t *out) {
+  __m256i s[4];
+  UNROLL_AVX2
+  for (size_t j = 0; j < n; j++) s[j] = _mm256_setzero_si256();
+  for (size_t i = 0; i < 2 * half; i += 32) {
+    __m256i q = load_avx2(query + i);
+    UNROLL_AVX2
+    for (size_t j = 0; j < n; j++) s[j] = add_products_avx2(s[j], q, load_halves_avx2(c[j] + i));
+  }
+  store_sums_avx2(s, n, out);
+}
 
 /* Row after row, not four abreast: reading memory in its order is worth more than loading the query once for four rows
  * (measured: 1.4 times as fast when the codes are not in a cache, and no slower when they are). */
 AVX2_INLINE void code_rows_avx2(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, int32_t *out) {
-  __m256i s0 = code_avx2(c[0], half, query);
-  if (n == 1) {
-    *out = fold_i32_avx2(s0);
-    return;
-  }
-  __m256i s1 = code_avx2(c[1], half, query), s2 = code_avx2(c[2], half, query), s3 = code_avx2(c[3], half, query);
-  store_four_avx2(out, fold_four_avx2(s0, s1, s2, s3));
+  __m256i s[4];
+  UNROLL_AVX2
+  for (size_t j = 0; j < n; j++) s[j] = code_avx2(c[j], half, query);
+  store_sums_avx2(s, n, out);
 }
-
-#define UNROLL_AVX2 _Pragma("GCC unroll 4")
 
 /* Abreast: these rows have no order in memory that could be kept, and are in a cache by now. */
 AVX2_INLINE void high_rows_avx2(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, int32_t *out) {
@@ -208,21 +224,26 @@ AVX2_INLINE void high_rows_avx2(const uint8_t *const *c, size_t n, size_t half, 
     UNROLL_AVX2
     for (size_t j = 0; j < n; j++) s[j] = _mm256_add_epi32(s[j], _mm256_madd_epi16(pairs[j], _mm256_set1_epi16(16)));
   }
-  if (n == 1) {
-    *out = fold_i32_avx2(s[0]);
+  store_sums_avx2(s, n, out);
+}
+
+AVX2_INLINE void sum_codes_avx2(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t first, size_t n_rows,
+                                const int8_t *query, int32_t sum, int32_t *out) {
+  if (dv_code_has_halves(stride)) {
+    dv_sum_rows(code_rows_avx2, true, codes, stride, rows, first, n_rows, query, 128 * sum, out);
   } else {
-    store_four_avx2(out, fold_four_avx2(s[0], s[1], s[2], s[3]));
+    dv_sum_rows(short_rows_avx2, true, codes, stride, rows, first, n_rows, query, 0, out);
   }
 }
 
 AVX2 static void scan_code_avx2(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
                                 int32_t sum, int32_t *out) {
-  dv_sum_rows(code_rows_avx2, true, codes, stride, NULL, first, n_rows, query, 128 * sum, out);
+  sum_codes_avx2(codes, stride, NULL, first, n_rows, query, sum, out);
 }
 
 AVX2 static void gather_code_avx2(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                   const int8_t *query, int32_t sum, int32_t *out) {
-  dv_sum_rows(code_rows_avx2, true, codes, stride, rows, 0, n_rows, query, 128 * sum, out);
+  sum_codes_avx2(codes, stride, rows, 0, n_rows, query, sum, out);
 }
 
 AVX2 static void gather_high_avx2(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,

@@ -44,20 +44,21 @@
 
 /*
  * Packed codes: the form that codes have in memory. The high halves of 64 rows' bytes lie together, and behind them the
- * low ones: a graph is walked by the former alone, which are nearly the code and half as many lines of memory.
+ * low ones: a graph is walked by the former alone, which are nearly the code and half as many lines of memory. Codes of
+ * no more than four lines are walked whole, and stay bytes, one row behind the other.
  *
  * With u[i] = code[i] + 128 and half = stride/2, byte b < half of a row's high halves holds that of u[b], in its low four
  * bits, and that of u[half + b]; the low halves likewise. The padding is that of codes 0.
  */
 #define DV_CODE_ROWS 64u
-/* Rows of no more than four lines are walked whole: their halves lie together. */
 #define DV_CODE_SHORT 256u
-/* Where the row's high halves are, and how far behind them the low ones. */
+static inline bool dv_code_has_halves(size_t stride) { return stride > DV_CODE_SHORT; }
+/* Where the first half of a row is, in bytes, and how far behind it the second: the high and the low halves, if it has any. */
 static inline size_t dv_code_at(size_t row, size_t stride) {
-  if (stride <= DV_CODE_SHORT) return row * stride;
+  if (!dv_code_has_halves(stride)) return row * stride;
   return row / DV_CODE_ROWS * DV_CODE_ROWS * stride + row % DV_CODE_ROWS * (stride / 2);
 }
-static inline size_t dv_code_to_low(size_t half) { return (half <= DV_CODE_SHORT / 2 ? 1 : DV_CODE_ROWS) * half; }
+static inline size_t dv_code_to_low(size_t half) { return (dv_code_has_halves(2 * half) ? DV_CODE_ROWS : 1) * half; }
 static inline uint8_t dv_pack_high(int a, int b) {
   return (uint8_t)((unsigned)(a + 128) >> 4 | ((unsigned)(b + 128) & 0xf0u));
 }
@@ -90,7 +91,7 @@ typedef struct dv_kernels {
   int32_t (*dot_i8)(const int8_t *a, const int8_t *b, size_t n);
 
   /* Sums over rows of packed codes (above): stride bytes each, a multiple of 64 and at most DV_MAX_DIMENSIONS. query is
-   * stride bytes of int8 and sum what they add up to.
+   * stride bytes of int8 and sum what they add up to; neither it nor a row of bytes holds -128.
    *
    * out[r] = sum of code[i]*query[i] for the rows first .. first+n_rows-1, exact: the flat scan. */
   void (*scan_code)(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query, int32_t sum,
@@ -101,7 +102,7 @@ typedef struct dv_kernels {
   void (*gather_code)(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
                       int32_t sum, int32_t *out);
 
-  /* ... and what the high halves alone say of it: 16 * sum of high[i]*query[i] - dv_high_offset(sum). */
+  /* ... and what the high halves alone say of it, of rows that have them: 16 * sum of high[i]*query[i] - dv_high_offset(sum). */
   void (*gather_high)(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
                       int32_t sum, int32_t *out);
 
@@ -201,8 +202,8 @@ extern const dv_kernels dv_kernels_wasm128;
 
 #if defined(DV_SIMD_X86) || defined(DV_SIMD_NEON) || defined(DV_SIMD_WASM128)
 /* The way of all kernels over packed codes through their rows: rows[0 .. n_rows), or if there is no list those from
- * `first` on. sum_rows gets where the high halves of n rows are, n being 1 or 4; its sums are out[i] + offset. */
-typedef void (*dv_row_sums)(const uint8_t *const *high, size_t n, size_t half, const int8_t *query, int32_t *out);
+ * `first` on. sum_rows gets where n rows begin, n being 1 or 4; its sums are out[i] + offset. */
+typedef void (*dv_row_sums)(const uint8_t *const *row, size_t n, size_t half, const int8_t *query, int32_t *out);
 
 static inline __attribute__((always_inline)) void dv_prefetch_half(const uint8_t *half, size_t n) {
   if (n > DV_GATHER_BYTES / 2) n = DV_GATHER_BYTES / 2;
@@ -215,20 +216,20 @@ static inline __attribute__((always_inline)) void dv_sum_rows(dv_row_sums sum_ro
                                                               int32_t *out) {
   const size_t half = stride / 2;
   size_t i = 0, ahead = rows && n_rows > DV_GATHER_FEW ? 0 : n_rows;
-  const uint8_t *high[4];
+  const uint8_t *row[4];
   for (; n_rows - i >= 4; i += 4) {
     for (; ahead < n_rows && ahead < i + DV_GATHER_AHEAD; ahead++) {
       const uint8_t *next = codes + dv_code_at(rows[ahead], stride);
       dv_prefetch_half(next, half);
       if (has_low) dv_prefetch_half(next + dv_code_to_low(half), half);
     }
-    for (size_t j = 0; j < 4; j++) high[j] = codes + dv_code_at(rows ? rows[i + j] : first + i + j, stride);
-    sum_rows(high, 4, half, query, out + i);
+    for (size_t j = 0; j < 4; j++) row[j] = codes + dv_code_at(rows ? rows[i + j] : first + i + j, stride);
+    sum_rows(row, 4, half, query, out + i);
     for (size_t j = 0; j < 4; j++) out[i + j] -= offset;
   }
   for (; i < n_rows; i++) {
-    high[0] = codes + dv_code_at(rows ? rows[i] : first + i, stride);
-    sum_rows(high, 1, half, query, out + i);
+    row[0] = codes + dv_code_at(rows ? rows[i] : first + i, stride);
+    sum_rows(row, 1, half, query, out + i);
     out[i] -= offset;
   }
 }

@@ -154,6 +154,18 @@ NEON_INLINE void code_rows_neon(const uint8_t *const *c, size_t n, size_t half, 
   store_rows_sums_neon(s, n, out);
 }
 
+NEON_INLINE void short_rows_neon(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, int32_t *out) {
+  int32x4_t s[4];
+  UNROLL_NEON
+  for (size_t j = 0; j < n; j++) s[j] = vdupq_n_s32(0);
+  for (size_t i = 0; i < 2 * half; i += 16) {
+    int8x16_t q = vld1q_s8(query + i);
+    UNROLL_NEON
+    for (size_t j = 0; j < n; j++) s[j] = add_products_neon(s[j], q, vld1q_s8((const int8_t *)c[j] + i));
+  }
+  store_rows_sums_neon(s, n, out);
+}
+
 NEON_INLINE void high_rows_neon(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, int32_t *out) {
   int32x4_t s[4];
   UNROLL_NEON
@@ -172,17 +184,26 @@ NEON_INLINE void high_rows_neon(const uint8_t *const *c, size_t n, size_t half, 
   store_rows_sums_neon(s, n, out);
 }
 
-/* Codes are put together before they are multiplied: their sum is not needed. */
+/* Codes with halves are put together before they are multiplied: no offset comes off their sums, either. */
+NEON_INLINE void sum_codes_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t first, size_t n_rows,
+                                const int8_t *query, int32_t *out) {
+  if (dv_code_has_halves(stride)) {
+    dv_sum_rows(code_rows_neon, true, codes, stride, rows, first, n_rows, query, 0, out);
+  } else {
+    dv_sum_rows(short_rows_neon, true, codes, stride, rows, first, n_rows, query, 0, out);
+  }
+}
+
 static void scan_code_neon(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
                            int32_t sum, int32_t *out) {
   (void)sum;
-  dv_sum_rows(code_rows_neon, true, codes, stride, NULL, first, n_rows, query, 0, out);
+  sum_codes_neon(codes, stride, NULL, first, n_rows, query, out);
 }
 
 static void gather_code_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                              const int8_t *query, int32_t sum, int32_t *out) {
   (void)sum;
-  dv_sum_rows(code_rows_neon, true, codes, stride, rows, 0, n_rows, query, 0, out);
+  sum_codes_neon(codes, stride, rows, 0, n_rows, query, out);
 }
 
 static void gather_high_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,

@@ -82,6 +82,7 @@ static int32_t high_scalar(const uint8_t *row, size_t stride, const int8_t *quer
 
 static int32_t code_scalar(const uint8_t *row, size_t stride, const int8_t *query, int32_t sum) {
   const size_t half = stride / 2;
+  if (!dv_code_has_halves(stride)) return dot_i8_scalar((const int8_t *)row, query, stride);
   return high_scalar(row, stride, query) - 128 * sum +
          halves_scalar(row + dv_code_to_low(half), query, query + half, half);
 }

@@ -230,6 +230,19 @@ WASM128_INLINE void code_rows_wasm128(const uint8_t *const *c, size_t n, size_t 
   store_rows_sums_wasm128(s, n, out);
 }
 
+WASM128_INLINE void short_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
+                                       int32_t *out) {
+  v128_t s[4];
+  UNROLL_WASM128
+  for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_splat(0);
+  for (size_t i = 0; i < 2 * half; i += 16) {
+    query_wasm128 q = load_query_wasm128(query + i);
+    UNROLL_WASM128
+    for (size_t j = 0; j < n; j++) s[j] = products_wasm128(s[j], q, wasm_v128_load(c[j] + i));
+  }
+  store_rows_sums_wasm128(s, n, out);
+}
+
 WASM128_INLINE void high_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
                                       int32_t *out) {
   v128_t s[4], missing = wasm_i32x4_splat(0);
@@ -246,17 +259,26 @@ WASM128_INLINE void high_rows_wasm128(const uint8_t *const *c, size_t n, size_t 
   store_rows_sums_wasm128(s, n, out);
 }
 
-/* Codes are put together before they are multiplied: their sum is not needed. */
+/* Codes with halves are put together before they are multiplied: no offset comes off their sums, either. */
+WASM128_INLINE void sum_codes_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t first,
+                                      size_t n_rows, const int8_t *query, int32_t *out) {
+  if (dv_code_has_halves(stride)) {
+    dv_sum_rows(code_rows_wasm128, true, codes, stride, rows, first, n_rows, query, 0, out);
+  } else {
+    dv_sum_rows(short_rows_wasm128, true, codes, stride, rows, first, n_rows, query, 0, out);
+  }
+}
+
 static void scan_code_wasm128(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
                               int32_t sum, int32_t *out) {
   (void)sum;
-  dv_sum_rows(code_rows_wasm128, true, codes, stride, NULL, first, n_rows, query, 0, out);
+  sum_codes_wasm128(codes, stride, NULL, first, n_rows, query, out);
 }
 
 static void gather_code_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                 const int8_t *query, int32_t sum, int32_t *out) {
   (void)sum;
-  dv_sum_rows(code_rows_wasm128, true, codes, stride, rows, 0, n_rows, query, 0, out);
+  sum_codes_wasm128(codes, stride, rows, 0, n_rows, query, out);
 }
 
 static void gather_high_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,

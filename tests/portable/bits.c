@@ -134,7 +134,10 @@ static void compare_scans(const dv_kernels *k, size_t n) {
   dv_bit_row bit_rows[ROWS];
   size_t stride = dv_code_stride(n), n_words = dv_bit_words(n);
   int32_t sum = 0;
-  for (size_t i = 0; i < ROWS * stride; i++) codes[i] = (uint8_t)random_below(256);
+  for (size_t i = 0; i < ROWS * stride; i++) {
+    codes[i] = (uint8_t)random_below(256);
+    if (!dv_code_has_halves(stride) && codes[i] == 0x80) codes[i] = 0x81; /* no code is -128 */
+  }
   fill_codes(query, stride);
   for (size_t i = 0; i < stride; i++) sum += query[i];
   for (size_t i = 0; i < ROWS; i++) {
@@ -148,9 +151,11 @@ static void compare_scans(const dv_kernels *k, size_t n) {
   k->gather_code(codes, stride, rows, ROWS, query, sum, out);
   dv_kernels_scalar.gather_code(codes, stride, rows, ROWS, query, sum, expected);
   expect(memcmp(out, expected, sizeof out) == 0, k, "gather_code", n);
-  k->gather_high(codes, stride, rows, ROWS, query, sum, out);
-  dv_kernels_scalar.gather_high(codes, stride, rows, ROWS, query, sum, expected);
-  expect(memcmp(out, expected, sizeof out) == 0, k, "gather_high", n);
+  if (dv_code_has_halves(stride)) {
+    k->gather_high(codes, stride, rows, ROWS, query, sum, out);
+    dv_kernels_scalar.gather_high(codes, stride, rows, ROWS, query, sum, expected);
+    expect(memcmp(out, expected, sizeof out) == 0, k, "gather_high", n);
+  }
   for (size_t i = 0; i < 2 * 32 * n_words; i++) blocks[i] = next_random();
   for (size_t i = 0; i < 256 * n_words; i++) table[i] = (uint8_t)random_below(64);
   k->scan_bits(blocks, 2, n_words, table, sums);
