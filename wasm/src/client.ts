@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /**
  * DeltaVectorDB for the main thread: the same methods, returning promises, carried out in a worker. See protocol.ts for what is
  * said, and session.ts for what happens when several tabs open one database.

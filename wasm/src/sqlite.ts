@@ -31,7 +31,7 @@ export interface Sqlite3 {
 export interface Sqlite3Database {
   readonly pointer?: Pointer | undefined;
   readonly filename: string;
-  exec(...args: never[]): unknown;
+  exec(sql: string, options?: object): unknown;
   close(): void;
 }
 
@@ -61,7 +61,7 @@ const ARENA_KEPT_BYTES = 1 << 20;
 export type Bindable = string | number | bigint | null | Float32Array | Uint8Array | BoundBytes;
 export type Row = (string | number | bigint | null | Uint8Array)[];
 
-/** Bytes that are in the arena already. @internal */
+/** Bytes that are in the arena already. */
 export interface BoundBytes {
   readonly at: Pointer;
   readonly length: number;
