@@ -95,6 +95,25 @@ WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, v128_t c) {
   return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(signed_c, q.a, sum);
 }
 
+/* What is flipped of high halves, so that add_codes_wasm128 can take codes that are joined from them. */
+#define FLIP_WASM128 wasm_i8x16_splat(-0x78) /* 0x88: bytes become the codes themselves */
+
+typedef query_wasm128 codes_query_wasm128;
+
+WASM128_INLINE codes_query_wasm128 load_codes_query_wasm128(const int8_t *q) { return load_query_wasm128(q); }
+
+/* sum + the 16 products of q and the codes c. */
+WASM128_INLINE v128_t add_codes_wasm128(v128_t sum, codes_query_wasm128 q, v128_t c) {
+  return products_wasm128(sum, q, c);
+}
+
+/* What is too much in the sum of a row. */
+static int32_t codes_offset_wasm128(const int8_t *query, size_t stride) {
+  (void)query;
+  (void)stride;
+  return 0;
+}
+
 /* 32 numbers of the query, as add_halves_wasm128 wants them. */
 typedef struct halves_query_wasm128 {
   v128_t a, b;
@@ -128,6 +147,39 @@ WASM128_INLINE query_wasm128 load_query_wasm128(const int8_t *q) {
 WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, v128_t c) {
   sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.a, wasm_i16x8_extend_low_i8x16(c)));
   return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.b, wasm_i16x8_extend_high_i8x16(c)));
+}
+
+/*
+ * Two codes beside each other are a number x of 16 bits, with the second code c1 in its upper byte and, as codes are packed,
+ * c0 + 128 in the lower one. To widen both would take three instructions of x86. But c1 is x >> 8, so that
+ *
+ *   c0 q0 + c1 q1 = x q0 + (x >> 8) (q1 - 256 q0) - 128 q0
+ *
+ * and the last term is the query's alone. Sums may wrap on the way; the result does not.
+ */
+#define FLIP_WASM128 wasm_i16x8_splat(-0x7800) /* 0x8800: of each second code only */
+
+typedef struct codes_query_wasm128 {
+  v128_t x, upper; /* of x and x >> 8 */
+} codes_query_wasm128;
+
+WASM128_INLINE codes_query_wasm128 load_codes_query_wasm128(const int8_t *q) {
+  v128_t both = wasm_v128_load(q), q0 = wasm_i16x8_shr(wasm_i16x8_shl(both, 8), 8);
+  return (codes_query_wasm128){q0, wasm_i16x8_sub(wasm_i16x8_shr(both, 8), wasm_i16x8_shl(q0, 8))};
+}
+
+/* sum + the 16 products of q and the codes in x, and what is too much. */
+WASM128_INLINE v128_t add_codes_wasm128(v128_t sum, codes_query_wasm128 q, v128_t x) {
+  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.x, x));
+  return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.upper, wasm_i16x8_shr(x, 8)));
+}
+
+/* What is too much in the sum of a row: 128 times every other number of the query. */
+static int32_t codes_offset_wasm128(const int8_t *query, size_t stride) {
+  v128_t sum = wasm_i32x4_splat(0);
+  for (size_t i = 0; i < stride; i += 16)
+    sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(load_codes_query_wasm128(query + i).x, wasm_i16x8_splat(128)));
+  return fold_i32_wasm128(sum);
 }
 
 /*
@@ -192,14 +244,16 @@ static int32_t dot_i8_wasm128(const int8_t *a, const int8_t *b, size_t n) {
 
 /* ---- sums over packed codes -------------------------------------------------------------------------------------- */
 
-/* The codes of 16 dimensions from bytes that hold their high and low halves as the first of two, and as the second. */
-WASM128_INLINE v128_t first_wasm128(v128_t high, v128_t low) {
-  v128_t u = wasm_v128_bitselect(low, wasm_i16x8_shl(high, 4), wasm_i8x16_splat(15));
-  return wasm_v128_xor(u, wasm_i8x16_splat(-128));
-}
-WASM128_INLINE v128_t second_wasm128(v128_t high, v128_t low) {
-  v128_t u = wasm_v128_bitselect(wasm_u16x8_shr(low, 4), high, wasm_i8x16_splat(15));
-  return wasm_v128_xor(u, wasm_i8x16_splat(-128));
+/* 32 codes, as add_codes_wasm128 wants them, from bytes with their high and low halves: the high half of each byte of `low`
+ * changes places with the low half of the one of `high`. */
+typedef struct codes_wasm128 {
+  v128_t first, second;
+} codes_wasm128;
+
+WASM128_INLINE codes_wasm128 join_wasm128(v128_t high, v128_t low) {
+  high = wasm_v128_xor(high, FLIP_WASM128);
+  v128_t first = wasm_v128_bitselect(low, wasm_i16x8_shl(high, 4), wasm_i8x16_splat(15));
+  return (codes_wasm128){first, wasm_v128_xor(high, wasm_u16x8_shr(wasm_v128_xor(low, first), 4))};
 }
 
 WASM128_INLINE void store_rows_sums_wasm128(const v128_t *s, size_t n, int32_t *out) {
@@ -219,12 +273,12 @@ WASM128_INLINE void code_rows_wasm128(const uint8_t *const *c, size_t n, size_t 
   UNROLL_WASM128
   for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_splat(0);
   for (size_t i = 0; i < half; i += 16) {
-    query_wasm128 a = load_query_wasm128(query + i), b = load_query_wasm128(query + half + i);
+    codes_query_wasm128 a = load_codes_query_wasm128(query + i), b = load_codes_query_wasm128(query + half + i);
     UNROLL_WASM128
     for (size_t j = 0; j < n; j++) {
-      v128_t high = wasm_v128_load(c[j] + i), low = wasm_v128_load(c[j] + dv_code_to_low(half) + i);
-      s[j] = products_wasm128(s[j], a, first_wasm128(high, low));
-      s[j] = products_wasm128(s[j], b, second_wasm128(high, low));
+      codes_wasm128 codes = join_wasm128(wasm_v128_load(c[j] + i), wasm_v128_load(c[j] + dv_code_to_low(half) + i));
+      s[j] = add_codes_wasm128(s[j], a, codes.first);
+      s[j] = add_codes_wasm128(s[j], b, codes.second);
     }
   }
   store_rows_sums_wasm128(s, n, out);
@@ -259,11 +313,11 @@ WASM128_INLINE void high_rows_wasm128(const uint8_t *const *c, size_t n, size_t 
   store_rows_sums_wasm128(s, n, out);
 }
 
-/* Codes with halves are put together before they are multiplied: no offset comes off their sums, either. */
 WASM128_INLINE void sum_codes_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t first,
                                       size_t n_rows, const int8_t *query, int32_t *out) {
   if (dv_code_has_halves(stride)) {
-    dv_sum_rows(code_rows_wasm128, true, codes, stride, rows, first, n_rows, query, 0, out);
+    int32_t offset = codes_offset_wasm128(query, stride);
+    dv_sum_rows(code_rows_wasm128, true, codes, stride, rows, first, n_rows, query, offset, out);
   } else {
     dv_sum_rows(short_rows_wasm128, true, codes, stride, rows, first, n_rows, query, 0, out);
   }

@@ -1,8 +1,9 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /**
  * DeltaVectorDB for the main thread: the same methods, returning promises, carried out in a worker. See protocol.ts for what is
  * said, and session.ts for what happens when several tabs open one database.
  */
-import { DeltaVectorsError } from './errors.js';
+import { checkDeltas, DeltaVectorsError, described } from './errors.js';
 import { frameBound, writeFrame } from './frame.js';
 import { tableOptions } from './options.js';
 import type {
@@ -51,6 +52,10 @@ export interface OpenOptions extends DeltaDBOptions {
   onWarning?: (message: string) => void;
 }
 
+/** Which are no options of the table. */
+const OPEN_OPTIONS = ['name', 'storage', 'durability', 'worker', 'sqlite', 'wasm', 'onWarning'];
+const STORAGES = ['auto', 'opfs-sahpool', 'opfs', 'memory'];
+
 const PAGE = 512;
 
 /** The other side: a worker, or in this thread what would be in one. */
@@ -97,10 +102,13 @@ export class AsyncDeltaVectorDB {
 
   static async open(options: OpenOptions = {}): Promise<AsyncDeltaVectorDB> {
     const { name = 'delta_vectors', storage = 'auto', durability = 'normal', worker = 'auto', sqlite, wasm, onWarning, ...table } = options;
-    const { dimensions } = tableOptions(table);
+    const { dimensions } = tableOptions(table, OPEN_OPTIONS);
     if (typeof name !== 'string' || name === '') throw new DeltaVectorsError('invalid', 'option name is empty: expected the name of a database');
     if (durability !== 'normal' && durability !== 'full') {
       throw new DeltaVectorsError('invalid', `option durability is ${JSON.stringify(durability)}: expected normal or full`);
+    }
+    if (!STORAGES.includes(storage)) {
+      throw new DeltaVectorsError('invalid', `option storage is ${described(storage)}: expected ${STORAGES.join(', ')}`);
     }
     const message: OpenMessage = {
       name,
@@ -203,6 +211,7 @@ export class AsyncDeltaVectorDB {
 
   /** Applies deltas in order and in one transaction: all of them, or none. */
   async applyDeltas(deltas: readonly VectorDelta[]): Promise<string[]> {
+    checkDeltas(deltas);
     let bound = 0;
     for (const delta of deltas) bound += frameBound(delta);
     const bytes = new Uint8Array(bound);

@@ -5,7 +5,7 @@
  * SQL users and other objects do to the table is seen here, and the other way round.
  */
 import { Direct } from './direct.js';
-import { DeltaVectorsError } from './errors.js';
+import { checkBytes, checkDeltas, checkId, checkOptions, DeltaVectorsError, described } from './errors.js';
 import { Feed } from './feed.js';
 import { decodeFrame, frameBound, writeUnsealed } from './frame.js';
 import { extensionOf } from './loader.js';
@@ -119,7 +119,7 @@ export class DatabaseCore {
   /** Applies a delta, in the open transaction or in one of its own. Returns its id: its number as a text. */
   applyDelta(delta: VectorDelta): string {
     // Metadata and time are in a frame, and frames are a matter of batches.
-    if (delta.metadata !== undefined || delta.timestamp !== undefined) return this.applyDeltas([delta])[0]!;
+    if (delta?.metadata !== undefined || delta?.timestamp !== undefined) return this.applyDeltas([delta])[0]!;
     const seq = this.#direct.apply(delta);
     this.#committed();
     return String(seq);
@@ -127,6 +127,7 @@ export class DatabaseCore {
 
   /** Applies deltas in order: all of them, or none. Returns their ids. */
   applyDeltas(deltas: readonly VectorDelta[]): string[] {
+    checkDeltas(deltas);
     const c = this.#connection;
     const first = c.run(() => {
       let bound = 0;
@@ -158,12 +159,15 @@ export class DatabaseCore {
 
   /** Brings a row back to its state after one of its deltas: a new delta, whose id is returned. */
   rollback(vectorId: string, deltaId: string | number): string {
-    return this.#write(() => String(this.#one('rollback', [vectorId, Number(deltaId)])));
+    checkId(vectorId);
+    return this.#write(() => String(this.#one('rollback', [vectorId, seqOf(deltaId, 'deltaId')])));
   }
 
   /** Merges old deltas. Nothing is merged unless `keep` says so. */
   compact(options: CompactOptions = {}): CompactionStats {
+    checkOptions('compact', options, ['keep', 'vectorId']);
     const { keep, vectorId } = options;
+    if (vectorId !== undefined) checkId(vectorId);
     const json = JSON.stringify({ ...(keep !== undefined && { keep }), ...(vectorId !== undefined && { id: vectorId }) });
     return this.#write(() => JSON.parse(String(this.#one('compact', [json]))) as CompactionStats);
   }
@@ -200,6 +204,7 @@ export class DatabaseCore {
 
   /** The vector as it was at that time; null if there was no such row. */
   getVectorAt(vectorId: string, time: Date): Float32Array | null {
+    checkId(vectorId);
     return this.#vector(this.#sql.getAt, [vectorId, timeOf(time, 'time')]);
   }
 
@@ -222,18 +227,25 @@ export class DatabaseCore {
 
   /** The current metadata; null if there is no such row or it has none. */
   getMetadata(vectorId: string): Record<string, unknown> | null {
+    checkId(vectorId);
     const json = this.#one('metadata', [vectorId]);
     return typeof json === 'string' ? (JSON.parse(json) as Record<string, unknown>) : null;
   }
 
   /** The k nearest rows, nearest first. */
   search(query: Float32Array, k = 10, options: SearchOptions = {}): SearchResult[] {
-    if (!(query instanceof Float32Array)) throw new DeltaVectorsError('invalid', 'the query is not a Float32Array');
+    if (!(query instanceof Float32Array)) {
+      throw new DeltaVectorsError('invalid', `the query is ${described(query)}: expected a Float32Array`);
+    }
+    if (!Number.isSafeInteger(k) || k < 0) {
+      throw new DeltaVectorsError('invalid', `k is ${described(k)}: expected a whole number, 0 or more`);
+    }
     const { where, params = [], metadata = true, asOf, ...others } = options;
     let statement = metadata ? this.#sql.search : this.#sql.searchIds;
     let values: Bindable[] = [query, k];
     let isKept = true;
-    if (where !== undefined || asOf !== undefined || Object.keys(others).length > 0) {
+    if (where !== undefined || asOf !== undefined || options.params !== undefined || Object.keys(others).length > 0) {
+      checkOptions('search', options, SEARCH_OPTIONS);
       const [sql, bound] = this.#searchSql(query, k, options, params);
       statement = this.#connection.prepare(sql);
       values = bound;
@@ -242,6 +254,10 @@ export class DatabaseCore {
     try {
       return this.#connection.run(() => {
         const results: SearchResult[] = [];
+        const missing = isKept ? 0 : statement.parameters - values.length;
+        if (missing !== 0) {
+          throw new DeltaVectorsError('invalid', `where has ${params.length + missing} question marks, but there are ${params.length} params`);
+        }
         statement.bind(values);
         while (statement.step()) {
           const distance = statement.double(1);
@@ -259,7 +275,7 @@ export class DatabaseCore {
 
   #searchSql(query: Float32Array, k: number, options: SearchOptions, params: Bindable[]): [string, Bindable[]] {
     const { where, asOf, ef, exact, recallTarget, maxDistance, metadata = true } = options;
-    if (!Number.isSafeInteger(k) || k < 0) throw new DeltaVectorsError('invalid', `k is ${String(k)}: expected a whole number, 0 or more`);
+    if (!Array.isArray(params)) throw new DeltaVectorsError('invalid', `params is ${described(params)}: expected an array`);
     const json = JSON.stringify({
       // With a condition the table streams, as it cannot be told of it, and LIMIT ends the stream.
       ...(where === undefined && { k }),
@@ -271,7 +287,10 @@ export class DatabaseCore {
     });
     const columns = metadata ? 'id, distance, metadata' : 'id, distance';
     const from = `SELECT ${columns} FROM ${quoted(this.#options.table)}(?, ?)`;
-    if (where === undefined) return [from, [query, json]];
+    if (where === undefined) {
+      if (params.length > 0) throw new DeltaVectorsError('invalid', 'there are params without where, whose question marks they are for');
+      return [from, [query, json]];
+    }
     return [`${from} WHERE (${where}\n) ORDER BY distance LIMIT ?`, [query, json, ...params, k]];
   }
 
@@ -288,6 +307,7 @@ export class DatabaseCore {
 
   /** What a row has been, oldest first; without deltas if there never was such a row. */
   getDeltaChain(vectorId: string): DeltaChain {
+    checkId(vectorId);
     const { chain } = this.#sql;
     return this.#connection.run(() => {
       const deltas: ChainEntry[] = [];
@@ -366,6 +386,7 @@ export class DatabaseCore {
    * damaged, nothing changes.
    */
   import(bytes: Uint8Array): void {
+    checkBytes('import', bytes);
     if (!isDatabaseFile(bytes)) throw new DeltaVectorsError('foreign-file', 'import: the bytes are not an SQLite database');
     if (this.#connection.isInTransaction) throw new DeltaVectorsError('busy', 'import: there is an open transaction');
     this.#write(() => replaceDatabase(this.#connection, bytes, this.#options));
@@ -373,11 +394,12 @@ export class DatabaseCore {
 
   /** Deltas after a number, with ids and times: for `importDeltas` of another database. */
   exportDeltas(since: string | number = 0): Uint8Array {
-    return this.#one('exportDeltas', [Number(since)]) as Uint8Array;
+    return this.#one('exportDeltas', [seqOf(since, 'since')]) as Uint8Array;
   }
 
   /** Applies what `exportDeltas` gave: all of it or nothing. Twice is once. */
   importDeltas(bytes: Uint8Array): ImportStats {
+    checkBytes('importDeltas', bytes);
     if (bytes.length < 3 || bytes[0] !== 0x7a || bytes[1] !== 0xde) {
       throw new DeltaVectorsError('foreign-file', 'importDeltas: the bytes are not what exportDeltas gives');
     }
@@ -403,9 +425,18 @@ export class DatabaseCore {
   }
 }
 
+const SEARCH_OPTIONS = ['ef', 'exact', 'recallTarget', 'maxDistance', 'asOf', 'where', 'params', 'metadata'];
+
+/** The number of a delta, which may be given as the text that applyDelta() returns. */
+function seqOf(id: string | number, what: string): number {
+  const seq = id === '' ? NaN : Number(id);
+  if (!Number.isSafeInteger(seq)) throw new DeltaVectorsError('invalid', `${what} is ${described(id)}: expected the id of a delta`);
+  return seq;
+}
+
 function timeOf(time: Date, what: string): number {
   const ms = time instanceof Date ? time.getTime() : NaN;
-  if (Number.isNaN(ms)) throw new DeltaVectorsError('invalid', `${what} is ${String(time)}: expected a valid Date`);
+  if (Number.isNaN(ms)) throw new DeltaVectorsError('invalid', `${what} is ${described(time)}: expected a valid Date`);
   return ms;
 }
 

@@ -2,10 +2,10 @@
  * What goes past SQL, since it is called most and a statement costs more than it does: vectors where they lie in SQLite's memory,
  * and deltas one at a time. The other half is wasm/c/direct.c.
  */
-import { DeltaVectorsError, sqliteError } from './errors.js';
+import { checkId, DeltaVectorsError, sqliteError } from './errors.js';
 import { kindOf, payloadBound, writePayload } from './frame.js';
 import type { Extension } from './loader.js';
-import type { Connection } from './sqlite.js';
+import type { BoundBytes, Connection } from './sqlite.js';
 import type { VectorDelta } from './types.js';
 
 type Native = (...args: number[]) => number;
@@ -55,6 +55,7 @@ export class Direct {
   }
 
   #find(vectorId: string): number {
+    checkId(vectorId);
     const c = this.#connection;
     return c.run(() => {
       const id = c.putText(vectorId);
@@ -67,13 +68,20 @@ export class Direct {
     const c = this.#connection;
     return c.run(() => {
       const kind = kindOf(delta);
-      const at = c.reserve(payloadBound(delta));
       const id = c.putText(delta.vectorId);
-      const length = writePayload(delta, c.bytes, at) - at;
-      const seq = this.#apply(this.#handle, this.#table, id.at, id.length, kind, at, length, this.#isAlone);
+      const payload = this.#payload(delta);
+      const seq = this.#apply(this.#handle, this.#table, id.at, id.length, kind, payload.at, payload.length, this.#isAlone);
       if (seq < 0) throw this.#failure(-seq);
       return seq;
     });
+  }
+
+  #payload(delta: VectorDelta): BoundBytes {
+    const c = this.#connection;
+    const { operation } = delta;
+    if (operation.type === 'create' || operation.type === 'dense') return c.putBytes(operation.vector);
+    const at = c.reserve(payloadBound(delta));
+    return { at, length: writePayload(delta, c.bytes, at) - at };
   }
 
   /** Applies frames that lie in SQLite's memory, one behind the other, as writeUnsealed() makes them. The number of the first. Inside c.run(). */

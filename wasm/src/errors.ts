@@ -82,6 +82,36 @@ export class DeltaVectorsError extends Error {
   }
 }
 
+/** What somebody gave, for a message: texts in quotes, objects by their class. @internal */
+export function described(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value);
+  if (typeof value === 'function') return 'a function';
+  if (typeof value !== 'object' || value === null || value instanceof Date) return String(value);
+  const name = (value as { constructor?: { name?: string } }).constructor?.name || 'Object';
+  return `${/^[AEIO]/.test(name) ? 'an' : 'a'} ${name}`;
+}
+
+/** Ids are texts; what JavaScript makes of anything else would be another row's. @internal */
+export function checkId(vectorId: unknown): void {
+  if (typeof vectorId !== 'string') throw new DeltaVectorsError('invalid', `vectorId is ${described(vectorId)}: expected a string`);
+}
+
+/** Options that would be overlooked. @internal */
+export function checkOptions(what: string, given: object, known: readonly string[]): void {
+  const name = Object.keys(given).find((name) => !known.includes(name));
+  if (name !== undefined) throw new DeltaVectorsError('invalid', `${what} has no option ${name}; the options are ${known.join(', ')}`);
+}
+
+/** Whole databases, and parts of the log. @internal */
+export function checkBytes(what: string, bytes: unknown): void {
+  if (!(bytes instanceof Uint8Array)) throw new DeltaVectorsError('invalid', `${what} was given ${described(bytes)}: expected a Uint8Array`);
+}
+
+/** @internal */
+export function checkDeltas(deltas: unknown): void {
+  if (!Array.isArray(deltas)) throw new DeltaVectorsError('invalid', `deltas is ${described(deltas)}: expected an array of deltas`);
+}
+
 /** @internal */
 export function isQuota(thrown: unknown): boolean {
   // Chromium's handles of files throw it under this name; newer ones as a class of that name.

@@ -8,7 +8,7 @@
  * row exists: that is the extension's business, which knows the table. The reader is for bytes that come from the extension
  * or from another thread of this page; it refuses what is not a frame.
  */
-import { DeltaVectorsError } from './errors.js';
+import { checkId, DeltaVectorsError, described } from './errors.js';
 import type { DeltaOperation, VectorDelta } from './types.js';
 
 const OPERATIONS = ['', 'create', 'sparse', 'dense', 'scale', 'offset', 'delete'] as const;
@@ -77,8 +77,20 @@ function varintBytes(value: number): number {
 /** Bytes that surely hold the frame: for a buffer to write into. */
 export function frameBound(delta: VectorDelta): number {
   kindOf(delta); // throws if the operation is none
-  const metadata = delta.metadata === undefined ? 0 : 32 + JSON.stringify(delta.metadata).length * 3;
+  const metadata = delta.metadata === undefined ? 0 : 32 + metadataOf(delta).length * 3;
   return HEAD_BYTES + 32 + String(delta.vectorId).length * 3 + metadata + payloadBound(delta) + CRC_BYTES;
+}
+
+/** Metadata as JSON. */
+function metadataOf(delta: VectorDelta): string {
+  if (typeof delta.metadata !== 'object' || delta.metadata === null || Array.isArray(delta.metadata)) {
+    throw invalid(delta, `metadata is ${described(delta.metadata)}: expected an object`);
+  }
+  try {
+    return JSON.stringify(delta.metadata);
+  } catch (thrown) {
+    throw invalid(delta, `metadata cannot be written as JSON: ${(thrown as Error).message}`);
+  }
 }
 
 /** The same for the payload alone. */
@@ -150,7 +162,7 @@ function writeFloats(values: Float32Array, bytes: Uint8Array, at: number): numbe
 const scalarFloat = new Float32Array(1);
 
 function writeScalar(delta: VectorDelta, what: string, value: number, bytes: Uint8Array, at: number): number {
-  if (typeof value !== 'number') throw invalid(delta, `${what} is ${String(value)}: expected a number`);
+  if (typeof value !== 'number') throw invalid(delta, `${what} is ${described(value)}: expected a number`);
   scalarFloat[0] = value;
   return writeFloats(scalarFloat, bytes, at);
 }
@@ -184,18 +196,25 @@ export function writePayload(delta: VectorDelta, bytes: Uint8Array, at: number):
   }
 }
 
+function notA(delta: VectorDelta, what: string, value: unknown, type: string): DeltaVectorsError {
+  return invalid(delta, `${what} ${described(value)}: expected a ${type}`);
+}
+
 /** Operation and encoding in one byte. Throws if the delta is none. */
 export function kindOf(delta: VectorDelta): number {
+  if (typeof delta !== 'object' || delta === null) {
+    throw new DeltaVectorsError('invalid', `the delta is ${described(delta)}: expected { vectorId, operation }`);
+  }
   const { operation, vectorId } = delta;
-  if (typeof vectorId !== 'string') throw invalid(delta, 'vectorId is not a string');
+  checkId(vectorId);
   switch (operation?.type) {
     case 'create':
     case 'dense':
-      if (!(operation.vector instanceof Float32Array)) throw invalid(delta, 'vector is not a Float32Array');
+      if (!(operation.vector instanceof Float32Array)) throw notA(delta, 'vector is', operation.vector, 'Float32Array');
       return (operation.type === 'create' ? 1 : 3) * 16 + ENCODING.dense;
     case 'sparse':
-      if (!(operation.indices instanceof Uint32Array)) throw invalid(delta, 'indices are not a Uint32Array');
-      if (!(operation.values instanceof Float32Array)) throw invalid(delta, 'values are not a Float32Array');
+      if (!(operation.indices instanceof Uint32Array)) throw notA(delta, 'indices are', operation.indices, 'Uint32Array');
+      if (!(operation.values instanceof Float32Array)) throw notA(delta, 'values are', operation.values, 'Float32Array');
       if (operation.indices.length !== operation.values.length) {
         throw invalid(delta, `there are ${operation.indices.length} indices, but ${operation.values.length} values`);
       }
@@ -209,7 +228,7 @@ export function kindOf(delta: VectorDelta): number {
     default:
       throw invalid(
         delta,
-        `the operation's type is ${JSON.stringify((operation as { type?: unknown } | undefined)?.type)}: expected create, sparse, dense, scale, offset or delete`,
+        `the operation's type is ${described((operation as { type?: unknown } | undefined)?.type)}: expected create, sparse, dense, scale, offset or delete`,
       );
   }
 }
@@ -238,16 +257,13 @@ export function writeUnsealed(delta: VectorDelta, bytes: Uint8Array, at: number)
   out.text(delta.vectorId);
   if (delta.timestamp !== undefined) {
     const time = delta.timestamp instanceof Date ? delta.timestamp.getTime() : NaN;
-    if (!Number.isSafeInteger(time)) throw invalid(delta, `timestamp is ${String(delta.timestamp)}: expected a valid Date`);
+    if (!Number.isSafeInteger(time)) throw invalid(delta, `timestamp is ${described(delta.timestamp)}: expected a valid Date`);
     flags |= FLAG.time;
     out.zigzag(time);
   }
   if (delta.metadata !== undefined) {
-    if (typeof delta.metadata !== 'object' || delta.metadata === null || Array.isArray(delta.metadata)) {
-      throw invalid(delta, 'metadata is not an object');
-    }
     // A field without a name is a patch.
-    const json = encoder.encode(JSON.stringify(delta.metadata));
+    const json = encoder.encode(metadataOf(delta));
     flags |= FLAG.fields;
     out.varint(2 + varintBytes(json.length) + json.length);
     bytes[out.at++] = 0;

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /** The public surface. */
 import { AsyncDeltaVectorDB, type OpenOptions } from './client.js';
 import { DatabaseCore } from './database.js';

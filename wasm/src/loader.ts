@@ -9,7 +9,7 @@
  *
  * Format of the section: WebAssembly/tool-conventions, DynamicLinking.md.
  */
-import { DeltaVectorsError } from './errors.js';
+import { DeltaVectorsError, described } from './errors.js';
 import { Connection, type Sqlite3, type Sqlite3Database } from './sqlite.js';
 
 /** Which instructions the module may use. The results are the same bits with each. */
@@ -43,8 +43,16 @@ export interface Extension extends Loaded {
   readonly stack: { readonly at: number; readonly bytes: number };
 }
 
+/** Nothing else has these two; a build of sqlite-wasm that lacks something is another error, which says what. */
+function checkSqlite3(sqlite3: unknown): void {
+  const given = sqlite3 as Partial<Sqlite3> | null | undefined;
+  if (typeof given === 'object' && given?.wasm && given.capi) return;
+  throw new DeltaVectorsError('invalid', `sqlite3 is ${described(sqlite3)}: expected what \`await sqlite3InitModule()\` of @sqlite.org/sqlite-wasm gives`);
+}
+
 /** The extension in this sqlite3, which must have been loaded. @internal */
 export function extensionOf(sqlite3: Sqlite3): Extension {
+  checkSqlite3(sqlite3);
   const extension = loaded.get(sqlite3);
   if (extension) return extension;
   throw new DeltaVectorsError('not-loaded', 'the extension is not loaded: call `await loadDeltaVectors(sqlite3)` first');
@@ -55,7 +63,8 @@ export function extensionOf(sqlite3: Sqlite3): Extension {
  *
  * @param sqlite3 what `await sqlite3InitModule()` of @sqlite.org/sqlite-wasm gave
  */
-export function loadDeltaVectors(sqlite3: Sqlite3, options: LoadOptions = {}): Promise<Loaded> {
+export async function loadDeltaVectors(sqlite3: Sqlite3, options: LoadOptions = {}): Promise<Loaded> {
+  checkSqlite3(sqlite3);
   let promise = loading.get(sqlite3);
   if (!promise) {
     promise = load(sqlite3, options);

@@ -170,6 +170,7 @@ export class Session {
     const { name, storage, durability, table } = this.#options;
     const sqlite3 = await this.#sqlite3;
     const opening = openStorage(sqlite3, name, storage, durability);
+    opening.catch(() => {}); // it is heard of below
     try {
       await this.#load(sqlite3);
     } catch (thrown) {

@@ -6,7 +6,7 @@
  * that memory bound to a statement stays where it is. Code that SQLite calls back into and that calls this object again
  * gets an error.
  */
-import { DeltaVectorsError, sqliteError } from './errors.js';
+import { DeltaVectorsError, described, sqliteError } from './errors.js';
 
 type Pointer = number;
 /** An exported function of sqlite3.wasm. */
@@ -31,7 +31,7 @@ export interface Sqlite3 {
 export interface Sqlite3Database {
   readonly pointer?: Pointer | undefined;
   readonly filename: string;
-  exec(...args: never[]): unknown;
+  exec(sql: string, options?: object): unknown;
   close(): void;
 }
 
@@ -61,7 +61,7 @@ const ARENA_KEPT_BYTES = 1 << 20;
 export type Bindable = string | number | bigint | null | Float32Array | Uint8Array | BoundBytes;
 export type Row = (string | number | bigint | null | Uint8Array)[];
 
-/** Bytes that are in the arena already. @internal */
+/** Bytes that are in the arena already. */
 export interface BoundBytes {
   readonly at: Pointer;
   readonly length: number;
@@ -88,6 +88,9 @@ export class Connection {
   readonly #statements = new Set<Statement>();
 
   constructor(sqlite3: Sqlite3, db: Sqlite3Database) {
+    if (typeof db !== 'object' || db === null || !('pointer' in db)) {
+      throw new DeltaVectorsError('invalid', `option database is ${described(db)}: expected a connection, such as new sqlite3.oo1.DB(':memory:')`);
+    }
     if (db.pointer === undefined) throw new DeltaVectorsError('closed', 'the SQLite connection is closed');
     this.sqlite3 = sqlite3;
     this.native = nativesOf(sqlite3);
@@ -235,6 +238,10 @@ export class Connection {
     this.exec(isNested ? 'SAVEPOINT delta_vectors' : 'BEGIN IMMEDIATE');
     try {
       const result = work();
+      if (result instanceof Promise) {
+        result.catch(() => {});
+        throw new DeltaVectorsError('invalid', 'what is done in a transaction returned a Promise: what it waits for would come behind the commit');
+      }
       this.exec(isNested ? 'RELEASE delta_vectors' : 'COMMIT');
       return result;
     } catch (thrown) {
@@ -293,6 +300,11 @@ export class Statement {
     const bytes = c.bytes;
     this.#pointer = (bytes[out]! | (bytes[out + 1]! << 8) | (bytes[out + 2]! << 16) | (bytes[out + 3]! << 24)) >>> 0;
     return this.#pointer;
+  }
+
+  /** How many values it wants. Inside Connection.run(). */
+  get parameters(): number {
+    return this.#connection.native['sqlite3_bind_parameter_count']!(this.#pointer || this.#prepare());
   }
 
   bind(values: readonly Bindable[]): this {

@@ -1,7 +1,7 @@
-// Compiled, not run: what the types promise. `@ts-expect-error` lines must be errors.
+// Compiled, not run: what the types promise to a strict program, which checks the libraries' types too and has no newer ones than ES2022. `@ts-expect-error` lines must be errors.
 import sqlite3InitModule from '@sqlite.org/sqlite-wasm';
-import { DeltaStreamProcessor, DeltaVectorDB, DeltaVectorsError, SharedDeltaPool, loadDeltaVectors } from '../dist/index.js';
-import type { AsyncDeltaVectorDB, CommittedDelta, DeltaOperation, SearchResult, VectorDelta } from '../dist/index.js';
+import { DeltaStreamProcessor, DeltaVectorDB, DeltaVectorsError, SharedDeltaPool, loadDeltaVectors } from 'delta-vectors';
+import type { AsyncDeltaVectorDB, CommittedDelta, DeltaOperation, SearchResult, VectorDelta } from 'delta-vectors';
 
 const sqlite3 = await sqlite3InitModule();
 await loadDeltaVectors(sqlite3);
@@ -28,6 +28,10 @@ try {
   if (e instanceof DeltaVectorsError && e.code === 'quota-exceeded') void (e.message satisfies string);
 }
 void [vector, results, waits, n, m];
+
+const connection = new sqlite3.oo1.DB(':memory:');
+const theirs = new DeltaVectorDB(sqlite3, { dimensions: 3, database: connection, exclusive: true });
+theirs.sqlite.exec('SELECT id FROM vectors WHERE vector MATCH ? AND k = 1', { bind: [new Uint8Array(12)], rowMode: 'object' });
 
 // @ts-expect-error a plain array is no vector
 db.search([1, 2, 3], 10);

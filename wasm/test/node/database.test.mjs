@@ -62,11 +62,11 @@ it('refuses what is wrong, and changes nothing', () => {
   fails(() => db.applyDeltas([offset('a', 1), create('c', 1, 1, 1), offset('nobody', 1)]), 'invalid', /'nobody' does not exist/);
   fails(() => db.applyDelta({ ...offset('a', 1), timestamp: at(-1e12) }), 'invalid', /older than the row's last one/);
   fails(() => db.search(f32(1), 1), 'invalid', /1 dimensions?, expected 3/);
-  fails(() => db.search([1, 2, 3]), 'invalid', /the query is not a Float32Array/);
+  fails(() => db.search([1, 2, 3]), 'invalid', /the query is an Array: expected a Float32Array/);
   fails(() => db.search(f32(1, 2, 3), -1), 'invalid', /k is -1/);
   fails(() => db.search(f32(1, 2, 3), 1, { ef: 0 }), 'invalid', /ef/);
   fails(() => db.search(f32(1, 2, 3), 1, { where: 'nonsense =' }), 'invalid', /syntax error/);
-  fails(() => db.getVectorAt('a', 'yesterday'), 'invalid', /time is yesterday: expected a valid Date/);
+  fails(() => db.getVectorAt('a', 'yesterday'), 'invalid', /time is "yesterday": expected a valid Date/);
   fails(() => db.rollback('a', 9), 'invalid', /row 'a' has no delta 9/);
   assert.deepEqual(db.getVector('a'), f32(1, 2, 3));
   assert.equal(db.status().deltas, 1);

@@ -136,12 +136,12 @@ it('says what is wrong with a delta', () => {
   const wrong = (delta, message) => assert.throws(() => encodeFrame(delta), (e) => e.code === 'invalid' && message.test(e.message));
   wrong({ vectorId: 'a', operation: { type: 'grow' } }, /delta of row 'a': the operation's type is "grow": expected create, sparse/);
   wrong({ vectorId: 'a' }, /the operation's type is undefined/);
-  wrong({ vectorId: 7, operation: { type: 'delete' } }, /delta of row '7': vectorId is not a string/);
-  wrong({ vectorId: 'a', operation: { type: 'create', vector: [1, 2] } }, /vector is not a Float32Array/);
-  wrong({ vectorId: 'a', operation: { type: 'sparse', indices: [1], values: f32(1) } }, /indices are not a Uint32Array/);
+  wrong({ vectorId: 7, operation: { type: 'delete' } }, /vectorId is 7: expected a string/);
+  wrong({ vectorId: 'a', operation: { type: 'create', vector: [1, 2] } }, /delta of row 'a': vector is an Array: expected a Float32Array/);
+  wrong({ vectorId: 'a', operation: { type: 'sparse', indices: [1], values: f32(1) } }, /indices are an Array: expected a Uint32Array/);
   wrong({ vectorId: 'a', operation: { type: 'sparse', indices: u32(1), values: f32() } }, /there are 1 indices, but 0 values/);
   wrong({ vectorId: 'a', operation: { type: 'sparse', indices: u32(4, 1, 4), values: f32(1, 2, 3) } }, /index 4 is given twice/);
   wrong({ vectorId: 'a', operation: { type: 'scale' } }, /factor is undefined: expected a number/);
   wrong({ vectorId: 'a', operation: { type: 'delete' }, timestamp: new Date(NaN) }, /timestamp is Invalid Date/);
-  wrong({ vectorId: 'a', operation: { type: 'delete' }, metadata: [1] }, /metadata is not an object/);
+  wrong({ vectorId: 'a', operation: { type: 'delete' }, metadata: [1] }, /metadata is an Array: expected an object/);
 });
