@@ -721,7 +721,7 @@ int dvx_search_options_parse(dvx_table *t, const char *json, int n_json, dvx_sea
     *o = t->known_options.options;
     return SQLITE_OK;
   }
-  int rc = dvx_json_each(t->conn, t, "the search options", json, n_json, search_option, &p);
+  int rc = dvx_json_each(t->conn, t, "the argument options", json, n_json, search_option, &p);
   if (rc == SQLITE_OK && is_plain) search_options_keep(t, json, (size_t)n_json, k, o);
   return rc;
 }
