@@ -43,15 +43,16 @@ void dv_vector_store(uint8_t *blob, const float *v, size_t n) {
 
 dv_status dv_vector_check(const float *v, size_t n, dv_detail *detail) {
   size_t i = 0;
-  /* Adding one to an exponent of all ones carries into the sign bit's place. In fours, which any compiler makes vectors of. */
+  /* Adding one to an exponent of all ones carries into the sign bit's place. A fixed count and one word at a time: what any
+   * compiler makes vectors of, clang for WebAssembly at -Os too. */
   for (; n - i >= 64; i += 64) {
-    uint32_t carry[4] = {0};
-    for (size_t j = 0; j < 64; j += 4) {
-      uint32_t u[4];
-      memcpy(u, v + i + j, sizeof u);
-      for (size_t l = 0; l < 4; l++) carry[l] |= (u[l] & 0x7fffffffu) + 0x00800000u;
+    uint32_t carry = 0;
+    for (size_t j = 0; j < 64; j++) {
+      uint32_t u;
+      memcpy(&u, v + i + j, sizeof u);
+      carry |= (u & 0x7fffffffu) + 0x00800000u;
     }
-    if (DV_UNLIKELY((carry[0] | carry[1] | carry[2] | carry[3]) >> 31)) break;
+    if (DV_UNLIKELY(carry >> 31)) break;
   }
   for (; i < n; i++) {
     if (DV_LIKELY(dv_is_finite(v[i]))) continue;

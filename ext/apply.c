@@ -98,14 +98,13 @@ static int apply_append(dvx_table *t, dvx_change *ch, uint64_t *seq) {
   size_t n = c->dimensions;
   bool is_dense = ch->delta.op == DV_OP_DENSE && dv_encoding_is_full((int)ch->delta.encoding);
   if (!is_dense || c->compression == DV_COMPRESSION_OFF || ch->vid == 0 || !dvx_word_exists(dvx_row_word(t, ch->vid)) ||
-      dv_delta_check(&ch->delta, n, NULL) != DV_OK) {
-    return dvx_append(t, ch, seq);
+      dv_delta_apply(&ch->delta, t->apply_vector, n, NULL) != DV_OK) {
+    return dvx_append(t, ch, seq); /* which says what is wrong, if anything is */
   }
   const float *from;
   dv_buf payload;
   int rc = dvx_row_vector(t, ch->vid, &from);
   if (rc != SQLITE_OK) return rc;
-  if (dv_delta_apply(&ch->delta, t->apply_vector, n, NULL) != DV_OK) return dvx_append(t, ch, seq);
   dv_buf_init(&payload, &dvx_alloc);
   dv_delta_encode_dense(&payload, &ch->delta, DV_OP_DENSE, from, t->apply_vector, n, c->compression);
   ch->delta.payload = payload.data;

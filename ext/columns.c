@@ -335,6 +335,7 @@ static int columns_read(columns_reader *r, size_t first, size_t end) {
 
 void dvx_columns_row_changed(dvx_table *t, uint32_t vid) {
   dvx_columns *c = &t->columns;
+  dvx_row_set_bare(t, vid, false);
   if (vid == 0 || vid > c->n) return; /* a row that is not here will be read when it is */
   c->n_changes++;
   if (columns_bit(c->marked, vid - 1)) return;

@@ -555,6 +555,7 @@ typedef struct dvx_pending {
   uint32_t previous; /* 1 + index of the row's pending delta before it; 0: its state before the transaction */
   bool is_new_row;
   bool has_fields;
+  bool is_bare; /* the row has no metadata after it */
 } dvx_pending;
 
 /* A row with pending deltas. */
@@ -615,6 +616,7 @@ typedef struct dvx_rows {
   uint64_t *words;
   int64_t *times; /* of those rows of which ... */
   uint64_t *has_time; /* ... a bit is set: of the others nobody has asked for it yet */
+  uint64_t *is_bare; /* a bit is set: %_row is known to have no metadata for the row, and need not be asked */
   uint32_t n; /* largest committed vid */
   size_t capacity;
   uint64_t n_live;
@@ -926,6 +928,9 @@ int dvx_row_id(dvx_table *t, uint32_t vid, dv_value *id);
 int dvx_row_vector(dvx_table *t, uint32_t vid, const float **out);
 /* Current metadata: n_columns values, borrowed until the next dvx_row_ call or step of a shadow statement. */
 int dvx_row_fields(dvx_table *t, uint32_t vid, dv_value *values);
+/* Notes whether %_row is known to have no metadata for the row: then dvx_row_fields does not ask for it. To be taken back
+ * whenever the row's line, or which metadata is committed, changes. */
+void dvx_row_set_bare(dvx_table *t, uint32_t vid, bool is_bare);
 
 /* Seq of the row's last record with time <= `time`; 0 if there is none. */
 int dvx_row_seq_at(dvx_table *t, uint32_t vid, int64_t time, uint64_t *seq);

@@ -636,6 +636,16 @@ int dvx_row_fields_at(dvx_table *t, uint32_t vid, uint64_t seq, dv_buf *hold, dv
   return rc;
 }
 
+void dvx_row_set_bare(dvx_table *t, uint32_t vid, bool is_bare) {
+  if (vid >= t->rows.capacity) return;
+  uint64_t *word = &t->rows.is_bare[vid >> 6], bit = (uint64_t)1 << (vid & 63);
+  *word = is_bare ? *word | bit : *word & ~bit;
+}
+
+static bool row_is_known_bare(const dvx_table *t, uint32_t vid) {
+  return vid < t->rows.capacity && (t->rows.is_bare[vid >> 6] >> (vid & 63) & 1);
+}
+
 int dvx_row_fields(dvx_table *t, uint32_t vid, dv_value *values) {
   bool is_set[ROW_MAX_COLUMNS] = {false};
   bool is_whole = false;
@@ -649,8 +659,10 @@ int dvx_row_fields(dvx_table *t, uint32_t vid, dv_value *values) {
   uint64_t stored = o->is_open ? o->first_seq + o->n_written : UINT64_MAX; /* %_row is right for records before this */
   uint64_t seq = dvx_word_seq(dvx_row_word(t, vid));
   if (o->is_open && seq >= stored) rc = row_fields_walk(t, vid, seq, stored - 1, hold, values, is_set, &is_whole);
-  if (rc == SQLITE_OK && !is_whole) {
+  if (rc == SQLITE_OK && !is_whole && !row_is_known_bare(t, vid)) {
     sqlite3_stmt *stmt = NULL;
+    /* What an open transaction has written may be taken back. */
+    bool is_bare = vid <= t->rows.n && dvx_txn_touched(t, vid) == NULL;
     rc = dvx_shadow_stmt(t, DVX_SQL_ROW_BY_VID, &stmt);
     if (rc != SQLITE_OK) return rc;
     sqlite3_bind_int64(stmt, 1, vid);
@@ -660,7 +672,9 @@ int dvx_row_fields(dvx_table *t, uint32_t vid, dv_value *values) {
         if (is_set[i]) continue;
         dvx_column_value(stmt, i + 1, &v);
         row_value_keep(hold, &v, &values[i]);
+        is_bare = is_bare && sqlite3_column_type(stmt, i + 1) == SQLITE_NULL;
       }
+      if (is_bare) dvx_row_set_bare(t, vid, true);
     }
     int reset = sqlite3_reset(stmt);
     if (reset != SQLITE_OK) return dvx_fail_sqlite(t->conn, t, reset);

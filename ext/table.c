@@ -29,6 +29,7 @@ static void table_free_memory(dvx_table *t) {
   sqlite3_free(t->rows.words);
   sqlite3_free(t->rows.times);
   sqlite3_free(t->rows.has_time);
+  sqlite3_free(t->rows.is_bare);
   memset(&t->rows, 0, sizeof t->rows);
   for (size_t i = 0; i < t->vectors.n_chunks; i++) sqlite3_free(t->vectors.chunks[i]);
   sqlite3_free(t->vectors.chunks);
@@ -390,8 +391,12 @@ int dvx_rows_reserve(dvx_table *t, uint32_t n) {
   uint64_t *has_time = sqlite3_realloc64(r->has_time, capacity / 8);
   if (!has_time) return SQLITE_NOMEM;
   r->has_time = has_time;
+  uint64_t *is_bare = sqlite3_realloc64(r->is_bare, capacity / 8);
+  if (!is_bare) return SQLITE_NOMEM;
+  r->is_bare = is_bare;
   memset(words + r->capacity, 0, (capacity - r->capacity) * sizeof *words);
   memset((uint8_t *)has_time + r->capacity / 8, 0, (capacity - r->capacity) / 8);
+  memset((uint8_t *)is_bare + r->capacity / 8, 0, (capacity - r->capacity) / 8);
   r->capacity = capacity;
   return SQLITE_OK;
 }
@@ -732,6 +737,7 @@ static int table_load(dvx_table *t) {
     if (t->rows.words) {
       memset(t->rows.words, 0, t->rows.capacity * sizeof *t->rows.words);
       memset(t->rows.has_time, 0, t->rows.capacity / 8);
+      memset(t->rows.is_bare, 0, t->rows.capacity / 8);
     }
     t->rows.n = 0;
     t->rows.n_live = 0;

@@ -278,6 +278,14 @@ static int txn_fields(dvx_table *t, const dvx_change *ch, bool is_new_row, bool 
   return out->status == DV_OK ? SQLITE_OK : SQLITE_NOMEM;
 }
 
+/* Does a change that sets all metadata set none? */
+static bool txn_is_bare(const dvx_table *t, const dvx_change *ch) {
+  for (int i = 0; ch->fields && i < t->config->n_columns; i++) {
+    if (ch->fields[i].type != DV_NULL) return false;
+  }
+  return true;
+}
+
 /* Metadata is folded like vectors: a record that sets all of it is where a walk back may end. All of it rides with a
  * key, unless it is large beside the vector; then still once in a while, so that the walk stays short. */
 static int txn_fields_of(dvx_table *t, const dvx_change *ch, uint64_t seq, bool is_due, bool is_key, bool *all,
@@ -334,7 +342,8 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
   int rc = txn_existence(t, ch, exists);
   if (rc == SQLITE_OK) rc = txn_time(t, ch, word, &time);
   if (rc != SQLITE_OK) return rc;
-  dv_status status = dv_delta_check(&ch->delta, n, &detail);
+  /* A delta whose result is known was made from it, by dv_delta_encode_dense(). */
+  dv_status status = ch->result ? DV_OK : dv_delta_check(&ch->delta, n, &detail);
   if (status != DV_OK) return txn_delta_error(t, ch, status, &detail);
   if (is_new_row && o->last_vid >= DVX_MAX_VID) return dvx_fail(t->conn, t, SQLITE_FULL, "no row numbers are left");
 
@@ -374,6 +383,7 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
   uint32_t new_vid = is_new_row ? o->last_vid + 1 : vid;
   uint64_t new_seq = o->first_seq + o->n_pending;
   bool all_fields = op == DV_OP_CREATE || (ch->fields && ch->is_set == NULL);
+  bool is_bare = all_fields && txn_is_bare(t, ch);
   if (is_new_row || c->n_columns) rc = txn_fields_of(t, ch, new_seq, is_due, is_key, &all_fields, &fields);
   dv_delta full_delta = {DV_OP_CREATE, DV_ENC_DENSE, NULL, 0};
   if (rc == SQLITE_OK && is_key && !is_full) {
@@ -442,6 +452,7 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
                     .vid = new_vid,
                     .previous = p->last,
                     .is_new_row = is_new_row,
+                    .is_bare = is_bare,
                     .has_fields = c->n_columns > 0 && (ch->fields != NULL || op == DV_OP_CREATE)};
   o->n_pending++;
   p->last = (uint32_t)o->n_pending;
@@ -491,6 +502,7 @@ static int txn_write_row(dvx_table *t, uint32_t vid, bool is_new) {
   int rc = dvx_row_fields(t, vid, values);
   if (rc == SQLITE_OK) rc = dvx_shadow_stmt(t, is_new ? DVX_SQL_ROW_INSERT : DVX_SQL_ROW_UPDATE, &stmt);
   if (rc != SQLITE_OK) return rc;
+  dvx_row_set_bare(t, vid, false);
   sqlite3_bind_int64(stmt, 1, vid);
   if (is_new) {
     dv_value id;
@@ -630,10 +642,11 @@ static void txn_apply_cached(dvx_table *t, const dvx_touched *p) {
   }
 }
 
-/* Does the pending delta, or one of its row before it, set metadata? `at` is 1 + its index. */
-static bool txn_sets_fields(const dvx_overlay *o, uint32_t at) {
+/* The newest pending delta that sets metadata, of this one and those of its row before it; NULL if there is none. `at` is
+ * 1 + an index. */
+static const dvx_pending *txn_last_fields(const dvx_overlay *o, uint32_t at) {
   while (at && !o->pending[at - 1].has_fields) at = o->pending[at - 1].previous;
-  return at != 0;
+  return at ? &o->pending[at - 1] : NULL;
 }
 
 void dvx_txn_commit(dvx_table *t) {
@@ -654,7 +667,9 @@ void dvx_txn_commit(dvx_table *t) {
       }
       dvx_rows_set(t, p->vid, last->word, last->time);
       if (last->previous) dvx_mirror_code_changed(t, p->vid);
-      if (txn_sets_fields(o, p->last)) dvx_columns_row_changed(t, p->vid);
+      const dvx_pending *fields = txn_last_fields(o, p->last);
+      if (fields) dvx_columns_row_changed(t, p->vid);
+      if (fields && fields->is_bare) dvx_row_set_bare(t, p->vid, true);
     }
   }
   if (t->is_loaded) {

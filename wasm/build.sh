@@ -13,14 +13,15 @@ sysroot=${EMSCRIPTEN_SYSROOT:-/usr/share/emscripten/cache/sysroot}
 
 # Speed matters in the kernels, codes and searches, and in what looks at every number of a vector; everything else is to be small.
 awk '
-  function push() { print "#pragma clang attribute push(__attribute__((minsize)), apply_to = function)" }
-  function pop() { print "#pragma clang attribute pop" }
-  / core\/dv_vector\.c | core\/dv_delta\.c | ext\/text\.c / && /^\/\*+ / { push() }
-  / core\/dv_metric\.c | core\/dv_quant\.c / && /^\/\*+ / { pop() }
-  /^[a-z].* (dv_vector_check|delta_differences)\(.*\{$/ { pop(); is_fast = 1 }
+  function set(small) {
+    if (small != is_small) print "#pragma clang attribute " (small ? "push(__attribute__((minsize)), apply_to = function)" : "pop")
+    is_small = small
+  }
+  / core\/dv_vector\.c | core\/dv_delta\.c | ext\/text\.c / && /^\/\*+ / { in_small = 1 }
+  / core\/dv_metric\.c | core\/dv_quant\.c / && /^\/\*+ / { in_small = 0 }
+  /^[a-z].*\(/ { set(in_small && !/ (dv_vector_check|delta_differences|delta_nonzero_mask|delta_take_survey)\(/) }
   { print }
-  is_fast && /^}/ { push(); is_fast = 0 }
-  END { pop() }' "$single" c/direct.c >build/extension.c
+  END { set(0) }' "$single" c/direct.c >build/extension.c
 
 compile() {
   # shellcheck disable=SC2086

@@ -1608,6 +1608,42 @@ START_TEST(rewrite_in_a_transaction_then_commit) {
 }
 END_TEST
 
+/* That a row has no metadata is remembered, so that a full vector, whose record has all metadata, need not ask: whoever sets
+ * some, or takes it back. */
+START_TEST(metadata_of_a_row_that_had_none) {
+  const char *metadata = "SELECT metadata FROM docs WHERE id='a'";
+  two_rows();
+  open_second();
+  for (int i = 1; i <= 2; i++) {
+    sqlite3 *who = i == 1 ? b : a;
+    sql_run(a, "UPDATE docs SET vector='[%d,-5,7]'", i); /* now it is known */
+    sql_is(a, "NULL", "%s", metadata);
+    sql_run(who, "UPDATE docs SET metadata='{\"n\":1}'");
+    sql_is(a, "{\"n\":1}", "%s", metadata);
+    sql_run(a, "UPDATE docs SET vector='[%d,6,-8]'", i);
+    sql_is(a, "{\"n\":1}", "%s", metadata);
+    sql_is(b, "{\"n\":1}", "%s", metadata);
+    sql_run(who, "UPDATE docs SET metadata=NULL");
+    sql_is(a, "NULL", "%s", metadata);
+    sql_run(a,
+            "BEGIN; UPDATE docs SET metadata='{\"n\":2}'; INSERT INTO docs(docs) VALUES('optimize')"); /* writes it */
+    sql_is(a, "{\"n\":2}", "%s", metadata);
+    sql_run(a, "UPDATE docs SET vector='[%d,0,1]'", i);
+    sql_is(a, "{\"n\":2}", "%s", metadata);
+    sql_run(a, "ROLLBACK");
+    sql_is(a, "NULL", "%s", metadata);
+    sql_run(a, "BEGIN; UPDATE docs SET metadata='{\"n\":3}'; SAVEPOINT s; UPDATE docs SET metadata=NULL;"
+               " INSERT INTO docs(docs) VALUES('optimize')");
+    sql_is(a, "NULL", "%s", metadata);
+    sql_run(a, "ROLLBACK TO s; COMMIT");
+    sql_is(a, "{\"n\":3}", "%s", metadata);
+    sql_run(a, "UPDATE docs SET vector='[%d,1,1]', metadata=NULL", i);
+  }
+  sql_agrees(a);
+  sql_agrees(b);
+}
+END_TEST
+
 /* Behind a savepoint with changes before it: it works or is refused in words; after ROLLBACK TO all is as at the
  * savepoint. */
 START_TEST(rewrite_behind_a_savepoint_then_rollback_to) {
@@ -2207,6 +2243,7 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, derived_data_can_be_lost);
   tcase_add_loop_test(t, rewrite_in_a_transaction_then_rollback, 0, N_REWRITERS);
   tcase_add_loop_test(t, rewrite_in_a_transaction_then_commit, 0, N_REWRITERS);
+  tcase_add_test(t, metadata_of_a_row_that_had_none);
   tcase_add_loop_test(t, rewrite_behind_a_savepoint_then_rollback_to, 0, N_REWRITERS);
   tcase_add_test(t, search_after_optimize_was_rolled_back);
   tcase_add_test(t, two_connections_optimize_in_turn);

@@ -299,6 +299,8 @@ export class AsyncDeltaVectorDB {
    * ends it. To go on after a reload, remember the last delta's `seq` and give it as `fromSeq`.
    */
   onDelta(listener: DeltaListener, options: SubscribeOptions = {}): () => void {
+    if (typeof listener !== 'function') throw new DeltaVectorsError('invalid', `onDelta was given ${described(listener)}: expected a function`);
+    if (this.#isClosed) throw new DeltaVectorsError('closed', 'the database is closed');
     const ended = new AbortController();
     const end = (): void => ended.abort();
     options.signal?.addEventListener('abort', end, { once: true });
@@ -397,6 +399,9 @@ function reportUncaught(thrown: unknown): void {
 
 async function makePort(worker: OpenOptions['worker'], hasSqliteUrl: boolean): Promise<Port> {
   if (typeof worker === 'function') return worker() as unknown as Port;
+  if (worker !== 'auto' && typeof worker !== 'boolean') {
+    throw new DeltaVectorsError('invalid', `option worker is ${described(worker)}: expected auto, true, false, or a function that makes one`);
+  }
   if (worker === true || (worker === 'auto' && typeof Worker !== 'undefined' && typeof document !== 'undefined')) {
     // Written out, since this form is what bundlers look for; the names must differ, webpack makes a file of each.
     const started = hasSqliteUrl

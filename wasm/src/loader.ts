@@ -190,6 +190,18 @@ export async function compileUrl(url: string | URL): Promise<WebAssembly.Module>
   return module;
 }
 
+/** The function that makes SQLite, of the module at that URL. @internal */
+export async function importSqlite(url: string): Promise<(options?: object) => Promise<Sqlite3>> {
+  let reason = 'its default export is no function';
+  try {
+    const { default: init } = (await import(/* @vite-ignore */ /* webpackIgnore: true */ url)) as { default: unknown };
+    if (typeof init === 'function') return init as () => Promise<Sqlite3>;
+  } catch (thrown) {
+    reason = (thrown as Error).message;
+  }
+  throw new DeltaVectorsError('worker-failed', `option sqlite: expected the URL of index.mjs of @sqlite.org/sqlite-wasm; of ${url}, ${reason}`);
+}
+
 async function compileResponse(url: string | URL): Promise<WebAssembly.Module> {
   const response = await fetch(url, { credentials: 'same-origin' });
   if (!response.ok) throw new Error(`${url} answered ${response.status} ${response.statusText}`);

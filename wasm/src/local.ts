@@ -1,15 +1,15 @@
 /** What a worker does, in this thread: for Node, and for code that is in a worker already. */
-import sqlite3InitModule from '@sqlite.org/sqlite-wasm';
 import type { Port } from './client.js';
+import { importSqlite } from './loader.js';
 import { serve } from './serve.js';
 import type { Sqlite3 } from './sqlite.js';
 
 export function localPort(): Port {
   const { port1, port2 } = new MessageChannel();
   serve(port2, async (url) => {
-    if (url === undefined) return (await sqlite3InitModule()) as unknown as Sqlite3;
-    const module = (await import(/* @vite-ignore */ /* webpackIgnore: true */ url)) as { default: () => Promise<Sqlite3> };
-    return module.default();
+    if (url !== undefined) return (await importSqlite(url))();
+    const { default: sqlite3InitModule } = await import('@sqlite.org/sqlite-wasm');
+    return (await sqlite3InitModule()) as unknown as Sqlite3;
   });
   port2.start();
   const port = port1 as unknown as Port;

@@ -1,5 +1,5 @@
 /** The worker, for pages without a bundler: no import map reaches a worker, so the page says where SQLite is. */
-import { compileUrl } from './loader.js';
+import { compileUrl, importSqlite } from './loader.js';
 import { serve } from './serve.js';
 import type { Sqlite3 } from './sqlite.js';
 
@@ -8,7 +8,7 @@ type Init = (options?: object) => Promise<Sqlite3>;
 serve(globalThis as never, async (url) => {
   // Its module beside its JavaScript, which would fetch it from there when it runs. Where it cannot be had, SQLite looks itself.
   const compiled = compileUrl(new URL('sqlite3.wasm', url).href).catch(() => undefined);
-  const { default: init } = (await import(/* @vite-ignore */ /* webpackIgnore: true */ url!)) as { default: Init };
+  const init = await importSqlite(url!);
   const module = await compiled;
   return module ? initWith(init, module) : init();
 });

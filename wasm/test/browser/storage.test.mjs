@@ -185,8 +185,8 @@ it('sqlite3.wasm may be elsewhere, and what is there instead may be another modu
 it('an open that fails, wherever it does, leaves nothing held', async () => {
   const page = await openPage(browser.context, plain.url);
   const attempts = [
-    [{ sqlite: '/sqlite/none.mjs' }, 'sql', /none\.mjs/],
-    [{ sqlite: '/delta-vectors/errors.js' }, 'sql', /not a function/],
+    [{ sqlite: '/sqlite/none.mjs' }, 'worker-failed', /option sqlite: .*none\.mjs/],
+    [{ sqlite: '/delta-vectors/errors.js' }, 'worker-failed', /no function/],
     [{ wasm: '/delta-vectors/none.wasm' }, 'wasm-unavailable', /404/],
     [{ wasm: '/sqlite/sqlite3.wasm' }, 'unsupported-sqlite', /does not export/],
   ];
@@ -197,5 +197,15 @@ it('an open that fails, wherever it does, leaves nothing held', async () => {
   }
   assert.equal((await page.evaluate(() => open({ name: 'held' }))).storage, 'opfs-sahpool');
   await page.evaluate(() => db.close());
+  await page.close();
+});
+
+it('without a worker, SQLite comes from where the page says it is', async () => {
+  const page = await openPage(browser.context, plain.url);
+  assert.equal((await page.evaluate(() => open({ name: 'here', worker: false }))).storage, 'memory');
+  await page.evaluate(() => db.close());
+  const failed = await page.evaluate(() => failure(() => open({ name: 'here', worker: false, sqlite: '/nowhere.mjs' })));
+  assert.equal(failed?.code, 'worker-failed', JSON.stringify(failed));
+  assert.match(failed.message, /^option sqlite: expected the URL of index[.]mjs of @sqlite[.]org\/sqlite-wasm; of http:.*nowhere[.]mjs, Failed to fetch/);
   await page.close();
 });

@@ -76,6 +76,7 @@ const MISTAKES = [
   [(db) => db.exportDeltas('x'), 'since is "x": expected the id of a delta'],
   [(db) => db.exportDeltas(''), 'since is "": expected the id of a delta'],
   [(db) => db.import(new ArrayBuffer(4096)), 'import was given an ArrayBuffer: expected a Uint8Array'],
+  [(db) => db.onDelta(), 'onDelta was given undefined: expected a function'],
   [(db) => db.importDeltas([1, 2]), 'importDeltas was given an Array: expected a Uint8Array'],
 ];
 
@@ -97,6 +98,7 @@ it('mistakes in promises', async () => {
   assert.equal((await db.status()).last_seq, 1);
   await db.close();
   await db.close();
+  assert.throws(() => db.onDelta(() => {}), (e) => e.code === 'closed');
 });
 
 it('options', async () => {
@@ -104,6 +106,7 @@ it('options', async () => {
   await isRefused(() => new DeltaVectorDB(sqlite3, { database: 'x.db' }), 'option database is "x.db": expected a connection');
   await isRefused(() => DeltaVectorDB.open({ dimension: 4 }), 'there is no option dimension; the options are checkpointInterval,');
   await isRefused(() => DeltaVectorDB.open({ nam: 'x' }), 'metric, name, onWarning, sqlite, storage,');
+  await isRefused(() => DeltaVectorDB.open({ worker: 'worker.js' }), 'option worker is "worker.js": expected auto, true, false, or a function');
   await isRefused(() => DeltaVectorDB.open({ storage: 'opfs-sah' }), 'option storage is "opfs-sah": expected auto, opfs-sahpool, opfs, memory');
 });
 
