@@ -6,9 +6,9 @@ changed, one at a time (< to <=, == to !=, and so on), and each change must make
 
 For each: the changed file is compiled, and the tests run in this order until one fails: unit/check_delta,
 unit/check_frame, of vtab/check_upkeep what holds with any thresholds, the differential test on a library with small
-thresholds, and, for core, the unit tests under AddressSanitizer. What no test can notice, because the result is the same, stands in
-equivalent.txt beside this file, with the reason. Prints a line for each, and at the end how many were caught; exits with
-1 if one survived.
+thresholds, and, for core, the unit tests under AddressSanitizer. What no test can notice, because the result is the same
+or nobody is promised another, stands in equivalent.txt beside this file, with the reason. Prints a line for each, and at
+the end how many were caught; exits with 1 if one survived.
 
 Needs what `./dev test` needs, and build/release built with its tests.
 """
