@@ -5,10 +5,10 @@ changed, one at a time (< to <=, == to !=, and so on), and each change must make
     mutate.py [COUNT [SEED [FILE]...]]   COUNT operators (50), spread over the files, chosen by SEED (1); of these files only
 
 For each: the changed file is compiled, and the tests run in this order until one fails: unit/check_delta,
-unit/check_frame, the differential test on a library with small thresholds, and, for core, the unit tests under
-AddressSanitizer. What no test can notice, because the result is the same, stands in
-equivalent.txt beside this file, with the reason. Prints a line for each, and at the end how many were caught; exits with
-1 if one survived.
+unit/check_frame, of vtab/check_upkeep what holds with any thresholds, the differential test on a library with small
+thresholds, and, for core, the unit tests under AddressSanitizer. What no test can notice, because the result is the same
+or nobody is promised another, stands in equivalent.txt beside this file, with the reason. Prints a line for each, and at
+the end how many were caught; exits with 1 if one survived.
 
 Needs what `./dev test` needs, and build/release built with its tests.
 """
@@ -92,12 +92,15 @@ def main():
     core = [o for s, o in objects.items() if "core" in s.parts]
     for test in ("check_delta", "check_frame"):
         must(["cc", *FLAGS, *include, f'-DDV_DOCS="{ROOT}/docs"', "-c", ROOT / f"tests/unit/{test}.c", "-o", WORK / f"{test}.o"])
+    must(["cc", *FLAGS, *include, f'-DDV_EXTENSION_PATH="{WORK}/delta_vectors"', ROOT / "tests/vtab/check_upkeep.c",
+          ROOT / "tests/vtab/support.c", "-o", WORK / "check_upkeep", *check, "-lsqlite3", "-lm"])
 
     def tests():
         for test in ("check_delta", "check_frame"):
             must(["cc", "-o", WORK / test, WORK / f"{test}.o", *core, *check, "-lm"])
             yield f"unit/{test}", [WORK / test]
         must(["cc", "-shared", "-o", WORK / "delta_vectors.so", *objects.values(), "-lm"])
+        yield "vtab/check_upkeep", ["env", "CK_RUN_CASE=settled", WORK / "check_upkeep"]
         yield "model/differential", [ROOT / "build/release/tests/differential_system", "--extension", WORK / "delta_vectors",
                                      "--programs", "60", "--ops", "200", "--seed", "1"]
 

@@ -178,6 +178,34 @@ START_TEST(backlog_stays_short) {
 }
 END_TEST
 
+/* 'optimize' leaves nothing to be settled. And whoever settles what is settled writes nothing: the connection that did it,
+ * one that had read the table before, one that opens it afterwards. */
+START_TEST(settled_table_is_left_alone) {
+  static const char *const names[] = {"the same connection", "one that knew it before", "a new one"};
+  const char *file = sql_path("settled.db");
+  sqlite3 *watcher = sql_open(file), *connections[3] = {sql_open(file), sql_open(file), NULL};
+  sql_run(connections[0], "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[4], index=%s)",
+          _i ? "hnsw" : "flat");
+  sql_run(connections[0], "WITH RECURSIVE i(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM i WHERE k < 3000)"
+                          " INSERT INTO docs SELECT k, json_array(k, 1, 2, k %% 7) FROM i");
+  ck_assert_int_eq(sql_integer(connections[1], "SELECT count(*) FROM docs"), 3000);
+  sql_run(connections[0], "INSERT INTO docs(docs) VALUES('optimize')");
+  ck_assert_int_eq(settled_seq(connections[0]), 3000);
+  connections[2] = sql_open(file);
+  int64_t version = sql_integer(watcher, "PRAGMA data_version");
+  for (int i = 0; i < 3; i++) {
+    ck_assert_int_eq(sql_integer(connections[i], "SELECT delta_settle('docs')"), 0);
+    ck_assert_msg(sql_integer(watcher, "PRAGMA data_version") == version, "delta_settle() by %s wrote something",
+                  names[i]);
+    sql_run(connections[i], "INSERT INTO docs(docs) VALUES('optimize')");
+    ck_assert_msg(sql_integer(watcher, "PRAGMA data_version") == version, "'optimize' by %s wrote something", names[i]);
+    sql_sound(connections[i]);
+  }
+  for (int i = 0; i < 3; i++) sql_close(connections[i]);
+  sql_close(watcher);
+}
+END_TEST
+
 /* A scan looks at bits first: a row that changed is found by those of its new vector. */
 enum { SCANNED = 3000, WIDE = 128 };
 
@@ -231,6 +259,11 @@ int main(void) {
   tcase_add_test(tc, backlog_stays_short);
   tcase_add_test(tc, changed_rows_are_found_by_scans);
   suite_add_tcase(suite, tc);
+  /* With any thresholds: tests/mutation runs it by its name. */
+  TCase *settled = tcase_create("settled");
+  tcase_add_checked_fixture(settled, sql_setup, sql_teardown);
+  tcase_add_loop_test(settled, settled_table_is_left_alone, 0, 2);
+  suite_add_tcase(suite, settled);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);
   int n_failed = srunner_ntests_failed(runner);
