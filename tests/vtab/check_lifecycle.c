@@ -1608,8 +1608,8 @@ START_TEST(rewrite_in_a_transaction_then_commit) {
 }
 END_TEST
 
-/* That a row has no metadata is remembered, so that a full vector, whose record has all metadata, need not ask: whoever sets
- * some, or takes it back. */
+/* That a row has no metadata is remembered, so that a full vector, whose record has all metadata, need not ask: whoever
+ * sets some, or takes it back. */
 START_TEST(metadata_of_a_row_that_had_none) {
   const char *metadata = "SELECT metadata FROM docs WHERE id='a'";
   two_rows();

@@ -307,7 +307,7 @@ describe('onDelta', () => {
     db.applyDelta(offset('a', 1));
     assert.deepEqual(seen, [2, 3, 4, 5]);
     fails(() => db.onDelta(() => {}, { fromSeq: -1 }), 'invalid', /fromSeq is -1/);
-    fails(() => db.onDelta(7), 'invalid', /needs a function/);
+    fails(() => db.onDelta(7), 'invalid', /onDelta was given 7: expected a function/);
     const stop = new AbortController();
     const aborted = [];
     db.onDelta((d) => aborted.push(d.seq), { signal: stop.signal });
