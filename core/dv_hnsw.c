@@ -233,7 +233,7 @@ typedef struct hnsw_target {
 #define HNSW_COARSE_SQ 262144.0
 
 static inline bool hnsw_is_coarse(const dv_hnsw_space *s, double code_sq, float scale) {
-  return dv_code_has_halves(dv_code_stride(s->n)) && code_sq >= HNSW_COARSE_SQ * (double)scale * (double)scale;
+  return dv_code_is_long(dv_code_stride(s->n)) && code_sq >= HNSW_COARSE_SQ * (double)scale * (double)scale;
 }
 
 /* code: room for dv_code_stride(n). */

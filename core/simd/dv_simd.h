@@ -45,14 +45,22 @@
 /*
  * Packed codes: the form that codes have in memory. The high halves of 64 rows' bytes lie together, and behind them the
  * low ones: a graph is walked by the former alone, which are nearly the code and half as many lines of memory. Codes of
- * no more than four lines are walked whole, and stay bytes, one row behind the other.
+ * no more than four lines are walked whole, and stay bytes, one row behind the other. So do all codes where no instruction
+ * multiplies bytes, in WebAssembly without relaxed SIMD: parting halves costs more there than memory does. Results are
+ * the same.
  *
  * With u[i] = code[i] + 128 and half = stride/2, byte b < half of a row's high halves holds that of u[b], in its low four
  * bits, and that of u[half + b]; the low halves likewise. The padding is that of codes 0.
  */
 #define DV_CODE_ROWS 64u
 #define DV_CODE_SHORT 256u
-static inline bool dv_code_has_halves(size_t stride) { return stride > DV_CODE_SHORT; }
+#if defined(__wasm__) && !defined(__wasm_relaxed_simd__)
+#define DV_CODE_HALVES 0
+#else
+#define DV_CODE_HALVES 1
+#endif
+static inline bool dv_code_is_long(size_t stride) { return stride > DV_CODE_SHORT; }
+static inline bool dv_code_has_halves(size_t stride) { return DV_CODE_HALVES && dv_code_is_long(stride); }
 /* Where the first half of a row is, in bytes, and how far behind it the second: the high and the low halves, if it has any. */
 static inline size_t dv_code_at(size_t row, size_t stride) {
   if (!dv_code_has_halves(stride)) return row * stride;
@@ -102,7 +110,7 @@ typedef struct dv_kernels {
   void (*gather_code)(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
                       int32_t sum, int32_t *out);
 
-  /* ... and what the high halves alone say of it, of rows that have them: 16 * sum of high[i]*query[i] - dv_high_offset(sum). */
+  /* ... and what the high halves alone say of it, of long rows: 16 * sum of high[i]*query[i] - dv_high_offset(sum). */
   void (*gather_high)(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows, const int8_t *query,
                       int32_t sum, int32_t *out);
 

@@ -76,14 +76,17 @@ static inline int32_t halves_scalar(const uint8_t *halves, const int8_t *a, cons
   return sum;
 }
 
-static int32_t high_scalar(const uint8_t *row, size_t stride, const int8_t *query) {
-  return 16 * halves_scalar(row, query, query + stride / 2, stride / 2);
+static int32_t high_scalar(const uint8_t *row, size_t stride, const int8_t *query, int32_t sum) {
+  if (dv_code_has_halves(stride)) return 16 * halves_scalar(row, query, query + stride / 2, stride / 2);
+  int32_t less_128 = 0;
+  for (size_t i = 0; i < stride; i++) less_128 += (int8_t)(row[i] & 0xf0) * query[i];
+  return less_128 + 128 * sum;
 }
 
 static int32_t code_scalar(const uint8_t *row, size_t stride, const int8_t *query, int32_t sum) {
   const size_t half = stride / 2;
   if (!dv_code_has_halves(stride)) return dot_i8_scalar((const int8_t *)row, query, stride);
-  return high_scalar(row, stride, query) - 128 * sum +
+  return high_scalar(row, stride, query, sum) - 128 * sum +
          halves_scalar(row + dv_code_to_low(half), query, query + half, half);
 }
 
@@ -100,7 +103,7 @@ static void gather_code_scalar(const uint8_t *codes, size_t stride, const uint32
 static void gather_high_scalar(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                const int8_t *query, int32_t sum, int32_t *out) {
   for (size_t i = 0; i < n_rows; i++)
-    out[i] = high_scalar(codes + dv_code_at(rows[i], stride), stride, query) - dv_high_offset(sum);
+    out[i] = high_scalar(codes + dv_code_at(rows[i], stride), stride, query, sum) - dv_high_offset(sum);
 }
 
 static void scan_bits_scalar(const uint64_t *blocks, size_t n_blocks, size_t n_words, const uint8_t *table,

@@ -95,47 +95,6 @@ WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, v128_t c) {
   return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(signed_c, q.a, sum);
 }
 
-/* What is flipped of high halves, so that add_codes_wasm128 can take codes that are joined from them. */
-#define FLIP_WASM128 wasm_i8x16_splat(-0x78) /* 0x88: bytes become the codes themselves */
-
-typedef query_wasm128 codes_query_wasm128;
-
-WASM128_INLINE codes_query_wasm128 load_codes_query_wasm128(const int8_t *q) { return load_query_wasm128(q); }
-
-/* sum + the 16 products of q and the codes c. */
-WASM128_INLINE v128_t add_codes_wasm128(v128_t sum, codes_query_wasm128 q, v128_t c) {
-  return products_wasm128(sum, q, c);
-}
-
-/* What is too much in the sum of a row. */
-static int32_t codes_offset_wasm128(const int8_t *query, size_t stride) {
-  (void)query;
-  (void)stride;
-  return 0;
-}
-
-/* 32 numbers of the query, as add_halves_wasm128 wants them. */
-typedef struct halves_query_wasm128 {
-  v128_t a, b;
-} halves_query_wasm128;
-
-WASM128_INLINE halves_query_wasm128 load_halves_query_wasm128(const int8_t *a, const int8_t *b) {
-  return (halves_query_wasm128){wasm_v128_load(a), wasm_v128_load(b)};
-}
-
-/* sum + the products of a with the low four bits of the bytes of x, and of b with the high four. */
-WASM128_INLINE v128_t add_halves_wasm128(v128_t sum, halves_query_wasm128 q, v128_t x) {
-  const v128_t nibble = wasm_i8x16_splat(15);
-  sum = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(q.a, wasm_v128_and(x, nibble), sum);
-  return wasm_i32x4_relaxed_dot_i8x16_i7x16_add(q.b, wasm_v128_and(wasm_u16x8_shr(x, 4), nibble), sum);
-}
-
-/* What is missing in that. */
-WASM128_INLINE v128_t add_missing_wasm128(v128_t sum, halves_query_wasm128 q) {
-  (void)q;
-  return sum;
-}
-
 #else
 #define NAME_WASM128 "wasm128"
 
@@ -147,80 +106,6 @@ WASM128_INLINE query_wasm128 load_query_wasm128(const int8_t *q) {
 WASM128_INLINE v128_t products_wasm128(v128_t sum, query_wasm128 q, v128_t c) {
   sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.a, wasm_i16x8_extend_low_i8x16(c)));
   return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.b, wasm_i16x8_extend_high_i8x16(c)));
-}
-
-/*
- * Two codes beside each other are a number x of 16 bits, with the second code c1 in its upper byte and, as codes are packed,
- * c0 + 128 in the lower one. To widen both would take three instructions of x86. But c1 is x >> 8, so that
- *
- *   c0 q0 + c1 q1 = x q0 + (x >> 8) (q1 - 256 q0) - 128 q0
- *
- * and the last term is the query's alone. Sums may wrap on the way; the result does not.
- */
-#define FLIP_WASM128 wasm_i16x8_splat(-0x7800) /* 0x8800: of each second code only */
-
-typedef struct codes_query_wasm128 {
-  v128_t x, upper; /* of x and x >> 8 */
-} codes_query_wasm128;
-
-WASM128_INLINE codes_query_wasm128 load_codes_query_wasm128(const int8_t *q) {
-  v128_t both = wasm_v128_load(q), q0 = wasm_i16x8_shr(wasm_i16x8_shl(both, 8), 8);
-  return (codes_query_wasm128){q0, wasm_i16x8_sub(wasm_i16x8_shr(both, 8), wasm_i16x8_shl(q0, 8))};
-}
-
-/* sum + the 16 products of q and the codes in x, and what is too much. */
-WASM128_INLINE v128_t add_codes_wasm128(v128_t sum, codes_query_wasm128 q, v128_t x) {
-  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.x, x));
-  return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.upper, wasm_i16x8_shr(x, 8)));
-}
-
-/* What is too much in the sum of a row: 128 times every other number of the query. */
-static int32_t codes_offset_wasm128(const int8_t *query, size_t stride) {
-  v128_t sum = wasm_i32x4_splat(0);
-  for (size_t i = 0; i < stride; i += 16)
-    sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(load_codes_query_wasm128(query + i).x, wasm_i16x8_splat(128)));
-  return fold_i32_wasm128(sum);
-}
-
-/*
- * Two bytes that hold halves are a number x of 16 bits, and its four digits x0..x3, to the base of 16, belong to four numbers
- * q0..q3 of the query: two of a, two of b. To part the digits would cost more than to multiply them. But with y_i = x >> 4i
- * it is x_i = y_i - 16 y_(i+1), so that
- *
- *   x0 q0 + x1 q1 + x2 q2 + x3 q3 = y0 q0 + y1 (q1 - 16 q0) + y2 (q2 - 16 q1) + y3 (q3 - 16 q2)
- *
- * Products are of signed numbers: the highest digit is taken less 8, and 8 q3 added at the end. Sums may wrap on the way;
- * the result does not.
- */
-typedef struct halves_query_wasm128 {
-  v128_t q0, q1, q2, q3; /* of y0..y3 */
-  v128_t digit3;
-} halves_query_wasm128;
-
-WASM128_INLINE v128_t less_16_times_wasm128(v128_t q, v128_t before) {
-  return wasm_i16x8_sub(q, wasm_i16x8_shl(before, 4));
-}
-
-WASM128_INLINE halves_query_wasm128 load_halves_query_wasm128(const int8_t *a, const int8_t *b) {
-  v128_t both_a = wasm_v128_load(a), both_b = wasm_v128_load(b);
-  v128_t q0 = wasm_i16x8_shr(wasm_i16x8_shl(both_a, 8), 8), q2 = wasm_i16x8_shr(both_a, 8);
-  v128_t q1 = wasm_i16x8_shr(wasm_i16x8_shl(both_b, 8), 8), q3 = wasm_i16x8_shr(both_b, 8);
-  return (halves_query_wasm128){q0, less_16_times_wasm128(q1, q0), less_16_times_wasm128(q2, q1),
-                                less_16_times_wasm128(q3, q2), q3};
-}
-
-/* sum + the products of a with the low four bits of the bytes of x, and of b with the high four, but for what is missing. */
-WASM128_INLINE v128_t add_halves_wasm128(v128_t sum, halves_query_wasm128 q, v128_t x) {
-  x = wasm_v128_xor(x, wasm_i16x8_splat(-32768));
-  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.q0, x));
-  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.q1, wasm_i16x8_shr(x, 4)));
-  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.q2, wasm_i16x8_shr(x, 8)));
-  return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.q3, wasm_i16x8_shr(x, 12)));
-}
-
-/* What is missing in that. */
-WASM128_INLINE v128_t add_missing_wasm128(v128_t sum, halves_query_wasm128 q) {
-  return wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(q.digit3, wasm_i16x8_splat(8)));
 }
 
 #endif
@@ -244,18 +129,6 @@ static int32_t dot_i8_wasm128(const int8_t *a, const int8_t *b, size_t n) {
 
 /* ---- sums over packed codes -------------------------------------------------------------------------------------- */
 
-/* 32 codes, as add_codes_wasm128 wants them, from bytes with their high and low halves: the high half of each byte of `low`
- * changes places with the low half of the one of `high`. */
-typedef struct codes_wasm128 {
-  v128_t first, second;
-} codes_wasm128;
-
-WASM128_INLINE codes_wasm128 join_wasm128(v128_t high, v128_t low) {
-  high = wasm_v128_xor(high, FLIP_WASM128);
-  v128_t first = wasm_v128_bitselect(low, wasm_i16x8_shl(high, 4), wasm_i8x16_splat(15));
-  return (codes_wasm128){first, wasm_v128_xor(high, wasm_u16x8_shr(wasm_v128_xor(low, first), 4))};
-}
-
 WASM128_INLINE void store_rows_sums_wasm128(const v128_t *s, size_t n, int32_t *out) {
   if (n == 1) {
     *out = fold_i32_wasm128(s[0]);
@@ -267,23 +140,6 @@ WASM128_INLINE void store_rows_sums_wasm128(const v128_t *s, size_t n, int32_t *
 }
 
 /* Rows share the loads of the query. */
-WASM128_INLINE void code_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
-                                      int32_t *out) {
-  v128_t s[4];
-  UNROLL_WASM128
-  for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_splat(0);
-  for (size_t i = 0; i < half; i += 16) {
-    codes_query_wasm128 a = load_codes_query_wasm128(query + i), b = load_codes_query_wasm128(query + half + i);
-    UNROLL_WASM128
-    for (size_t j = 0; j < n; j++) {
-      codes_wasm128 codes = join_wasm128(wasm_v128_load(c[j] + i), wasm_v128_load(c[j] + dv_code_to_low(half) + i));
-      s[j] = add_codes_wasm128(s[j], a, codes.first);
-      s[j] = add_codes_wasm128(s[j], b, codes.second);
-    }
-  }
-  store_rows_sums_wasm128(s, n, out);
-}
-
 WASM128_INLINE void short_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
                                        int32_t *out) {
   v128_t s[4];
@@ -297,30 +153,85 @@ WASM128_INLINE void short_rows_wasm128(const uint8_t *const *c, size_t n, size_t
   store_rows_sums_wasm128(s, n, out);
 }
 
-WASM128_INLINE void high_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
+#if DV_CODE_HALVES
+/* The codes of 16 dimensions from bytes that hold their high and low halves as the first of two, and of 16 for which they
+ * are the second: the high half of each byte of `low` changes places with the low half of the one of `high`. */
+typedef struct codes_wasm128 {
+  v128_t first, second;
+} codes_wasm128;
+
+WASM128_INLINE codes_wasm128 join_wasm128(v128_t high, v128_t low) {
+  high = wasm_v128_xor(high, wasm_i8x16_splat(-0x78)); /* 0x88: of both codes, what is 128 too much */
+  v128_t first = wasm_v128_bitselect(low, wasm_i16x8_shl(high, 4), wasm_i8x16_splat(15));
+  return (codes_wasm128){first, wasm_v128_xor(high, wasm_u16x8_shr(wasm_v128_xor(low, first), 4))};
+}
+
+WASM128_INLINE void code_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
                                       int32_t *out) {
-  v128_t s[4], missing = wasm_i32x4_splat(0);
+  v128_t s[4];
   UNROLL_WASM128
   for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_splat(0);
   for (size_t i = 0; i < half; i += 16) {
-    halves_query_wasm128 q = load_halves_query_wasm128(query + i, query + half + i);
-    missing = add_missing_wasm128(missing, q);
+    query_wasm128 a = load_query_wasm128(query + i), b = load_query_wasm128(query + half + i);
     UNROLL_WASM128
-    for (size_t j = 0; j < n; j++) s[j] = add_halves_wasm128(s[j], q, wasm_v128_load(c[j] + i));
+    for (size_t j = 0; j < n; j++) {
+      codes_wasm128 codes = join_wasm128(wasm_v128_load(c[j] + i), wasm_v128_load(c[j] + dv_code_to_low(half) + i));
+      s[j] = products_wasm128(s[j], a, codes.first);
+      s[j] = products_wasm128(s[j], b, codes.second);
+    }
   }
-  UNROLL_WASM128
-  for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_shl(wasm_i32x4_add(s[j], missing), 4);
   store_rows_sums_wasm128(s, n, out);
 }
 
+WASM128_INLINE void high_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
+                                      int32_t *out) {
+  const v128_t nibble = wasm_i8x16_splat(15);
+  v128_t s[4];
+  UNROLL_WASM128
+  for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_splat(0);
+  for (size_t i = 0; i < half; i += 16) {
+    v128_t a = wasm_v128_load(query + i), b = wasm_v128_load(query + half + i);
+    UNROLL_WASM128
+    for (size_t j = 0; j < n; j++) {
+      v128_t x = wasm_v128_load(c[j] + i);
+      s[j] = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(a, wasm_v128_and(x, nibble), s[j]);
+      s[j] = wasm_i32x4_relaxed_dot_i8x16_i7x16_add(b, wasm_v128_and(wasm_u16x8_shr(x, 4), nibble), s[j]);
+    }
+  }
+  UNROLL_WASM128
+  for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_shl(s[j], 4);
+  store_rows_sums_wasm128(s, n, out);
+}
+
+static int32_t high_offset_wasm128(int32_t sum) { return dv_high_offset(sum); }
+#else
+/* Of codes that are bytes: their upper four bits, which are 128 less than those of code + 128. */
+WASM128_INLINE void high_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
+                                      int32_t *out) {
+  const v128_t upper = wasm_i8x16_splat(-16);
+  v128_t s[4];
+  UNROLL_WASM128
+  for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_splat(0);
+  for (size_t i = 0; i < 2 * half; i += 16) {
+    query_wasm128 q = load_query_wasm128(query + i);
+    UNROLL_WASM128
+    for (size_t j = 0; j < n; j++) s[j] = products_wasm128(s[j], q, wasm_v128_and(wasm_v128_load(c[j] + i), upper));
+  }
+  store_rows_sums_wasm128(s, n, out);
+}
+
+static int32_t high_offset_wasm128(int32_t sum) { return dv_high_offset(sum) - 128 * sum; }
+#endif
+
 WASM128_INLINE void sum_codes_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t first,
                                       size_t n_rows, const int8_t *query, int32_t *out) {
+#if DV_CODE_HALVES
   if (dv_code_has_halves(stride)) {
-    int32_t offset = codes_offset_wasm128(query, stride);
-    dv_sum_rows(code_rows_wasm128, true, codes, stride, rows, first, n_rows, query, offset, out);
-  } else {
-    dv_sum_rows(short_rows_wasm128, true, codes, stride, rows, first, n_rows, query, 0, out);
+    dv_sum_rows(code_rows_wasm128, true, codes, stride, rows, first, n_rows, query, 0, out);
+    return;
   }
+#endif
+  dv_sum_rows(short_rows_wasm128, true, codes, stride, rows, first, n_rows, query, 0, out);
 }
 
 static void scan_code_wasm128(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
@@ -337,7 +248,7 @@ static void gather_code_wasm128(const uint8_t *codes, size_t stride, const uint3
 
 static void gather_high_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                 const int8_t *query, int32_t sum, int32_t *out) {
-  dv_sum_rows(high_rows_wasm128, false, codes, stride, rows, 0, n_rows, query, dv_high_offset(sum), out);
+  dv_sum_rows(high_rows_wasm128, false, codes, stride, rows, 0, n_rows, query, high_offset_wasm128(sum), out);
 }
 
 /* ---- sums over bits ---------------------------------------------------------------------------------------------- */

@@ -163,7 +163,7 @@ int main(int argc, char **argv) {
     bench("signs_i8", run_signs, &c, 20000, 5 * n);
     c.n_rows = MAX_ROWS;
     bench("gather_code", run_gather_code, &c, 1000, N_GATHER * n);
-    if (dv_code_has_halves(n)) bench("gather_high", run_gather_high, &c, 1000, N_GATHER * n / 2);
+    if (dv_code_is_long(n)) bench("gather_high", run_gather_high, &c, 1000, N_GATHER * n / 2);
     for (c.n_rows = 10000 / DV_BITS_ROWS * DV_BITS_ROWS; c.n_rows <= MAX_ROWS;
          c.n_rows = c.n_rows < MAX_ROWS ? MAX_ROWS : MAX_ROWS + 1) {
       size_t n_calls = c.n_rows < MAX_ROWS ? 10 : 1;
