@@ -537,6 +537,7 @@ enum { HNSW_CHOICE = 64 }; /* candidates that are looked at together */
  * stay. code: room for a row's. */
 static size_t hnsw_leave_out(const dv_hnsw_space *space, const dv_hnsw_hit *candidates, uint32_t at, int8_t *code,
                              uint32_t *left, size_t n, uint32_t *by) {
+  if (n == 0) return 0;
   hnsw_target t = hnsw_target_row(space, candidates[at].row & ~HNSW_FRESH, code);
   uint32_t rows[HNSW_CHOICE];
   float distances[HNSW_CHOICE];

@@ -122,7 +122,7 @@ static void mirror_put_code(dvx_table *t, size_t i, uint32_t meta) {
 static void mirror_put(dvx_table *t, size_t i, uint32_t meta, const uint8_t *bytes) {
   const size_t n = t->config->dimensions;
   int8_t *code = t->mirror.code;
-  memset(code, 0, n);
+  if (!bytes) memset(code, 0, n);
   for (size_t j = 0; bytes && j < n; j++) {
     int number = (int8_t)bytes[j];
     code[j] = (int8_t)(number == -128 ? -127 : number); /* only a damaged file has it, and kernels rely on that */

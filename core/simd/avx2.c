@@ -227,23 +227,14 @@ AVX2_INLINE void high_rows_avx2(const uint8_t *const *c, size_t n, size_t half, 
   store_sums_avx2(s, n, out);
 }
 
-AVX2_INLINE void sum_codes_avx2(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t first, size_t n_rows,
-                                const int8_t *query, int32_t sum, int32_t *out) {
-  if (dv_code_has_halves(stride)) {
-    dv_sum_rows(code_rows_avx2, true, codes, stride, rows, first, n_rows, query, 128 * sum, out);
-  } else {
-    dv_sum_rows(short_rows_avx2, true, codes, stride, rows, first, n_rows, query, 0, out);
-  }
-}
-
 AVX2 static void scan_code_avx2(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
                                 int32_t sum, int32_t *out) {
-  sum_codes_avx2(codes, stride, NULL, first, n_rows, query, sum, out);
+  dv_sum_codes(code_rows_avx2, 128 * sum, short_rows_avx2, 0, codes, stride, NULL, first, n_rows, query, out);
 }
 
 AVX2 static void gather_code_avx2(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                   const int8_t *query, int32_t sum, int32_t *out) {
-  sum_codes_avx2(codes, stride, rows, 0, n_rows, query, sum, out);
+  dv_sum_codes(code_rows_avx2, 128 * sum, short_rows_avx2, 0, codes, stride, rows, 0, n_rows, query, out);
 }
 
 AVX2 static void gather_high_avx2(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,

@@ -223,23 +223,14 @@ AVX512_INLINE void high_rows_avx512(const uint8_t *const *c, size_t n, size_t ha
   store_sums_avx512(s, n, out);
 }
 
-AVX512_INLINE void sum_codes_avx512(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t first,
-                                    size_t n_rows, const int8_t *query, int32_t sum, int32_t *out) {
-  if (dv_code_has_halves(stride)) {
-    dv_sum_rows(code_rows_avx512, true, codes, stride, rows, first, n_rows, query, 128 * sum, out);
-  } else {
-    dv_sum_rows(short_rows_avx512, true, codes, stride, rows, first, n_rows, query, 0, out);
-  }
-}
-
 AVX512 static void scan_code_avx512(const uint8_t *codes, size_t stride, size_t first, size_t n_rows,
                                     const int8_t *query, int32_t sum, int32_t *out) {
-  sum_codes_avx512(codes, stride, NULL, first, n_rows, query, sum, out);
+  dv_sum_codes(code_rows_avx512, 128 * sum, short_rows_avx512, 0, codes, stride, NULL, first, n_rows, query, out);
 }
 
 AVX512 static void gather_code_avx512(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                       const int8_t *query, int32_t sum, int32_t *out) {
-  sum_codes_avx512(codes, stride, rows, 0, n_rows, query, sum, out);
+  dv_sum_codes(code_rows_avx512, 128 * sum, short_rows_avx512, 0, codes, stride, rows, 0, n_rows, query, out);
 }
 
 AVX512 static void gather_high_avx512(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
@@ -333,23 +324,16 @@ VNNI_INLINE void high_rows_avx512vnni(const uint8_t *const *c, size_t n, size_t 
 }
 
 /* Either form of code enters as code + 128. */
-VNNI_INLINE void sum_codes_avx512vnni(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t first,
-                                      size_t n_rows, const int8_t *query, int32_t sum, int32_t *out) {
-  if (dv_code_has_halves(stride)) {
-    dv_sum_rows(code_rows_avx512vnni, true, codes, stride, rows, first, n_rows, query, 128 * sum, out);
-  } else {
-    dv_sum_rows(short_rows_avx512vnni, true, codes, stride, rows, first, n_rows, query, 128 * sum, out);
-  }
-}
-
 VNNI static void scan_code_avx512vnni(const uint8_t *codes, size_t stride, size_t first, size_t n_rows,
                                       const int8_t *query, int32_t sum, int32_t *out) {
-  sum_codes_avx512vnni(codes, stride, NULL, first, n_rows, query, sum, out);
+  dv_sum_codes(code_rows_avx512vnni, 128 * sum, short_rows_avx512vnni, 128 * sum, codes, stride, NULL, first, n_rows,
+               query, out);
 }
 
 VNNI static void gather_code_avx512vnni(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                         const int8_t *query, int32_t sum, int32_t *out) {
-  sum_codes_avx512vnni(codes, stride, rows, 0, n_rows, query, sum, out);
+  dv_sum_codes(code_rows_avx512vnni, 128 * sum, short_rows_avx512vnni, 128 * sum, codes, stride, rows, 0, n_rows, query,
+               out);
 }
 
 VNNI static void gather_high_avx512vnni(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,

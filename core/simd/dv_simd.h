@@ -241,6 +241,19 @@ static inline __attribute__((always_inline)) void dv_sum_rows(dv_row_sums sum_ro
     out[i] -= offset;
   }
 }
+
+/* Whole codes of either form; what is too much in the sums of each. */
+static inline __attribute__((always_inline)) void dv_sum_codes(dv_row_sums sum_halves, int32_t halves_offset,
+                                                               dv_row_sums sum_bytes, int32_t bytes_offset,
+                                                               const uint8_t *codes, size_t stride,
+                                                               const uint32_t *rows, size_t first, size_t n_rows,
+                                                               const int8_t *query, int32_t *out) {
+  if (dv_code_has_halves(stride)) {
+    dv_sum_rows(sum_halves, true, codes, stride, rows, first, n_rows, query, halves_offset, out);
+  } else {
+    dv_sum_rows(sum_bytes, true, codes, stride, rows, first, n_rows, query, bytes_offset, out);
+  }
+}
 #endif
 
 #endif

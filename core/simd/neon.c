@@ -185,25 +185,16 @@ NEON_INLINE void high_rows_neon(const uint8_t *const *c, size_t n, size_t half, 
 }
 
 /* Codes with halves are put together before they are multiplied: no offset comes off their sums, either. */
-NEON_INLINE void sum_codes_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t first, size_t n_rows,
-                                const int8_t *query, int32_t *out) {
-  if (dv_code_has_halves(stride)) {
-    dv_sum_rows(code_rows_neon, true, codes, stride, rows, first, n_rows, query, 0, out);
-  } else {
-    dv_sum_rows(short_rows_neon, true, codes, stride, rows, first, n_rows, query, 0, out);
-  }
-}
-
 static void scan_code_neon(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
                            int32_t sum, int32_t *out) {
   (void)sum;
-  sum_codes_neon(codes, stride, NULL, first, n_rows, query, out);
+  dv_sum_codes(code_rows_neon, 0, short_rows_neon, 0, codes, stride, NULL, first, n_rows, query, out);
 }
 
 static void gather_code_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                              const int8_t *query, int32_t sum, int32_t *out) {
   (void)sum;
-  sum_codes_neon(codes, stride, rows, 0, n_rows, query, out);
+  dv_sum_codes(code_rows_neon, 0, short_rows_neon, 0, codes, stride, rows, 0, n_rows, query, out);
 }
 
 static void gather_high_neon(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,

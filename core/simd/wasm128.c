@@ -139,18 +139,23 @@ WASM128_INLINE void store_rows_sums_wasm128(const v128_t *s, size_t n, int32_t *
   wasm_v128_store(out, wasm_i32x4_add(wasm_i64x2_shuffle(t0, t2, 0, 2), wasm_i64x2_shuffle(t0, t2, 1, 3)));
 }
 
-/* Rows share the loads of the query. */
-WASM128_INLINE void short_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
-                                       int32_t *out) {
+/* The sums of those bits of rows' bytes. Rows share the loads of the query. */
+WASM128_INLINE void byte_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query, v128_t bits,
+                                      int32_t *out) {
   v128_t s[4];
   UNROLL_WASM128
   for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_splat(0);
   for (size_t i = 0; i < 2 * half; i += 16) {
     query_wasm128 q = load_query_wasm128(query + i);
     UNROLL_WASM128
-    for (size_t j = 0; j < n; j++) s[j] = products_wasm128(s[j], q, wasm_v128_load(c[j] + i));
+    for (size_t j = 0; j < n; j++) s[j] = products_wasm128(s[j], q, wasm_v128_and(wasm_v128_load(c[j] + i), bits));
   }
   store_rows_sums_wasm128(s, n, out);
+}
+
+WASM128_INLINE void short_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
+                                       int32_t *out) {
+  byte_rows_wasm128(c, n, half, query, wasm_i8x16_splat(-1), out);
 }
 
 #if DV_CODE_HALVES
@@ -205,45 +210,27 @@ WASM128_INLINE void high_rows_wasm128(const uint8_t *const *c, size_t n, size_t 
 
 static int32_t high_offset_wasm128(int32_t sum) { return dv_high_offset(sum); }
 #else
+#define code_rows_wasm128 NULL /* no code has halves */
+
 /* Of codes that are bytes: their upper four bits, which are 128 less than those of code + 128. */
 WASM128_INLINE void high_rows_wasm128(const uint8_t *const *c, size_t n, size_t half, const int8_t *query,
                                       int32_t *out) {
-  const v128_t upper = wasm_i8x16_splat(-16);
-  v128_t s[4];
-  UNROLL_WASM128
-  for (size_t j = 0; j < n; j++) s[j] = wasm_i32x4_splat(0);
-  for (size_t i = 0; i < 2 * half; i += 16) {
-    query_wasm128 q = load_query_wasm128(query + i);
-    UNROLL_WASM128
-    for (size_t j = 0; j < n; j++) s[j] = products_wasm128(s[j], q, wasm_v128_and(wasm_v128_load(c[j] + i), upper));
-  }
-  store_rows_sums_wasm128(s, n, out);
+  byte_rows_wasm128(c, n, half, query, wasm_i8x16_splat(-16), out);
 }
 
 static int32_t high_offset_wasm128(int32_t sum) { return dv_high_offset(sum) - 128 * sum; }
 #endif
 
-WASM128_INLINE void sum_codes_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t first,
-                                      size_t n_rows, const int8_t *query, int32_t *out) {
-#if DV_CODE_HALVES
-  if (dv_code_has_halves(stride)) {
-    dv_sum_rows(code_rows_wasm128, true, codes, stride, rows, first, n_rows, query, 0, out);
-    return;
-  }
-#endif
-  dv_sum_rows(short_rows_wasm128, true, codes, stride, rows, first, n_rows, query, 0, out);
-}
-
 static void scan_code_wasm128(const uint8_t *codes, size_t stride, size_t first, size_t n_rows, const int8_t *query,
                               int32_t sum, int32_t *out) {
   (void)sum;
-  sum_codes_wasm128(codes, stride, NULL, first, n_rows, query, out);
+  dv_sum_codes(code_rows_wasm128, 0, short_rows_wasm128, 0, codes, stride, NULL, first, n_rows, query, out);
 }
 
 static void gather_code_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
                                 const int8_t *query, int32_t sum, int32_t *out) {
   (void)sum;
-  sum_codes_wasm128(codes, stride, rows, 0, n_rows, query, out);
+  dv_sum_codes(code_rows_wasm128, 0, short_rows_wasm128, 0, codes, stride, rows, 0, n_rows, query, out);
 }
 
 static void gather_high_wasm128(const uint8_t *codes, size_t stride, const uint32_t *rows, size_t n_rows,
