@@ -3,7 +3,7 @@
  * DeltaVectorDB for the main thread: the same methods, returning promises, carried out in a worker. See protocol.ts for what is
  * said, and session.ts for what happens when several tabs open one database.
  */
-import { checkDeltas, DeltaVectorsError, described } from './errors.js';
+import { badOption, checkDeltas, checkListener, DeltaVectorsError } from './errors.js';
 import { frameBound, writeFrame } from './frame.js';
 import { tableOptions } from './options.js';
 import type {
@@ -104,12 +104,8 @@ export class AsyncDeltaVectorDB {
     const { name = 'delta_vectors', storage = 'auto', durability = 'normal', worker = 'auto', sqlite, wasm, onWarning, ...table } = options;
     const { dimensions } = tableOptions(table, OPEN_OPTIONS);
     if (typeof name !== 'string' || name === '') throw new DeltaVectorsError('invalid', 'option name is empty: expected the name of a database');
-    if (durability !== 'normal' && durability !== 'full') {
-      throw new DeltaVectorsError('invalid', `option durability is ${JSON.stringify(durability)}: expected normal or full`);
-    }
-    if (!STORAGES.includes(storage)) {
-      throw new DeltaVectorsError('invalid', `option storage is ${described(storage)}: expected ${STORAGES.join(', ')}`);
-    }
+    if (durability !== 'normal' && durability !== 'full') throw badOption('durability', durability, 'normal or full');
+    if (!STORAGES.includes(storage)) throw badOption('storage', storage, STORAGES.join(', '));
     const message: OpenMessage = {
       name,
       table,
@@ -299,7 +295,7 @@ export class AsyncDeltaVectorDB {
    * ends it. To go on after a reload, remember the last delta's `seq` and give it as `fromSeq`.
    */
   onDelta(listener: DeltaListener, options: SubscribeOptions = {}): () => void {
-    if (typeof listener !== 'function') throw new DeltaVectorsError('invalid', `onDelta was given ${described(listener)}: expected a function`);
+    checkListener(listener);
     if (this.#isClosed) throw new DeltaVectorsError('closed', 'the database is closed');
     const ended = new AbortController();
     const end = (): void => ended.abort();
@@ -400,7 +396,7 @@ function reportUncaught(thrown: unknown): void {
 async function makePort(worker: OpenOptions['worker'], hasSqliteUrl: boolean): Promise<Port> {
   if (typeof worker === 'function') return worker() as unknown as Port;
   if (worker !== 'auto' && typeof worker !== 'boolean') {
-    throw new DeltaVectorsError('invalid', `option worker is ${described(worker)}: expected auto, true, false, or a function that makes one`);
+    throw badOption('worker', worker, 'auto, true, false, or a function that makes one');
   }
   if (worker === true || (worker === 'auto' && typeof Worker !== 'undefined' && typeof document !== 'undefined')) {
     // Written out, since this form is what bundlers look for; the names must differ, webpack makes a file of each.

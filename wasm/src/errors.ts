@@ -91,6 +91,16 @@ export function described(value: unknown): string {
   return `${/^[AEIO]/.test(name) ? 'an' : 'a'} ${name}`;
 }
 
+/** @internal */
+export function badOption(name: string, value: unknown, expected: string): DeltaVectorsError {
+  return new DeltaVectorsError('invalid', `option ${name} is ${described(value)}: expected ${expected}`);
+}
+
+/** @internal */
+export function checkListener(listener: unknown): void {
+  if (typeof listener !== 'function') throw new DeltaVectorsError('invalid', `onDelta was given ${described(listener)}: expected a function`);
+}
+
 /** Ids are texts; what JavaScript makes of anything else would be another row's. @internal */
 export function checkId(vectorId: unknown): void {
   if (typeof vectorId !== 'string') throw new DeltaVectorsError('invalid', `vectorId is ${described(vectorId)}: expected a string`);

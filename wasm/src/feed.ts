@@ -2,7 +2,7 @@
  * Subscriptions of one database object. Each listener has its own place in the log, and the log is what it is given: a change
  * made by whomever, once it is committed, in order, once. What was announced to it does not matter.
  */
-import { DeltaVectorsError, described } from './errors.js';
+import { checkListener, DeltaVectorsError } from './errors.js';
 import type { CommittedDelta, DeltaListener, SubscribeOptions } from './types.js';
 
 /** Deltas after a number, oldest first, at most `limit`. */
@@ -32,7 +32,7 @@ export class Feed {
   }
 
   subscribe(listener: DeltaListener, options: SubscribeOptions = {}): () => void {
-    if (typeof listener !== 'function') throw new DeltaVectorsError('invalid', `onDelta was given ${described(listener)}: expected a function`);
+    checkListener(listener);
     const { fromSeq, signal } = options;
     if (fromSeq !== undefined && !(Number.isSafeInteger(fromSeq) && fromSeq >= 0)) {
       throw new DeltaVectorsError('invalid', `fromSeq is ${String(fromSeq)}: expected the number of a delta, or 0`);

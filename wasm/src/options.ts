@@ -1,5 +1,5 @@
 /** Options, checked and made complete; and the SQL that they become. */
-import { DeltaVectorsError } from './errors.js';
+import { badOption, DeltaVectorsError } from './errors.js';
 import type { DeltaDBOptions, Metric } from './types.js';
 
 export interface TableOptions extends Required<DeltaDBOptions> {
@@ -18,10 +18,6 @@ const NUMBERS = [
   ['hnswEfConstruction', 100, 1, 100_000],
   ['hnswEfSearch', 50, 1, 100_000],
 ] as const;
-
-function badOption(name: string, value: unknown, expected: string): DeltaVectorsError {
-  return new DeltaVectorsError('invalid', `option ${name} is ${JSON.stringify(value)}: expected ${expected}`);
-}
 
 /** @param others names of options that are somebody else's business */
 export function tableOptions(options: DeltaDBOptions & { table?: string }, others: readonly string[] = []): TableOptions {

@@ -6,7 +6,7 @@
  * that memory bound to a statement stays where it is. Code that SQLite calls back into and that calls this object again
  * gets an error.
  */
-import { DeltaVectorsError, described, sqliteError } from './errors.js';
+import { badOption, DeltaVectorsError, sqliteError } from './errors.js';
 
 type Pointer = number;
 /** An exported function of sqlite3.wasm. */
@@ -89,7 +89,7 @@ export class Connection {
 
   constructor(sqlite3: Sqlite3, db: Sqlite3Database) {
     if (typeof db !== 'object' || db === null || !('pointer' in db)) {
-      throw new DeltaVectorsError('invalid', `option database is ${described(db)}: expected a connection, such as new sqlite3.oo1.DB(':memory:')`);
+      throw badOption('database', db, "a connection, such as new sqlite3.oo1.DB(':memory:')");
     }
     if (db.pointer === undefined) throw new DeltaVectorsError('closed', 'the SQLite connection is closed');
     this.sqlite3 = sqlite3;
