@@ -43,6 +43,24 @@ typedef struct dv_detail {
 #define DV_UNLIKELY(x) (x)
 #endif
 
+/*
+ * Asks for the line of memory at p: into all caches, into the second level (more lines can be on their way to it at a
+ * time), or to be written. To GCC a function that does nothing but prefetch does nothing, and it drops calls of it; the
+ * empty asm is something that it does. Without it a search waits for each vector that it measures.
+ */
+#if defined(__GNUC__) || defined(__clang__)
+#define DV_PREFETCH_AS(p, is_write, locality)          \
+  do {                                                 \
+    __builtin_prefetch(p, is_write, locality);         \
+    __asm__ __volatile__("");                          \
+  } while (0)
+#else
+#define DV_PREFETCH_AS(p, is_write, locality) ((void)(p))
+#endif
+#define DV_PREFETCH(p) DV_PREFETCH_AS(p, 0, 3)
+#define DV_PREFETCH_FAR(p) DV_PREFETCH_AS(p, 0, 2)
+#define DV_PREFETCH_WRITE(p) DV_PREFETCH_AS(p, 1, 2)
+
 /* core/ may not call abort() or print; a failed assert stops at the faulting instruction instead. */
 #if defined(DV_DEBUG)
 #define DV_ASSERT(x) ((x) ? (void)0 : __builtin_trap())

@@ -329,18 +329,6 @@ static inline bool hnsw_visit(dv_hnsw_scratch *s, uint32_t row) {
   return !was;
 }
 
-#if defined(__GNUC__) || defined(__clang__)
-/* A function that does nothing but prefetch looks to GCC like one that does nothing: unless it is always inlined, calls
- * of it are dropped. */
-#define HNSW_INLINE static inline __attribute__((always_inline))
-#define HNSW_PREFETCH(p) __builtin_prefetch(p)
-#define HNSW_PREFETCH_FAR(p) __builtin_prefetch(p, 0, 2)
-#else
-#define HNSW_INLINE static inline
-#define HNSW_PREFETCH(p) ((void)(p))
-#define HNSW_PREFETCH_FAR(p) ((void)(p))
-#endif
-
 /* ---- what is in memory ------------------------------------------------------------------------------------------- */
 
 static inline bool hnsw_has(const uint64_t *bits, uint32_t row) { return bits[row >> 6] >> (row & 63) & 1; }
@@ -362,24 +350,24 @@ static inline dv_status hnsw_need_list(const dv_hnsw_space *space, uint32_t row)
 
 /* Into the second-level cache: what limits a search is how many lines can be on their way at a time, and more can be
  * there than to the first level (measured: a fifth faster). */
-HNSW_INLINE void hnsw_prefetch_half(const uint8_t *half, size_t n) {
+static inline void hnsw_prefetch_half(const uint8_t *half, size_t n) {
   if (n > HNSW_AHEAD) n = HNSW_AHEAD; /* the rest comes by itself */
-  for (size_t i = 0; i < n; i += 64) HNSW_PREFETCH_FAR(half + i);
+  for (size_t i = 0; i < n; i += 64) DV_PREFETCH_FAR(half + i);
 }
 
-HNSW_INLINE void hnsw_prefetch_code(const hnsw_target *t, uint32_t row) {
+static inline void hnsw_prefetch_code(const hnsw_target *t, uint32_t row) {
   const dv_hnsw_space *space = t->space;
   const size_t stride = dv_code_stride(space->n), half = stride / 2;
   const uint8_t *high = space->codes + dv_code_at(row, stride);
   hnsw_prefetch_half(high, half);
   if (!t->is_coarse) hnsw_prefetch_half(high + dv_code_to_low(half), half);
-  HNSW_PREFETCH(&space->rows[row]);
+  DV_PREFETCH(&space->rows[row]);
 }
 
-HNSW_INLINE void hnsw_prefetch_list(const dv_hnsw *g, uint32_t row, uint32_t level) {
+static inline void hnsw_prefetch_list(const dv_hnsw *g, uint32_t row, uint32_t level) {
   const uint32_t *list = hnsw_list(g, row, level);
-  HNSW_PREFETCH(list);
-  HNSW_PREFETCH(list + 16);
+  DV_PREFETCH(list);
+  DV_PREFETCH(list + 16);
 }
 
 /* From what the pool holds (all visited, all fresh) to the ef nearest that links lead to. */
@@ -451,8 +439,9 @@ static dv_status hnsw_descend(const dv_hnsw *g, const hnsw_target *t, uint32_t l
     if (st != DV_OK) return st;
     for (size_t i = 0; i < n; i++) {
       hnsw_prefetch_code(t, list[i]);
-      HNSW_PREFETCH(&g->upper_at[list[i]]);
+      DV_PREFETCH(&g->upper_at[list[i]]);
     }
+    for (size_t i = 0; i < n; i++) DV_PREFETCH(hnsw_list(g, list[i], level)); /* one of them is read next */
     int32_t dots[DV_HNSW_MAX_M];
     hnsw_measure_walk(t, list, n, dots, distances);
     s->n_hops++;
@@ -462,6 +451,7 @@ static dv_status hnsw_descend(const dv_hnsw *g, const hnsw_target *t, uint32_t l
       if (hnsw_is_nearer(distances[i], list[i], &best)) best = (dv_hnsw_hit){distances[i], list[i]};
     if (best.row == at->row) return DV_OK;
     *at = best;
+    hnsw_prefetch_list(g, best.row, level - 1);
   }
 }
 

@@ -65,11 +65,11 @@ bool dvx_ids_value(const dvx_ids *ids, uint32_t vid, dv_value *id) {
 void dvx_ids_prefetch(const dvx_ids *ids, const dv_hit *hits, size_t n) {
   for (size_t i = 0; i < n; i++) {
     const dvx_id_entry *e = ids_entry(ids, hits[i].vid);
-    if (e) __builtin_prefetch(e);
+    if (e) DV_PREFETCH(e);
   }
   for (size_t i = 0; i < n; i++) {
     const dvx_id_entry *e = ids_entry(ids, hits[i].vid);
-    if (e && e->n_text != UINT32_MAX) __builtin_prefetch(ids->texts.data + e->key.text);
+    if (e && e->n_text != UINT32_MAX) DV_PREFETCH(ids->texts.data + e->key.text);
   }
 }
 

@@ -334,10 +334,10 @@ static void mirror_prefetch(const dvx_table *t, uint32_t vid) {
   const uint8_t *high = m->codes + dv_code_at(vid - 1, stride), *low = high + dv_code_to_low(half);
   dvx_vectors_prefetch(t, vid);
   for (size_t i = 0; i < n; i += 64) {
-    __builtin_prefetch(high + i, 1, 2);
-    __builtin_prefetch(low + i, 1, 2);
+    DV_PREFETCH_WRITE(high + i);
+    DV_PREFETCH_WRITE(low + i);
   }
-  __builtin_prefetch(&m->code_rows[vid - 1], 1, 2);
+  DV_PREFETCH_WRITE(&m->code_rows[vid - 1]);
 }
 
 /* Codes anew all rows that changed. */

@@ -338,20 +338,20 @@ void dvx_vectors_prefetch(const dvx_table *t, uint32_t vid) {
   const float *v = row_cached(t, vid);
   size_t n = t->config->dimensions < 1024 ? t->config->dimensions : 1024;
   /* Into the second-level cache: more lines can be on their way to it at a time. */
-  for (size_t i = 0; v && i < n; i += 16) __builtin_prefetch(v + i, 0, 2);
+  for (size_t i = 0; v && i < n; i += 16) DV_PREFETCH_FAR(v + i);
 }
 
 void dvx_row_prefetch_hit(const dvx_table *t, uint32_t vid) {
-  __builtin_prefetch(&t->rows.words[vid]);
-  if (vid < t->ids.n_by_vid) __builtin_prefetch(&t->ids.by_vid[vid]);
+  DV_PREFETCH(&t->rows.words[vid]);
+  if (vid < t->ids.n_by_vid) DV_PREFETCH(&t->ids.by_vid[vid]);
   dvx_vectors_prefetch(t, vid);
 }
 
 void dvx_row_prefetch(const dvx_table *t, const dv_value *id) {
   uint32_t vid = dvx_ids_find(&t->ids, id);
   if (vid == 0 || vid > t->rows.n || !t->rows.words) return;
-  __builtin_prefetch(&t->rows.words[vid]);
-  __builtin_prefetch(&t->rows.times[vid]);
+  DV_PREFETCH(&t->rows.words[vid]);
+  DV_PREFETCH(&t->rows.times[vid]);
   dvx_vectors_prefetch(t, vid);
 }
 

@@ -414,8 +414,8 @@ bool dvx_search_uses_graph(const dvx_table *t) {
   return search_plan_of(t, &plain, 0, (size_t)t->rows.n_live).n_wanted > 0;
 }
 
-/* The rows to be measured: what the graph finds and all that are fresh, as far as the mask has them. */
-static int search_list(search_run *s, const dv_code_query *cq, const uint64_t *mask, size_t *n) {
+/* The rows to be looked at, as far as the mask has them: first *n_found that the graph finds, then all that are fresh. */
+static int search_list(search_run *s, const dv_code_query *cq, const uint64_t *mask, size_t *n_found, size_t *n) {
   dvx_table *t = s->t;
   dvx_graph *gr = &t->graph;
   const dvx_mirror *m = &t->mirror;
@@ -443,6 +443,7 @@ static int search_list(search_run *s, const dv_code_query *cq, const uint64_t *m
     gr->list[(*n)++] = row;
     if (*n == k && n_enough != SIZE_MAX) limit = found->pool[i].distance + dv_code_doubt(cq, &m->code_rows[row]);
   }
+  *n_found = *n;
   for (size_t w = 0; gr->n_fresh && w < (m->n + 63) / 64; w++) {
     uint64_t bits = gr->fresh[w] & (mask ? mask[w] : m->live[w]);
     for (uint32_t row = (uint32_t)(64 * w); bits; row++, bits >>= 1) {
@@ -451,6 +452,17 @@ static int search_list(search_run *s, const dv_code_query *cq, const uint64_t *m
       if (rc != SQLITE_OK) return rc;
       gr->list[(*n)++] = row;
     }
+  }
+  return SQLITE_OK;
+}
+
+static int search_measure(search_run *s, const uint32_t *rows, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    const float *v;
+    int rc = dvx_poll(s->t);
+    if (rc == SQLITE_OK) rc = dvx_row_committed_vector(s->t, rows[i] + 1, &v);
+    if (rc == SQLITE_OK) rc = search_offer(s, rows[i] + 1, v);
+    if (rc != SQLITE_OK) return rc;
   }
   return SQLITE_OK;
 }
@@ -546,17 +558,19 @@ static int search_pool(search_run *s, const dv_code_query *cq, const uint64_t *m
 static int search_graph(search_run *s, dv_code_query *cq, const uint64_t *mask, size_t n_passing, const search_plan *p,
                         bool *is_done) {
   dvx_graph *gr = &s->t->graph;
-  size_t n = 0;
+  size_t n_found = 0, n = 0;
   bool is_found;
   *is_done = false;
   int rc = search_pool(s, cq, mask, n_passing, p, &is_found);
   if (rc != SQLITE_OK || !is_found) return rc;
-  rc = search_list(s, cq, mask, &n);
+  rc = search_list(s, cq, mask, &n_found, &n);
   if (rc != SQLITE_OK) return rc;
   size_t n_wanted = s->out->k < n_passing ? s->out->k : n_passing;
   if (n < n_wanted) return SQLITE_OK; /* those that pass lie where the graph did not look */
   *is_done = true;
-  return search_scan(s, cq, NULL, gr->list, n);
+  /* What is found is few and near: it is measured at once. Then codes can tell which of the fresh rows are farther. */
+  rc = search_measure(s, gr->list, n_found);
+  return rc == SQLITE_OK && n > n_found ? search_scan(s, cq, NULL, gr->list + n_found, n - n_found) : rc;
 }
 
 static int search_settled(search_run *s) {
