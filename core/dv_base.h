@@ -49,10 +49,10 @@ typedef struct dv_detail {
  * empty asm is something that it does. Without it a search waits for each vector that it measures.
  */
 #if defined(__GNUC__) || defined(__clang__)
-#define DV_PREFETCH_AS(p, is_write, locality)          \
-  do {                                                 \
-    __builtin_prefetch(p, is_write, locality);         \
-    __asm__ __volatile__("");                          \
+#define DV_PREFETCH_AS(p, is_write, locality)                                                                          \
+  do {                                                                                                                 \
+    __builtin_prefetch(p, is_write, locality);                                                                         \
+    __asm__ __volatile__("");                                                                                          \
   } while (0)
 #else
 #define DV_PREFETCH_AS(p, is_write, locality) ((void)(p))

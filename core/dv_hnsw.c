@@ -103,6 +103,7 @@ void dv_hnsw_scratch_init(dv_hnsw_scratch *s, const dv_alloc *alloc) {
 void dv_hnsw_scratch_free(dv_hnsw_scratch *s) {
   dv_alloc_free(s->alloc, s->visited);
   dv_alloc_free(s->alloc, s->pool);
+  dv_alloc_free(s->alloc, s->keys);
   dv_alloc_free(s->alloc, s->rows);
   dv_alloc_free(s->alloc, s->codes);
   dv_hnsw_scratch_init(s, s->alloc);
@@ -130,6 +131,9 @@ static dv_status hnsw_scratch_reserve(dv_hnsw_scratch *s, const dv_hnsw *g, cons
     dv_hnsw_hit *p = dv_alloc_array(s->alloc, s->pool, ef + 1, sizeof *p);
     if (!p) return DV_NOMEM;
     s->pool = p;
+    uint64_t *keys = dv_alloc_array(s->alloc, s->keys, ef + 1, sizeof *keys);
+    if (!keys) return DV_NOMEM;
+    s->keys = keys;
     s->pool_capacity = ef + 1;
   }
   size_t n_rows = (size_t)HNSW_BEAM * 2 * g->m;
@@ -251,15 +255,19 @@ static hnsw_target hnsw_target_query(const dv_hnsw_space *s, const dv_code_query
   return t;
 }
 
-static inline float hnsw_between(const hnsw_target *t, const dv_code_row *row, int32_t dot) {
-  float product = t->scale * row->scale * (float)dot;
-  return t->space->metric == DV_L2 ? (t->norm_sq + row->norm_sq) - 2.0f * product : -product;
+/* Of two rows. */
+static inline float hnsw_product(float scale, const dv_code_row *row, int32_t dot) {
+  return scale * row->scale * (float)dot;
+}
+
+static inline float hnsw_apart(const hnsw_target *t, const dv_code_row *row, int32_t dot) {
+  return (t->norm_sq + row->norm_sq) - 2.0f * hnsw_product(t->scale, row, dot);
 }
 
 enum { HNSW_MAX_LIST = 2 * DV_HNSW_MAX_M + 1 };
 
-/* Values so large that a distance is not a number make it the largest. */
-static inline float hnsw_number(float d) { return d == d ? d : INFINITY; }
+/* Values so large that a distance is not a number make it the largest; and -0 is 0, so that equal distances have equal bits. */
+static inline float hnsw_number(float d) { return d == d ? d + 0.0f : INFINITY; }
 
 /* Distances by whole codes or by their high halves. */
 static void hnsw_measure_by(const hnsw_target *t, bool is_coarse, const uint32_t *rows, size_t n, int32_t *dots,
@@ -271,10 +279,19 @@ static void hnsw_measure_by(const hnsw_target *t, bool is_coarse, const uint32_t
   } else {
     s->kernels->gather_code(s->codes, stride, rows, n, t->code, t->sum, dots);
   }
-  if (t->query) {
-    for (size_t i = 0; i < n; i++) out[i] = hnsw_number(dv_code_estimate(t->query, &s->rows[rows[i]], dots[i]));
+  /* Copies, since out might be a part of what they are copies of, and a loop for each, since most of the work is to choose. */
+  const dv_code_row *code_rows = s->rows;
+  const bool is_l2 = s->metric == DV_L2;
+  if (t->query && !is_l2) {
+    const float weight = t->query->weight;
+    for (size_t i = 0; i < n; i++) out[i] = hnsw_number(-dv_code_product(weight, &code_rows[rows[i]], dots[i]));
+  } else if (t->query) {
+    for (size_t i = 0; i < n; i++) out[i] = hnsw_number(dv_code_estimate(t->query, &code_rows[rows[i]], dots[i]));
+  } else if (!is_l2) {
+    const float scale = t->scale;
+    for (size_t i = 0; i < n; i++) out[i] = hnsw_number(-hnsw_product(scale, &code_rows[rows[i]], dots[i]));
   } else {
-    for (size_t i = 0; i < n; i++) out[i] = hnsw_number(hnsw_between(t, &s->rows[rows[i]], dots[i]));
+    for (size_t i = 0; i < n; i++) out[i] = hnsw_number(hnsw_apart(t, &code_rows[rows[i]], dots[i]));
   }
 }
 
@@ -308,10 +325,53 @@ static inline size_t hnsw_pool_add(dv_hnsw_scratch *s, size_t ef, float d, uint3
   return i;
 }
 
+/*
+ * While a level is searched the pool is one of keys: numbers in the order of the hits that they stand for. A hit finds its
+ * place among others by comparing and moving them one after the other, and with numbers that is less work. From the
+ * top: the distance's bits, made to rise as distances do; the row; and whether it is to be expanded.
+ */
+#define HNSW_KEY_FRESH ((uint64_t)1)
+
+static inline uint64_t hnsw_key(float distance, uint32_t row) {
+  uint32_t bits = dv_float_bits(distance); /* never -0 */
+  bits = bits >> 31 ? ~bits : bits | (uint32_t)1 << 31;
+  return (uint64_t)bits << 32 | (uint64_t)row << 1 | HNSW_KEY_FRESH;
+}
+
+static inline uint32_t hnsw_key_row(uint64_t key) { return (uint32_t)key >> 1; }
+
+static inline float hnsw_key_distance(uint64_t key) {
+  uint32_t bits = (uint32_t)(key >> 32);
+  return dv_bits_float(bits >> 31 ? bits & ~((uint32_t)1 << 31) : ~bits);
+}
+
+/* The first n hits of the pool as they are now. */
+static void hnsw_keys_to_pool(dv_hnsw_scratch *s, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    s->pool[i].distance = hnsw_key_distance(s->keys[i]);
+    s->pool[i].row = hnsw_key_row(s->keys[i]) | (s->keys[i] & HNSW_KEY_FRESH ? HNSW_FRESH : 0);
+  }
+}
+
+/* As hnsw_pool_add. */
+static inline size_t hnsw_keys_add(dv_hnsw_scratch *s, size_t ef, uint64_t key) {
+  uint64_t *keys = s->keys;
+  size_t i = s->n_pool;
+  if (i == ef) {
+    if (key > keys[i - 1]) return ef;
+    i--;
+  } else {
+    s->n_pool++;
+  }
+  for (; i > 0 && key < keys[i - 1]; i--) keys[i] = keys[i - 1];
+  keys[i] = key;
+  return i;
+}
+
 /* Of n rows that were measured, those that may have a place in a full pool. Most have none, and no CPU can guess which: so no
  * branch asks. */
 static inline size_t hnsw_keep_near(dv_hnsw_scratch *s, size_t n) {
-  const float farthest = s->pool[s->n_pool - 1].distance;
+  const float farthest = hnsw_key_distance(s->keys[s->n_pool - 1]);
   size_t n_near = 0;
   for (size_t i = 0; i < n; i++) {
     float d = s->distances[i];
@@ -322,11 +382,10 @@ static inline size_t hnsw_keep_near(dv_hnsw_scratch *s, size_t n) {
   return n_near;
 }
 
-static inline bool hnsw_visit(dv_hnsw_scratch *s, uint32_t row) {
-  uint64_t bit = (uint64_t)1 << (row & 63), *word = &s->visited[row >> 6];
-  bool was = (*word & bit) != 0;
-  *word |= bit;
-  return !was;
+static inline bool hnsw_visit(uint64_t *visited, uint32_t row) {
+  uint64_t word = visited[row >> 6];
+  visited[row >> 6] = word | (uint64_t)1 << (row & 63);
+  return (word >> (row & 63) & 1) == 0;
 }
 
 /* ---- what is in memory ------------------------------------------------------------------------------------------- */
@@ -374,13 +433,16 @@ static inline void hnsw_prefetch_list(const dv_hnsw *g, uint32_t row, uint32_t l
 static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint32_t level, size_t ef,
                                    const dv_hnsw_watch *watch, dv_hnsw_scratch *s) {
   const size_t room = hnsw_room(g, level);
+  uint64_t *keys = s->keys, *visited = s->visited;
   size_t at = 0, n_watched = watch ? watch->first : SIZE_MAX;
+  for (size_t i = 0; i < s->n_pool; i++) keys[i] = hnsw_key(s->pool[i].distance, s->pool[i].row & ~HNSW_FRESH);
   while (at < s->n_pool) {
-    if ((s->pool[at].row & HNSW_FRESH) == 0) {
+    if ((keys[at] & HNSW_KEY_FRESH) == 0) {
       at++;
       continue;
     }
     if (at >= n_watched) {
+      hnsw_keys_to_pool(s, at);
       if (!watch->goes_on(watch->ctx, s->pool, at)) {
         s->n_pool = at;
         return DV_OK;
@@ -391,16 +453,18 @@ static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint3
     size_t n = 0;
     size_t next = at;
     for (size_t n_expanded = 0; next < s->n_pool && n_expanded < HNSW_BEAM; next++) {
-      if ((s->pool[next].row & HNSW_FRESH) == 0) continue;
-      uint32_t row = s->pool[next].row &= ~HNSW_FRESH;
+      if ((keys[next] & HNSW_KEY_FRESH) == 0) continue;
+      keys[next] &= ~HNSW_KEY_FRESH;
+      uint32_t row = hnsw_key_row(keys[next]);
       dv_status st = level == 0 ? hnsw_need_list(t->space, row) : DV_OK;
       if (st != DV_OK) return st;
       const uint32_t *list = hnsw_list(g, row, level);
       /* Half of them were seen before: no branch asks here, either. */
       const size_t first = n;
       for (size_t j = 0; j < room && list[j] != DV_HNSW_NONE; j++) {
-        rows[n] = list[j];
-        n += hnsw_visit(s, list[j]);
+        const uint32_t other = list[j]; /* rows might be the list, for all that a compiler knows */
+        rows[n] = other;
+        n += hnsw_visit(visited, other);
       }
       for (size_t j = first; j < n; j++) hnsw_prefetch_code(t, rows[j]);
       s->n_hops++;
@@ -409,8 +473,8 @@ static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint3
     s->n_distances += n;
     /* What is probably expanded next, unless some of these rows come before it. */
     for (size_t n_ahead = 0; next < s->n_pool && n_ahead < HNSW_BEAM; next++) {
-      if ((s->pool[next].row & HNSW_FRESH) == 0) continue;
-      hnsw_prefetch_list(g, s->pool[next].row & ~HNSW_FRESH, level);
+      if ((keys[next] & HNSW_KEY_FRESH) == 0) continue;
+      hnsw_prefetch_list(g, hnsw_key_row(keys[next]), level);
       n_ahead++;
     }
     dv_status st = hnsw_need_codes(t->space, rows, n);
@@ -419,12 +483,13 @@ static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint3
     if (s->n_pool == ef) n = hnsw_keep_near(s, n);
     size_t lowest = at + 1;
     for (size_t i = 0; i < n; i++) {
-      size_t place = hnsw_pool_add(s, ef, s->distances[i], rows[i]);
+      size_t place = hnsw_keys_add(s, ef, hnsw_key(s->distances[i], rows[i]));
       if (place < at + (size_t)2 * HNSW_BEAM) hnsw_prefetch_list(g, rows[i], level);
       if (place < lowest) lowest = place;
     }
     at = lowest;
   }
+  hnsw_keys_to_pool(s, s->n_pool);
   return DV_OK;
 }
 
@@ -494,7 +559,7 @@ static void hnsw_refine(const hnsw_target *t, dv_hnsw_scratch *s) {
 static void hnsw_pool_restart(const dv_hnsw *g, dv_hnsw_scratch *s) {
   memset(s->visited, 0, ((size_t)g->n + 63) / 64 * sizeof *s->visited);
   for (size_t i = 0; i < s->n_pool; i++) {
-    (void)hnsw_visit(s, s->pool[i].row & ~HNSW_FRESH);
+    (void)hnsw_visit(s->visited, s->pool[i].row & ~HNSW_FRESH);
     s->pool[i].row |= HNSW_FRESH;
   }
 }
@@ -1063,7 +1128,7 @@ static dv_status hnsw_count_found(const dv_hnsw *g, const hnsw_target *t, uint32
   }
   s->n_pool = 1;
   hnsw_pool_restart(g, s);
-  (void)hnsw_visit(s, row);
+  (void)hnsw_visit(s->visited, row);
   st = hnsw_search_level(g, t, 0, ef, NULL, s);
   return st == DV_OK ? hnsw_count_near(t, row, farthest, s, n_found) : st;
 }

@@ -91,6 +91,7 @@ typedef struct dv_hnsw_scratch {
   uint64_t *visited;
   size_t n_visited_words;
   dv_hnsw_hit *pool; /* the ef nearest so far, sorted; the top bit of row: not yet expanded */
+  uint64_t *keys; /* the same while a level is searched */
   size_t n_pool;
   size_t pool_capacity;
   uint32_t *rows; /* what is measured at a time, ... */
@@ -122,7 +123,7 @@ bool dv_hnsw_is_linked(const dv_hnsw *g, uint32_t row);
 
 /*
  * The (at most) ef rows nearest to the query that a search finds, in s->pool[0 .. s->n_pool), sorted, distances as
- * dv_code_estimate gives them.
+ * dv_code_estimate gives them, but for the sign of zero, which is +.
  */
 dv_status dv_hnsw_search(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t ef,
                          dv_hnsw_scratch *s);

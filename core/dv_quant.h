@@ -96,8 +96,11 @@ void dv_code_query_free(dv_code_query *q);
  * function of it: for l2 the squared distance, for cosine and ip minus the dot product; for ip divided by a power of two
  * near |q|, so that it neither overflows nor underflows). Not for l1. */
 DV_FP_STRICT_BEGIN
+static inline float dv_code_product(float weight, const dv_code_row *row, int32_t dot) {
+  return (float)dot * weight * row->scale;
+}
 static inline float dv_code_estimate(const dv_code_query *q, const dv_code_row *row, int32_t dot) {
-  float product = (float)dot * q->weight * row->scale;
+  float product = dv_code_product(q->weight, row, dot);
   return q->metric == DV_L2 ? row->norm_sq + (float)q->code_sq - 2.0f * product : -product;
 }
 

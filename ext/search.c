@@ -428,7 +428,7 @@ static int search_list(search_run *s, const dv_code_query *cq, const uint64_t *m
     gr->list_capacity = capacity;
   }
   /* In order of what codes say of their distance, and that is nearly the true order: of many more than k none is
-   * needed, and none that is farther than the k-th by more than both are in doubt. Measured: k + 2 lose nothing. */
+   * needed, and none that is farther than the k-th by more than both are in doubt. */
   const size_t k = s->out->k;
   size_t n_enough = k <= SIZE_MAX / 2 ? k + k / 2 + 8 : SIZE_MAX;
   float limit = INFINITY;
@@ -438,7 +438,7 @@ static int search_list(search_run *s, const dv_code_query *cq, const uint64_t *m
     uint32_t row = found->pool[i].row;
     if (mask ? !search_bit(mask, row) : !search_bit(m->live, row)) continue;
     if (search_bit(gr->fresh, row)) continue;
-    if (*n >= k + 2 && found->pool[i].distance - dv_code_doubt(cq, &m->code_rows[row]) > limit) break;
+    if (*n >= k && found->pool[i].distance - dv_code_doubt(cq, &m->code_rows[row]) > limit) break;
     dvx_row_prefetch_hit(t, row + 1);
     gr->list[(*n)++] = row;
     if (*n == k && n_enough != SIZE_MAX) limit = found->pool[i].distance + dv_code_doubt(cq, &m->code_rows[row]);

@@ -521,12 +521,15 @@ int dvx_value_vector(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, size_
   } else {
     rc = text_fail_expected(conn, t, v, n_expected, what);
   }
-  for (size_t i = 0; rc == SQLITE_OK && i < count; i++) {
-    float f = dv_load_f32(out->data + start + 4 * i);
-    memcpy(out->data + start + 4 * i, &f, 4); /* from stored to host order */
-    if (!dv_is_finite(f)) {
-      rc = dvx_fail(conn, t, SQLITE_ERROR, "%s: vector: value %u is %g, expected a finite number", what, (uint64_t)i,
-                    (double)f);
+  for (size_t i = 0; rc == SQLITE_OK && i < count; i += 64) {
+    const size_t m = count - i < 64 ? count - i : 64;
+    float block[64];
+    dv_detail detail;
+    dv_vector_load(block, out->data + start + 4 * i, m);
+    memcpy(out->data + start + 4 * i, block, 4 * m); /* from stored to host order */
+    if (dv_vector_check(block, m, &detail) != DV_OK) {
+      rc = dvx_fail(conn, t, SQLITE_ERROR, "%s: vector: value %u is %g, expected a finite number", what,
+                    (uint64_t)i + detail.at, detail.value);
     }
   }
   if (rc != SQLITE_OK) {

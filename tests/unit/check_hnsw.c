@@ -435,9 +435,12 @@ static size_t naive_search(const world *w, const dv_code_query *q, size_t ef, dv
   return n;
 }
 
-static bool are_same_hits(const dv_hnsw_hit *a, const dv_hnsw_hit *b, size_t n) {
+/* No zero of what was found is negative. */
+static bool are_same_hits(const dv_hnsw_hit *found, const dv_hnsw_hit *expected, size_t n) {
   for (size_t i = 0; i < n; i++)
-    if (a[i].row != b[i].row || dv_float_bits(a[i].distance) != dv_float_bits(b[i].distance)) return false;
+    if (found[i].row != expected[i].row ||
+        dv_float_bits(found[i].distance) != dv_float_bits(expected[i].distance + 0.0f))
+      return false;
   return true;
 }
 
