@@ -312,17 +312,18 @@ static inline bool hnsw_is_nearer(float d, uint32_t row, const dv_hnsw_hit *than
 
 /* ---- the pool ---------------------------------------------------------------------------------------------------- */
 
-/* Puts a row into the sorted pool of at most ef; its place, or ef if there is none for it. */
-static inline size_t hnsw_pool_add(dv_hnsw_scratch *s, size_t ef, float d, uint32_t row) {
-  dv_hnsw_hit *pool = s->pool;
-  size_t n = s->n_pool;
-  if (n == ef && !hnsw_is_nearer(d, row, &pool[n - 1])) return ef;
-  size_t i = n == ef ? n - 1 : n;
-  if (n < ef) s->n_pool++;
+/* Puts a row into a sorted pool of at most `most`, which holds *n; its place, or `most` if there is none for it. */
+static inline size_t hnsw_hits_add(dv_hnsw_hit *pool, size_t *n, size_t most, float d, uint32_t row) {
+  if (*n == most && !hnsw_is_nearer(d, row, &pool[*n - 1])) return most;
+  size_t i = *n == most ? *n - 1 : (*n)++;
   for (; i > 0 && hnsw_is_nearer(d, row, &pool[i - 1]); i--) pool[i] = pool[i - 1];
   pool[i].distance = d;
   pool[i].row = row | HNSW_FRESH;
   return i;
+}
+
+static inline size_t hnsw_pool_add(dv_hnsw_scratch *s, size_t ef, float d, uint32_t row) {
+  return hnsw_hits_add(s->pool, &s->n_pool, ef, d, row);
 }
 
 /*
@@ -414,12 +415,12 @@ static inline void hnsw_prefetch_half(const uint8_t *half, size_t n) {
   for (size_t i = 0; i < n; i += 64) DV_PREFETCH_FAR(half + i);
 }
 
-static inline void hnsw_prefetch_code(const hnsw_target *t, uint32_t row) {
-  const dv_hnsw_space *space = t->space;
+/* Its high halves, or all of it. */
+static inline void hnsw_prefetch_code(const dv_hnsw_space *space, uint32_t row, bool is_coarse) {
   const size_t stride = dv_code_stride(space->n), half = stride / 2;
   const uint8_t *high = space->codes + dv_code_at(row, stride);
   hnsw_prefetch_half(high, half);
-  if (!t->is_coarse) hnsw_prefetch_half(high + dv_code_to_low(half), half);
+  if (!is_coarse) hnsw_prefetch_half(high + dv_code_to_low(half), half);
   DV_PREFETCH(&space->rows[row]);
 }
 
@@ -466,7 +467,7 @@ static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint3
         rows[n] = other;
         n += hnsw_visit(visited, other);
       }
-      for (size_t j = first; j < n; j++) hnsw_prefetch_code(t, rows[j]);
+      for (size_t j = first; j < n; j++) hnsw_prefetch_code(t->space, rows[j], t->is_coarse);
       s->n_hops++;
       n_expanded++;
     }
@@ -503,7 +504,7 @@ static dv_status hnsw_descend(const dv_hnsw *g, const hnsw_target *t, uint32_t l
     dv_status st = hnsw_need_codes(t->space, list, n);
     if (st != DV_OK) return st;
     for (size_t i = 0; i < n; i++) {
-      hnsw_prefetch_code(t, list[i]);
+      hnsw_prefetch_code(t->space, list[i], t->is_coarse);
       DV_PREFETCH(&g->upper_at[list[i]]);
     }
     for (size_t i = 0; i < n; i++) DV_PREFETCH(hnsw_list(g, list[i], level)); /* one of them is read next */
@@ -684,6 +685,7 @@ static size_t hnsw_neighbours(const dv_hnsw *g, const dv_hnsw_space *space, uint
   float distances[2 * DV_HNSW_MAX_M];
   const uint32_t *list = hnsw_list(g, row, level);
   size_t n = hnsw_count(list, hnsw_room(g, level));
+  for (size_t i = 0; i < n; i++) hnsw_prefetch_code(space, list[i], false);
   hnsw_target t = hnsw_target_row(space, row, g->code);
   hnsw_measure(&t, list, n, distances);
   for (size_t i = 0; i < n; i++) out[i] = (dv_hnsw_hit){distances[i], list[i]};
@@ -887,6 +889,7 @@ static void hnsw_apply_plan(dv_hnsw *g, const dv_hnsw_space *space, const hnsw_p
   }
   for (uint32_t level = 0; level <= p->level; level++) {
     const uint32_t *chosen = p->chosen + (size_t)level * g->m;
+    for (size_t j = 0; j < p->n_chosen[level]; j++) hnsw_prefetch_list(g, chosen[j], level);
     for (size_t j = 0; j < p->n_chosen[level]; j++) hnsw_connect(g, space, chosen[j], p->row, level);
     /* Nobody would keep it. */
     if (p->n_chosen[level] > 0 && hnsw_degree(g, p->row, level) == 0) hnsw_adopt(g, space, p->row, chosen[0], level);
@@ -1082,18 +1085,30 @@ static dv_status hnsw_judge(const hnsw_target *t, uint32_t row, const uint32_t *
   return DV_OK;
 }
 
-/* The k nearest linked rows to a linked row, by looking at all, into the pool. */
-static dv_status hnsw_look_at_all(const dv_hnsw *g, const hnsw_target *t, uint32_t row, size_t k, dv_hnsw_scratch *s) {
-  uint32_t rows[HNSW_JUDGED];
+/* What a row is compared with: its k nearest, sorted. */
+typedef struct hnsw_nearest {
+  dv_hnsw_hit *hits;
+  size_t n;
+} hnsw_nearest;
+
+/* The k nearest linked rows to each of n_rows linked rows, by looking at all. Some hundred are looked at for all rows before the
+ * next ones: so they come from memory once. */
+static dv_status hnsw_look_at_all(const dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows,
+                                  size_t k, hnsw_nearest *nearest, dv_hnsw_scratch *s) {
+  uint32_t others[HNSW_JUDGED];
   float distances[HNSW_JUDGED];
-  s->n_pool = 0;
   for (uint32_t r = 0; r < g->n;) {
     size_t n = 0;
     for (; r < g->n && n < HNSW_JUDGED; r++)
-      if (r != row && dv_hnsw_is_linked(g, r)) rows[n++] = r;
-    dv_status st = hnsw_judge(t, row, rows, n, distances);
-    if (st != DV_OK) return st;
-    for (size_t i = 0; i < n; i++) (void)hnsw_pool_add(s, k, distances[i], rows[i]);
+      if (dv_hnsw_is_linked(g, r)) others[n++] = r;
+    for (size_t i = 0; i < n_rows; i++) {
+      hnsw_target t = hnsw_target_row(space, rows[i], s->codes);
+      dv_status st = hnsw_poll(g);
+      if (st == DV_OK) st = hnsw_judge(&t, rows[i], others, n, distances);
+      if (st != DV_OK) return st;
+      for (size_t j = 0; j < n; j++)
+        if (others[j] != rows[i]) (void)hnsw_hits_add(nearest[i].hits, &nearest[i].n, k, distances[j], others[j]);
+    }
   }
   return DV_OK;
 }
@@ -1136,33 +1151,32 @@ static dv_status hnsw_count_found(const dv_hnsw *g, const hnsw_target *t, uint32
 dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows, size_t k,
                          const uint32_t *efs, size_t n_efs, double *recall) {
   dv_hnsw_scratch s;
-  float *farthest = dv_alloc_array(g->alloc, NULL, n_rows, sizeof *farthest);
+  size_t n_hits = 0, n_expected = 0;
+  hnsw_nearest *nearest = dv_alloc_array(g->alloc, NULL, n_rows, sizeof *nearest);
+  dv_hnsw_hit *hits = dv_mul_size(n_rows, k, &n_hits) ? dv_alloc_array(g->alloc, NULL, n_hits, sizeof *hits) : NULL;
   dv_hnsw_scratch_init(&s, g->alloc);
   dv_status st =
-      farthest ? hnsw_scratch_reserve(&s, g, space, (n_efs && efs[n_efs - 1] > k ? efs[n_efs - 1] : k) + 1) : DV_NOMEM;
-  size_t n_expected = 0;
-  for (size_t i = 0; st == DV_OK && i < n_rows; i++) {
-    hnsw_target t = hnsw_target_row(space, rows[i], s.codes);
-    st = hnsw_poll(g);
-    if (st == DV_OK) st = hnsw_look_at_all(g, &t, rows[i], k, &s);
-    n_expected += s.n_pool;
-    farthest[i] = s.n_pool ? s.pool[s.n_pool - 1].distance : -INFINITY;
-  }
+      nearest && hits ? hnsw_scratch_reserve(&s, g, space, n_efs ? (size_t)efs[n_efs - 1] + 1 : 1) : DV_NOMEM;
+  for (size_t i = 0; st == DV_OK && i < n_rows; i++) nearest[i] = (hnsw_nearest){hits + i * k, 0};
+  if (st == DV_OK) st = hnsw_look_at_all(g, space, rows, n_rows, k, nearest, &s);
+  for (size_t i = 0; st == DV_OK && i < n_rows; i++) n_expected += nearest[i].n;
   for (size_t e = 0; st == DV_OK && e < n_efs; e++) {
     size_t n_found = 0;
     bool is_known = e > 0 && recall[e - 1] > 0.9995;
     for (size_t i = 0; st == DV_OK && !is_known && i < n_rows; i++) {
       hnsw_target t = hnsw_target_row(space, rows[i], s.codes);
+      const float farthest = nearest[i].n ? nearest[i].hits[nearest[i].n - 1].distance : -INFINITY;
       size_t n = 0;
       st = hnsw_poll(g);
       if (st != DV_OK) break;
-      st = hnsw_count_found(g, &t, rows[i], efs[e], farthest[i], &s, &n);
+      st = hnsw_count_found(g, &t, rows[i], efs[e], farthest, &s, &n);
       n_found += n < k ? n : k; /* more at the same distance */
     }
     recall[e] = is_known ? recall[e - 1] : n_expected ? (double)n_found / (double)n_expected : 1.0;
     if (recall[e] > 1.0) recall[e] = 1.0;
   }
-  dv_alloc_free(g->alloc, farthest);
+  dv_alloc_free(g->alloc, hits);
+  dv_alloc_free(g->alloc, nearest);
   dv_hnsw_scratch_free(&s);
   return st;
 }

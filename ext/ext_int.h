@@ -622,10 +622,15 @@ typedef struct dvx_rows {
   uint64_t n_live;
 } dvx_rows;
 
+/* Vectors of a few rows, one behind the other. */
+typedef struct dvx_chunk {
+  float *at; /* NULL: not there */
+  uint64_t valid; /* a bit a row: it has its vector */
+} dvx_chunk;
+
 /* Cache of current committed vectors, filled as they are asked for. */
 typedef struct dvx_vectors {
-  float **chunks;
-  uint64_t *valid; /* one word of bits a chunk */
+  dvx_chunk *chunks;
   size_t n_chunks;
   size_t n_bytes;
   size_t hand; /* next chunk to give back */

@@ -247,12 +247,11 @@ static void row_cache_trim(dvx_table *t, size_t n_bytes) {
   dvx_vectors *v = &t->vectors;
   const size_t limit = row_cache_limit(t), chunk_bytes = row_chunk_bytes(t);
   while (v->n_bytes && v->n_bytes + n_bytes > limit) {
-    size_t victim = v->hand;
+    dvx_chunk *victim = &v->chunks[v->hand];
     v->hand = (v->hand + 1) % v->n_chunks;
-    if (v->chunks[victim] == NULL) continue;
-    sqlite3_free(v->chunks[victim]);
-    v->chunks[victim] = NULL;
-    v->valid[victim] = 0;
+    if (victim->at == NULL) continue;
+    sqlite3_free(victim->at);
+    *victim = (dvx_chunk){NULL, 0};
     v->n_bytes -= chunk_bytes;
   }
 }
@@ -293,31 +292,25 @@ static float *row_cache_slot(dvx_table *t, uint32_t vid) {
   if (chunk >= v->n_chunks) {
     size_t n_chunks = v->n_chunks ? v->n_chunks : 16;
     while (n_chunks <= chunk) n_chunks *= 2;
-    float **chunks = sqlite3_realloc64(v->chunks, n_chunks * sizeof *chunks);
-    if (!chunks) return NULL;
-    v->chunks = chunks;
-    uint64_t *valid = sqlite3_realloc64(v->valid, n_chunks * sizeof *valid);
-    if (!valid) return NULL;
-    v->valid = valid;
-    memset(chunks + v->n_chunks, 0, (n_chunks - v->n_chunks) * sizeof *chunks);
-    memset(valid + v->n_chunks, 0, (n_chunks - v->n_chunks) * sizeof *valid);
+    if (dvx_grow(&v->chunks, v->n_chunks * sizeof *v->chunks, n_chunks * sizeof *v->chunks) != SQLITE_OK) return NULL;
     v->n_chunks = n_chunks;
   }
-  if (v->chunks[chunk] == NULL) {
+  dvx_chunk *c = &v->chunks[chunk];
+  if (c->at == NULL) {
     row_cache_trim(t, chunk_bytes);
-    v->chunks[chunk] = sqlite3_malloc64(chunk_bytes);
-    if (!v->chunks[chunk]) return NULL;
+    c->at = sqlite3_malloc64(chunk_bytes);
+    if (!c->at) return NULL;
     v->n_bytes += chunk_bytes;
-    row_cache_note(v, v->chunks[chunk], chunk_bytes);
+    row_cache_note(v, c->at, chunk_bytes);
   }
-  return v->chunks[chunk] + (row_in_chunk(t, vid))*n;
+  return c->at + (row_in_chunk(t, vid))*n;
 }
 
 static float *row_cached(const dvx_table *t, uint32_t vid) {
   const dvx_vectors *v = &t->vectors;
   size_t chunk = row_chunk(t, vid);
-  if (chunk >= v->n_chunks || (v->valid[chunk] >> (row_in_chunk(t, vid)) & 1) == 0) return NULL;
-  return v->chunks[chunk] + (row_in_chunk(t, vid))*t->config->dimensions;
+  if (chunk >= v->n_chunks || (v->chunks[chunk].valid >> (row_in_chunk(t, vid)) & 1) == 0) return NULL;
+  return v->chunks[chunk].at + (row_in_chunk(t, vid))*t->config->dimensions;
 }
 
 static void row_cache_valid(dvx_table *t, uint32_t vid, bool is_valid) {
@@ -326,9 +319,9 @@ static void row_cache_valid(dvx_table *t, uint32_t vid, bool is_valid) {
   uint64_t bit = (uint64_t)1 << (row_in_chunk(t, vid));
   if (chunk >= v->n_chunks) return;
   if (is_valid) {
-    v->valid[chunk] |= bit;
+    v->chunks[chunk].valid |= bit;
   } else {
-    v->valid[chunk] &= ~bit;
+    v->chunks[chunk].valid &= ~bit;
   }
 }
 
@@ -344,7 +337,7 @@ void dvx_vectors_prefetch(const dvx_table *t, uint32_t vid) {
 void dvx_row_prefetch_hit(const dvx_table *t, uint32_t vid) {
   DV_PREFETCH(&t->rows.words[vid]);
   if (vid < t->ids.n_by_vid) DV_PREFETCH(&t->ids.by_vid[vid]);
-  dvx_vectors_prefetch(t, vid);
+  if (row_chunk(t, vid) < t->vectors.n_chunks) DV_PREFETCH(&t->vectors.chunks[row_chunk(t, vid)]);
 }
 
 void dvx_row_prefetch(const dvx_table *t, const dv_value *id) {
@@ -375,7 +368,7 @@ void dvx_vectors_store(dvx_table *t, uint32_t vid, const float *v) {
 static uint64_t row_n_cached(const dvx_table *t) {
   uint64_t n = 0;
   for (size_t i = 0; i < t->vectors.n_chunks; i++) {
-    for (uint64_t bits = t->vectors.valid[i]; bits; bits &= bits - 1) n++;
+    for (uint64_t bits = t->vectors.chunks[i].valid; bits; bits &= bits - 1) n++;
   }
   return n;
 }
@@ -402,7 +395,7 @@ static int row_load_vector(void *ctx, const dv_record *rec) {
 static int row_load_vectors(dvx_table *t) {
   dvx_position from = {.max_time = INT64_MIN};
   /* A cached vector is that of the head: it must not have earlier records applied to it. */
-  for (size_t i = 0; i < t->vectors.n_chunks; i++) t->vectors.valid[i] = 0;
+  for (size_t i = 0; i < t->vectors.n_chunks; i++) t->vectors.chunks[i].valid = 0;
   int rc = dvx_log_scan(t, &from, SIZE_MAX, row_load_vector, t);
   return rc == SQLITE_NOTFOUND ? SQLITE_OK : rc;
 }

@@ -457,6 +457,7 @@ static int search_list(search_run *s, const dv_code_query *cq, const uint64_t *m
 }
 
 static int search_measure(search_run *s, const uint32_t *rows, size_t n) {
+  for (size_t i = 0; i < n && i < SEARCH_PREFETCHED; i++) dvx_vectors_prefetch(s->t, rows[i] + 1);
   for (size_t i = 0; i < n; i++) {
     const float *v;
     int rc = dvx_poll(s->t);

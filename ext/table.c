@@ -31,9 +31,8 @@ static void table_free_memory(dvx_table *t) {
   sqlite3_free(t->rows.has_time);
   sqlite3_free(t->rows.is_bare);
   memset(&t->rows, 0, sizeof t->rows);
-  for (size_t i = 0; i < t->vectors.n_chunks; i++) sqlite3_free(t->vectors.chunks[i]);
+  for (size_t i = 0; i < t->vectors.n_chunks; i++) sqlite3_free(t->vectors.chunks[i].at);
   sqlite3_free(t->vectors.chunks);
-  sqlite3_free(t->vectors.valid);
   sqlite3_free(t->vectors.regions);
   memset(&t->vectors, 0, sizeof t->vectors);
 }
