@@ -124,8 +124,8 @@ static void mirror_put(dvx_table *t, size_t i, uint32_t meta, const uint8_t *byt
   int8_t *code = t->mirror.code;
   if (!bytes) memset(code, 0, n);
   for (size_t j = 0; bytes && j < n; j++) {
-    const int8_t number = (int8_t)bytes[j];
-    code[j] = number == INT8_MIN ? -INT8_MAX : number; /* only a damaged file has it, and kernels rely on that */
+    code[j] = (int8_t)bytes[j];
+    if (code[j] == INT8_MIN) code[j] = -INT8_MAX; /* only a damaged file has it, and kernels rely on that */
   }
   mirror_put_code(t, i, meta);
 }
