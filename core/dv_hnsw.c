@@ -629,6 +629,7 @@ static size_t hnsw_choose(const dv_hnsw_space *space, const dv_hnsw_hit *candida
     for (size_t i = first; i < n && n_left < HNSW_CHOICE; i++) left[n_left++] = (uint32_t)i;
     for (size_t j = 0; j < n_chosen || (at < n_left && n_chosen < want); j++) {
       if (j == n_chosen) chosen[n_chosen++] = left[at++];
+      if (!by && n_chosen == want) return n_chosen;
       n_left = at + hnsw_leave_out(space, candidates, chosen[j], code, left + at, n_left - at, by);
       if (by && by[needed] != DV_HNSW_NONE) return 0;
     }
