@@ -1253,6 +1253,104 @@ START_TEST(detach_attach_other_file_same_name) {
 }
 END_TEST
 
+/* Only read, a file leaves no trace that would tell it from the next one: their data versions are the same. So it is with
+ * and without a statement that the application still holds, whichever way the second one is looked at. */
+START_TEST(detach_attach_other_file_only_read) {
+  const char *paths[] = {sql_path("one.db"), sql_path("two.db")};
+  for (int i = 0; i < 2; i++) {
+    sqlite3 *db = sql_open(paths[i]);
+    sql_create_docs(db, 3);
+    sql_run(db, INSERT "('%d', '[%d,0,0]'); CREATE TABLE other(id); INSERT INTO other VALUES('%d')", i, i + 1, i);
+    sql_close(db);
+  }
+  static const char *const looks[] = {
+      "SELECT id || vector_json(vector) FROM x.docs",
+      "SELECT id || vector_json(vector_at('x.docs', id)) FROM x.docs",
+      "SELECT id || vector_json(vector_at('x.docs', id)) FROM x.other",
+      "SELECT id || vector_json(vector_at('x.docs', id)) FROM vector_search('x.docs', '[1,0,0]')",
+      "SELECT id || (SELECT vector_json(delta_patch('[0,0,0]', delta)) FROM delta_chain('x.docs', id)) FROM x.other",
+  };
+  enum { N_LOOKS = sizeof looks / sizeof looks[0] };
+  for (int is_held = 0; is_held < 2; is_held++) {
+    for (int first = 0; first < N_LOOKS; first++) {
+      for (int second = 0; second < N_LOOKS; second++) {
+        sqlite3_stmt *held = NULL;
+        sql_run(a, "ATTACH %Q AS x", paths[0]);
+        sql_is(a, "0[1,0,0]", "%s", looks[first]);
+        if (is_held) held = sql_prepare(a, "SELECT id FROM x.docs");
+        sql_run(a, "DETACH x; ATTACH %Q AS x", paths[1]);
+        sql_is(a, "1[2,0,0]", "%s", looks[second]);
+        sql_run(a, "DETACH x");
+        sqlite3_finalize(held);
+      }
+    }
+    for (int i = 0; i < 2; i++) { /* the same file, which another connection has written to meanwhile */
+      sqlite3_stmt *held = NULL;
+      sql_run(a, "ATTACH %Q AS x", paths[0]);
+      sql_is(a, "0[1,0,0]", "%s", looks[0]);
+      if (is_held) held = sql_prepare(a, "SELECT id FROM x.docs");
+      sql_run(a, "DETACH x");
+      sqlite3 *db = sql_open(paths[0]);
+      sql_run(db, "UPDATE docs SET vector='[9,0,0]'");
+      sql_run(a, "ATTACH %Q AS x", paths[0]);
+      sql_is(a, "0[9,0,0]", "%s", looks[i]);
+      sql_run(a, "SELECT delta_apply('x.docs', '0', delta_dense('[1,0,0]'))");
+      sql_is(a, "0[1,0,0]", "%s", looks[i]);
+      sql_run(a, "DETACH x");
+      sql_close(db);
+      sqlite3_finalize(held);
+    }
+    sql_run(a, "ATTACH %Q AS x", paths[0]);
+    sql_is(a, "0[1,0,0]", "%s", looks[0]);
+    sqlite3_stmt *held = is_held ? sql_prepare(a, "SELECT id FROM x.docs") : NULL;
+    sql_run(a, "DETACH x; ATTACH %Q AS x", paths[1]);
+    sql_fails(a, SQLITE_ERROR, "row '0' does not exist", "SELECT delta_apply('x.docs', '0', delta_scale(2))");
+    sql_run(a, "SELECT delta_apply('x.docs', '1', delta_dense('[2,0,0]'))");
+    sql_is(a, "1[2,0,0]", "%s", looks[0]);
+    sql_sound_at(__LINE__, a, "x", "docs");
+    sql_run(a, "DETACH x");
+    sqlite3_finalize(held);
+  }
+}
+END_TEST
+
+/* The same of sqlite3_deserialize(), which is a DETACH and ATTACH of main. */
+START_TEST(deserialize_only_read) {
+  sql_close(a);
+  sql_profile_now = &sql_default;
+  a = sql_open(":memory:");
+  unsigned char *images[2];
+  sqlite3_int64 sizes[2];
+  for (int i = 0; i < 2; i++) {
+    b = sql_open(":memory:");
+    sql_create_docs(b, 3);
+    sql_run(b, INSERT "('%d', '[%d,0,0]')", i, i + 1);
+    images[i] = sqlite3_serialize(b, "main", &sizes[i], 0);
+    sql_close(b);
+  }
+  b = NULL;
+  for (int round = 0; round < 4; round++) {
+    ck_assert_int_eq(sqlite3_deserialize(a, "main", images[round % 2], sizes[round % 2], sizes[round % 2],
+                                         SQLITE_DESERIALIZE_READONLY),
+                     SQLITE_OK);
+    if (round & 2)
+      sql_is(a, round % 2 ? "[2,0,0]" : "[1,0,0]", "SELECT vector_json(vector_at('docs', '%d'))", round % 2);
+    sql_is(a, round % 2 ? "1" : "0", IDS);
+    sqlite3_stmt *held = sql_prepare(a, "SELECT id FROM docs");
+    ck_assert_int_eq(sqlite3_deserialize(a, "main", images[round % 2 ^ 1], sizes[round % 2 ^ 1], sizes[round % 2 ^ 1],
+                                         SQLITE_DESERIALIZE_READONLY),
+                     SQLITE_OK);
+    if (round & 2)
+      sql_is(a, round % 2 ? "[1,0,0]" : "[2,0,0]", "SELECT vector_json(vector_at('docs', '%d'))", round % 2 ^ 1);
+    sql_is(a, round % 2 ? "0" : "1", IDS);
+    sqlite3_finalize(held);
+  }
+  sql_close(a);
+  a = NULL;
+  for (int i = 0; i < 2; i++) sqlite3_free(images[i]);
+}
+END_TEST
+
 /* One file under two schema names: what is written through one is seen through the other. */
 START_TEST(one_file_attached_twice) {
   two_rows();
@@ -2228,6 +2326,8 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_loop_test(t, other_connection_replaces_the_table, 0, (int)(sizeof uses / sizeof uses[0]));
   tcase_add_test(t, import_into_a_table_that_was_replaced);
   tcase_add_test(t, detach_attach_other_file_same_name);
+  tcase_add_test(t, detach_attach_other_file_only_read);
+  tcase_add_test(t, deserialize_only_read);
   tcase_add_test(t, one_file_attached_twice);
   tcase_add_test(t, table_valued_function_on_attached_table);
   tcase_add_test(t, search_that_outlives_the_read_it_began_in);
