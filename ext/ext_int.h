@@ -252,6 +252,8 @@ struct dvx_config {
 /* argv as xCreate gets it. On failure *message is a sqlite3_malloc'ed text. */
 int dvx_config_parse(int argc, const char *const *argv, dvx_config **out, char **message);
 void dvx_config_free(dvx_config *c);
+/* Is it the name of a column, of a hidden one or of one that may become one? The table cannot have it. */
+bool dvx_config_has_column(const dvx_config *c, const char *name);
 
 /* '90 days', '100 versions', 'forever', 'none'. */
 bool dvx_keep_parse(const char *text, size_t n, dvx_keep *out);

@@ -889,6 +889,11 @@ static int table_rollback_to(sqlite3_vtab *vtab, int level) {
 
 static int table_rename(sqlite3_vtab *vtab, const char *new_name) {
   dvx_table *t = ((table_vtab *)vtab)->t;
+  if (dvx_config_has_column(t->config, new_name)) {
+    return dvx_give_vtab(
+        t->conn, vtab,
+        dvx_fail(t->conn, t, SQLITE_ERROR, "it cannot be renamed to %s, the name of a column", new_name));
+  }
   /* From now on another object, under the new name, serves the table; it reads the file. So the file must have it
    * all. */
   int rc = t->overlay.is_open ? dvx_table_flush(t) : SQLITE_OK;

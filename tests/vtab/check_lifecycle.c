@@ -633,6 +633,24 @@ START_TEST(rename_that_fails) {
 }
 END_TEST
 
+/* The column for commands has the name of the table: one with the name of another column could never be opened again. */
+START_TEST(rename_to_the_name_of_a_column) {
+  two_rows();
+  sql_run(a, "BEGIN; " INSERT "('c', '[1,1,1]')");
+  static const char *const names[] = {"id", "Vector", "metadata", "distance", "k", "as_of", "DELTA", "score", "rowid"};
+  for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+    sql_fails(a, SQLITE_ERROR, "it cannot be renamed to", "ALTER TABLE docs RENAME TO %s", names[i]);
+    sql_is(a, "abc", IDS);
+  }
+  sql_run(a, "COMMIT; CREATE VIRTUAL TABLE items USING delta_vectors(n INTEGER PRIMARY KEY, at FLOAT[1], genre TEXT)");
+  sql_fails(a, SQLITE_ERROR, "table main.items: it cannot be renamed to Genre, the name of a column",
+            "ALTER TABLE items RENAME TO Genre");
+  sql_fails(a, SQLITE_ERROR, "the name of a column", "ALTER TABLE items RENAME TO n");
+  sql_run(a, "ALTER TABLE items RENAME TO vector; INSERT INTO vector(n, at) VALUES(1, '[1]')");
+  sql_agrees(a);
+}
+END_TEST
+
 /* ---- dropping ---------------------------------------------------------------------------------------------------- */
 
 START_TEST(drop_table) {
@@ -2300,6 +2318,7 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, rename_rolled_back_leaves_no_memory_of_it);
   tcase_add_test(t, rename_after_many_changes);
   tcase_add_test(t, rename_that_fails);
+  tcase_add_test(t, rename_to_the_name_of_a_column);
   tcase_add_test(t, drop_table);
   tcase_add_test(t, drop_then_rollback);
   tcase_add_test(t, drop_with_uncommitted_rows_then_commit);
