@@ -61,14 +61,17 @@ static int apply_patch_json(apply_patch *p, uint32_t vid, bool exists, const cha
 static int apply_patch_run(apply_patch *p, dvx_change *ch, const char *json, int n_json) {
   dvx_table *t = p->t;
   const dvx_config *c = t->config;
-  bool exists = ch->vid && dvx_word_exists(dvx_row_word(t, ch->vid));
+  bool exists = ch->vid && dvx_word_exists(dvx_row_word(t, ch->vid)), is_json5;
+  char *what = dvx_format("row %I: the metadata patch", p->id);
+  if (!what) return SQLITE_NOMEM;
   int rc;
   if (c->is_short_form) {
-    rc = dvx_json_each(t->conn, t, "the metadata patch", json, n_json, NULL, NULL);
+    rc = dvx_json_check(t->conn, t, what, json, n_json, &is_json5);
     if (rc == SQLITE_OK) rc = apply_patch_json(p, ch->vid, exists, json, n_json);
   } else {
-    rc = dvx_json_each(t->conn, t, "the metadata patch", json, n_json, apply_patch_column, p);
+    rc = dvx_json_each(t->conn, t, what, json, n_json, apply_patch_column, p);
   }
+  sqlite3_free(what);
   if (rc != SQLITE_OK) return rc;
   for (int i = 0; i < c->n_columns; i++) {
     if (p->is_set[i] && (p->fields[i].type == DV_TEXT || p->fields[i].type == DV_BLOB)) {

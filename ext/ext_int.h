@@ -107,10 +107,13 @@ void dvx_result_buf(sqlite3_context *ctx, dv_buf *b);
 void dvx_result_text(sqlite3_context *ctx, dvx_str *s);
 
 /* A minimal reader of flat JSON objects for options: calls SQLite's JSON functions through one nested statement:
- * each (key, value) of the object text. Unknown keys are the callback's business (return a result code). Without a
- * callback it only checks that the text is a JSON object. */
+ * each (key, value) of the object text. Unknown keys are the callback's business (return a result code). */
 int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,
                   int (*visit)(void *ctx, const char *key, sqlite3_value *value), void *ctx);
+/* Checks that the text is a JSON object. *is_json5: or one in JSON5, which SQLite reads from 3.42 on. */
+int dvx_json_check(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json, bool *is_json5);
+/* Puts into *out the JSON of a text that is JSON5. */
+int dvx_json_of_json5(dvx_conn *conn, const dvx_table *t, const char *json, int n_json, dv_buf *out);
 
 /* ================================================================================================================
  * time.c
@@ -799,6 +802,7 @@ struct dvx_table {
   float *apply_vector;
   dv_buf fold_bytes; /* scratch: deltas of a chain */
   dv_buf field_bytes; /* scratch: metadata values */
+  dv_buf json_bytes; /* scratch: metadata that were given as JSON5 */
   dvx_known_options known_options;
   double recall; /* last measured; NaN before */
 };
@@ -1158,10 +1162,11 @@ int dvx_search_k(dvx_table *t, sqlite3_value *v, size_t *k);
 
 /* write.c: xUpdate's body, and the commands of the hidden column */
 int dvx_write_update(dvx_table *t, int argc, sqlite3_value **argv, sqlite3_int64 *rowid);
-/* A user's value in a metadata column's type; the error names row and column. */
+/* A user's value in a metadata column's type, borrowed from v or until the next one; the error names row and column. */
 int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value *id, dv_value *out);
-/* The short form's metadata must be the text of a JSON object, since the feed gives it out as one. v is a TEXT. */
-int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v);
+/* The short form's metadata must be the text of a JSON object, since the feed gives it out as one. v is a TEXT. JSON5 is
+ * not JSON to those who read the feed, nor to an SQLite before 3.42. */
+int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v, bool *is_json5);
 
 /* apply.c: appends a delta, in the open transaction or in one of its own */
 int dvx_apply_delta(dvx_table *t, const dv_value *id, const dv_delta *delta, uint64_t *seq);

@@ -49,6 +49,7 @@ static void table_free(dvx_table *t) {
   sqlite3_free(t->apply_vector);
   dv_buf_free(&t->fold_bytes);
   dv_buf_free(&t->field_bytes);
+  dv_buf_free(&t->json_bytes);
   dvx_config_free(t->config);
   sqlite3_free(t->schema);
   sqlite3_free(t->name);
@@ -201,6 +202,7 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
   t->chunk_shift = dvx_vectors_chunk_shift(config->dimensions);
   dv_buf_init(&t->fold_bytes, &dvx_alloc);
   dv_buf_init(&t->field_bytes, &dvx_alloc);
+  dv_buf_init(&t->json_bytes, &dvx_alloc);
   dvx_txn_init(t);
   t->schema = table_strdup(schema);
   t->name = table_strdup(name);

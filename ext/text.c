@@ -713,10 +713,11 @@ void dvx_column_value(sqlite3_stmt *stmt, int i, dv_value *out) {
  * can put a table of its own under that name, which then fails for want of these columns, or gives options of its own
  * choice to a query of its own choice. */
 #define TEXT_JSON_SQL                                                                                                  \
-  "SELECT json_type(?1), key, value FROM (SELECT 1) LEFT JOIN json_each(CASE json_type(?1) WHEN 'object' THEN ?1 END)"
+  "SELECT json_type(?1), key, value, json_valid(?1) FROM (SELECT 1)"                                                   \
+  " LEFT JOIN json_each(CASE json_type(?1) WHEN 'object' THEN ?1 END)"
 
-int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,
-                  int (*visit)(void *ctx, const char *key, sqlite3_value *value), void *ctx) {
+static int json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,
+                     int (*visit)(void *ctx, const char *key, sqlite3_value *value), void *ctx, bool *is_json5) {
   /* Taken out of the connection while in use: a nested call finds none there and prepares its own. */
   sqlite3_stmt *stmt = conn->json_stmt;
   int rc = SQLITE_OK, visited = SQLITE_OK;
@@ -730,6 +731,7 @@ int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const ch
       visited = dvx_fail(conn, t, SQLITE_ERROR, "%s is a JSON %s, expected a JSON object", what, type ? type : "null");
       break;
     }
+    *is_json5 = !sqlite3_column_int(stmt, 3);
     if (sqlite3_column_type(stmt, 1) == SQLITE_NULL) break; /* {} */
     const char *key = (const char *)sqlite3_column_text(stmt, 1);
     visited = key == NULL ? SQLITE_NOMEM : visit ? visit(ctx, key, sqlite3_column_value(stmt, 2)) : SQLITE_OK;
@@ -747,4 +749,30 @@ int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const ch
   if (stmt) (void)sqlite3_clear_bindings(stmt); /* of NULL it crashes */
   dvx_conn_keep(conn, &conn->json_stmt, stmt);
   return rc;
+}
+
+int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,
+                  int (*visit)(void *ctx, const char *key, sqlite3_value *value), void *ctx) {
+  bool is_json5;
+  return json_each(conn, t, what, json, n_json, visit, ctx, &is_json5);
+}
+
+int dvx_json_check(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json, bool *is_json5) {
+  *is_json5 = false;
+  return json_each(conn, t, what, json, n_json, NULL, NULL, is_json5);
+}
+
+int dvx_json_of_json5(dvx_conn *conn, const dvx_table *t, const char *json, int n_json, dv_buf *out) {
+  sqlite3_stmt *stmt = NULL;
+  int rc = sqlite3_prepare_v3(conn->db, "SELECT json(?1)", -1, SQLITE_PREPARE_NO_VTAB, &stmt, NULL);
+  if (rc == SQLITE_OK) rc = sqlite3_bind_text(stmt, 1, json, n_json, SQLITE_STATIC);
+  if (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) {
+    dv_value v;
+    dvx_column_value(stmt, 0, &v);
+    dv_buf_free(out);
+    dv_buf_bytes(out, v.bytes, v.n_bytes);
+    if (out->status != DV_OK) rc = SQLITE_NOMEM;
+  }
+  int final = sqlite3_finalize(stmt);
+  return rc == SQLITE_OK && final == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(conn, t, rc != SQLITE_OK ? rc : final);
 }

@@ -27,11 +27,11 @@ static const char *write_type_name(dvx_column_type type) {
   return "a JSON object";
 }
 
-int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v) {
+int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v, bool *is_json5) {
   if (v->n_bytes > INT32_MAX) return SQLITE_TOOBIG;
   char *what = dvx_format("row %I: metadata", id);
   if (!what) return SQLITE_NOMEM;
-  int rc = dvx_json_each(t->conn, t, what, (const char *)v->bytes, (int)v->n_bytes, NULL, NULL);
+  int rc = dvx_json_check(t->conn, t, what, (const char *)v->bytes, (int)v->n_bytes, is_json5);
   sqlite3_free(what);
   return rc;
 }
@@ -71,7 +71,12 @@ int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value 
   case DVX_COLUMN_BLOB: fits = out->type == DV_BLOB; break;
   case DVX_COLUMN_JSON:
     if (out->type == DV_TEXT) {
-      rc = dvx_write_check_metadata(t, id, out);
+      bool is_json5;
+      rc = dvx_write_check_metadata(t, id, out, &is_json5);
+      if (rc == SQLITE_OK && is_json5) {
+        rc = dvx_json_of_json5(t->conn, t, (const char *)out->bytes, (int)out->n_bytes, &t->json_bytes);
+        *out = (dv_value){.type = DV_TEXT, .bytes = t->json_bytes.data, .n_bytes = t->json_bytes.n};
+      }
       if (rc != SQLITE_OK) return rc;
       fits = true;
     }

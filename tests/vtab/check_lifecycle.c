@@ -1724,6 +1724,26 @@ START_TEST(rewrite_in_a_transaction_then_commit) {
 }
 END_TEST
 
+/* SQLite reads JSON5 from 3.42 on and gives out JSON. What is stored is read by older ones, and by programs that know JSON. */
+START_TEST(metadata_in_json5_become_json) {
+  two_rows();
+  static const char json5[] = "{lang: \'de\', at: +.5, /* a note */ n: 0x10,}";
+  if (sqlite3_libversion_number() < 3042000) {
+    sql_fails(a, SQLITE_ERROR, "row 'c': metadata is not a JSON object",
+              "INSERT INTO docs(id, vector, metadata) VALUES('c', '[1,1,1]', %Q)", json5);
+    return;
+  }
+  sql_run(a, "INSERT INTO docs(id, vector, metadata) VALUES('c', '[1,1,1]', %Q), ('d', '[1,1,1]', '{}')", json5);
+  sql_run(a, "UPDATE docs SET metadata=%Q WHERE id='d'", json5);
+  static const char json[] = "{\"lang\":\"de\",\"at\":0.5,\"n\":16}";
+  sql_is(a, sql_rows(a, "SELECT %Q, %Q", json, json), "SELECT group_concat(metadata, '|') FROM docs WHERE id > 'b'");
+  sql_is(a, "1", "SELECT min(json_valid(metadata)) FROM delta_log('docs') WHERE metadata IS NOT NULL");
+  sql_run(a, "SELECT delta_apply('docs', 'a', delta_scale(1), NULL, %Q)", json5);
+  sql_is(a, json, "SELECT metadata FROM docs WHERE id='a'");
+  sql_agrees(a);
+}
+END_TEST
+
 /* That a row has no metadata is remembered, so that a full vector, whose record has all metadata, need not ask: whoever
  * sets some, or takes it back. */
 START_TEST(metadata_of_a_row_that_had_none) {
@@ -2362,6 +2382,7 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, derived_data_can_be_lost);
   tcase_add_loop_test(t, rewrite_in_a_transaction_then_rollback, 0, N_REWRITERS);
   tcase_add_loop_test(t, rewrite_in_a_transaction_then_commit, 0, N_REWRITERS);
+  tcase_add_test(t, metadata_in_json5_become_json);
   tcase_add_test(t, metadata_of_a_row_that_had_none);
   tcase_add_loop_test(t, rewrite_behind_a_savepoint_then_rollback_to, 0, N_REWRITERS);
   tcase_add_test(t, search_after_optimize_was_rolled_back);
