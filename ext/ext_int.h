@@ -1125,8 +1125,9 @@ bool dvx_is_interrupted(dvx_conn *conn);
 int dvx_poll(dvx_table *t);
 
 /* filter.c: conditions on metadata columns and ids, pushed into the search */
+enum { DVX_CONDITION_ID = -1, DVX_CONDITION_ROWID = -2 /* where that is not the id */ };
 typedef struct dvx_condition {
-  int column; /* metadata column, or -1: the id */
+  int column; /* metadata column, or one of these */
   int op; /* SQLITE_INDEX_CONSTRAINT_... ; EQ with is_in: one of values */
   bool is_in;
   const char *collation; /* NULL: binary */

@@ -10,7 +10,7 @@
  *
  * each with or without `as_of`. Conditions on metadata columns, and `id IN (…)`, are pushed into a search and a scan
  * (filter.c). idxStr lists the constraints that xFilter gets, one token each: a letter and, for a condition,
- * "column,operator,collation;".
+ * "column,operator,length of the name:collation".
  */
 #include "ext_int.h"
 
@@ -187,12 +187,20 @@ static void plan_use(index_plan *p, int i, bool omit, const char *token) {
 
 static void plan_condition(index_plan *p, int i, int column) {
   sqlite3_index_info *info = p->info;
-  bool is_in = info->aConstraint[i].op == SQLITE_INDEX_CONSTRAINT_EQ && sqlite3_vtab_in(info, i, 1);
   const char *collation = sqlite3_vtab_collation(info, i);
-  if (collation && sqlite3_stricmp(collation, "BINARY") == 0) collation = "";
+  if (!collation || sqlite3_stricmp(collation, "BINARY") == 0) collation = "";
+  bool is_in = info->aConstraint[i].op == SQLITE_INDEX_CONSTRAINT_EQ && sqlite3_vtab_in(info, i, 1);
   p->info->aConstraintUsage[i].argvIndex = ++p->n_args;
-  dvx_str_addf(&p->text, "%s%d,%d,%s;", is_in ? "J" : "F", column, (int)info->aConstraint[i].op,
-               collation ? collation : "");
+  dvx_str_addf(&p->text, "%s%d,%d,%d:%s", is_in ? "J" : "F", column, (int)info->aConstraint[i].op,
+               (int)strlen(collation), collation);
+}
+
+/* What a condition on this column is on: a metadata column or one of DVX_CONDITION_…; false: nothing that a search could
+ * test. */
+static bool plan_is_testable(const dvx_config *c, int declared, int *column) {
+  int meta = plan_meta_column(c, declared);
+  *column = meta >= 0 ? meta : declared < 0 && c->id_type == DVX_ID_TEXT ? DVX_CONDITION_ROWID : DVX_CONDITION_ID;
+  return meta >= 0 ? !c->columns[meta].is_auxiliary : declared < 0 || declared == c->id_column;
 }
 
 static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
@@ -252,9 +260,8 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
       continue;
     }
     bool usable = info->aConstraint[i].usable != 0;
-    int meta = plan_meta_column(c, column);
-    bool is_filter = meta >= 0 && !c->columns[meta].is_auxiliary && plan_is_condition(op);
-    bool is_id = (column >= 0 ? column == c->id_column : c->id_type != DVX_ID_TEXT) && plan_is_condition(op);
+    int tested;
+    bool is_testable = plan_is_condition(op) && plan_is_testable(c, column, &tested);
     if (usable && kind == PLAN_SEARCH && column == c->distance_column &&
         (op == SQLITE_INDEX_CONSTRAINT_LT || op == SQLITE_INDEX_CONSTRAINT_LE || op == SQLITE_INDEX_CONSTRAINT_GT ||
          op == SQLITE_INDEX_CONSTRAINT_GE)) {
@@ -263,8 +270,8 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
                : op == SQLITE_INDEX_CONSTRAINT_LE ? "["
                : op == SQLITE_INDEX_CONSTRAINT_GT ? ">"
                                                   : "]");
-    } else if (usable && kind != PLAN_LOOKUP && (is_filter || is_id) && (kind == PLAN_SEARCH || as_of < 0)) {
-      plan_condition(&p, i, is_id ? -1 : meta);
+    } else if (usable && kind != PLAN_LOOKUP && is_testable && (kind == PLAN_SEARCH || as_of < 0)) {
+      plan_condition(&p, i, tested);
       n_filters++;
     } else {
       is_all_handled = false;
@@ -417,7 +424,7 @@ static int cursor_search(table_cursor *c) {
 typedef struct filter_arg {
   dvx_condition condition;
   dv_value single;
-  char collation[32];
+  char *collation; /* NULL: binary */
 } filter_arg;
 
 #define FILTER_MAX_ARGS DVX_MAX_CONDITIONS
@@ -430,6 +437,7 @@ typedef struct filter_args {
 static void filter_args_free(filter_args *a) {
   for (int i = 0; i < a->n; i++) {
     if (a->args[i].condition.values != &a->args[i].single) sqlite3_free(a->args[i].condition.values);
+    sqlite3_free(a->args[i].collation);
   }
   sqlite3_free(a->args);
 }
@@ -496,7 +504,7 @@ static int parse_int(const char **p) {
   return sign * n;
 }
 
-/* "column,operator,collation;" behind a J or F. */
+/* "column,operator,length:collation" behind a J or F. */
 static int filter_args_condition(dvx_table *t, filter_args *a, const char **text, bool is_in, sqlite3_value *v) {
   if (a->n >= FILTER_MAX_ARGS) {
     return dvx_fail(t->conn, t, SQLITE_ERROR, "more than %d conditions on columns of one search", FILTER_MAX_ARGS);
@@ -512,12 +520,16 @@ static int filter_args_condition(dvx_table *t, filter_args *a, const char **text
   (*text)++;
   c->op = parse_int(text);
   (*text)++;
-  size_t n = 0;
-  for (; **text && **text != ';'; (*text)++) {
-    if (n + 1 < sizeof arg->collation) arg->collation[n++] = **text;
+  int n = parse_int(text);
+  (*text)++;
+  if (n) {
+    dvx_str collation = {0};
+    dvx_str_add(&collation, *text, (size_t)n);
+    arg->collation = dvx_str_take(&collation);
+    if (!arg->collation) return SQLITE_NOMEM;
   }
-  if (**text) (*text)++;
-  c->collation = n ? arg->collation : NULL;
+  *text += n;
+  c->collation = arg->collation;
   c->is_in = is_in;
   int rc;
   if (is_in) {
@@ -527,7 +539,11 @@ static int filter_args_condition(dvx_table *t, filter_args *a, const char **text
     c->values = &arg->single;
     c->n_values = 1;
   }
-  if (rc == SQLITE_OK) a->n++;
+  if (rc == SQLITE_OK) {
+    a->n++;
+  } else {
+    sqlite3_free(arg->collation);
+  }
   return rc;
 }
 
@@ -607,8 +623,10 @@ static int cursor_lookup_id(table_cursor *c, sqlite3_value *v, bool is_rowid) {
   if (rc != SQLITE_OK) return rc;
   bool is_integer = t->config->id_type != DVX_ID_TEXT;
   if (is_rowid && !is_integer) { /* the rowid of a TEXT id is the vid */
-    sqlite3_int64 n = sqlite3_value_int64(v);
-    if (sqlite3_value_numeric_type(v) == SQLITE_INTEGER && n >= 1 && n <= dvx_table_last_vid(t)) vid = (uint32_t)n;
+    double n = sqlite3_value_double(v); /* exact, as far as there are rows */
+    int type = sqlite3_value_numeric_type(v);
+    bool is_number = type == SQLITE_INTEGER || type == SQLITE_FLOAT;
+    if (is_number && n >= 1 && n <= dvx_table_last_vid(t) && n == (double)(uint32_t)n) vid = (uint32_t)n;
   } else if (is_integer) {
     int type = sqlite3_value_numeric_type(v);
     if (type == SQLITE_FLOAT && sqlite3_value_double(v) == (double)sqlite3_value_int64(v)) type = SQLITE_INTEGER;
