@@ -106,6 +106,9 @@ void dvx_result_buf(sqlite3_context *ctx, dv_buf *b);
 /* The same for a string. */
 void dvx_result_text(sqlite3_context *ctx, dvx_str *s);
 
+/* The first character that is no white space of JSON. */
+const char *dvx_skip_spaces(const char *z);
+
 /* A minimal reader of flat JSON objects for options: calls SQLite's JSON functions through one nested statement:
  * each (key, value) of the object text. Unknown keys are the callback's business (return a result code). */
 int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,

@@ -706,6 +706,11 @@ void dvx_column_value(sqlite3_stmt *stmt, int i, dv_value *out) {
   }
 }
 
+const char *dvx_skip_spaces(const char *z) {
+  while (*z == ' ' || *z == '\t' || *z == '\r' || *z == '\n') z++;
+  return z;
+}
+
 /* ---- JSON objects ------------------------------------------------------------------------------------------------ */
 
 /* One row with a NULL key for an empty object (and for a scalar), so that the type of what was given is always seen.

@@ -45,6 +45,7 @@ typedef struct table_cursor {
   size_t n_given;
   size_t n_wanted;    /* rows to give in all */
   bool has_k;
+  bool is_k_option;   /* it stands in the options */
   bool is_stream;
   uint64_t *given;    /* a stream's rows so far, by vid - 1 */
   size_t n_given_words;
@@ -173,6 +174,11 @@ static bool plan_is_condition(int op) {
   }
 }
 
+static bool plan_is_order(int op) {
+  return op == SQLITE_INDEX_CONSTRAINT_LT || op == SQLITE_INDEX_CONSTRAINT_LE || op == SQLITE_INDEX_CONSTRAINT_GT ||
+         op == SQLITE_INDEX_CONSTRAINT_GE || op == SQLITE_INDEX_CONSTRAINT_NE;
+}
+
 typedef struct index_plan {
   sqlite3_index_info *info;
   dvx_str text;
@@ -207,7 +213,7 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   dvx_table *t = ((table_vtab *)vtab)->t;
   const dvx_config *c = t->config;
   index_plan p = {.info = info};
-  int match = -1, k = -1, as_of = -1, id = -1, rowid = -1, limit = -1, offset = -1;
+  int match = -1, k = -1, second_k = -1, as_of = -1, id = -1, rowid = -1, limit = -1, offset = -1;
   bool is_unusable = false, is_all_handled = true;
   for (int i = 0; i < info->nConstraint; i++) {
     int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op;
@@ -216,7 +222,7 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     if (op == SQLITE_INDEX_CONSTRAINT_LIMIT || op == SQLITE_INDEX_CONSTRAINT_OFFSET) {
       if (usable && op == SQLITE_INDEX_CONSTRAINT_LIMIT) limit = i;
       if (usable && op == SQLITE_INDEX_CONSTRAINT_OFFSET) offset = i;
-    } else if ((op == SQLITE_INDEX_CONSTRAINT_MATCH && column == c->vector_column) ||
+    } else if ((op == SQLITE_INDEX_CONSTRAINT_MATCH && (column == c->vector_column || column == c->command_column)) ||
                (is_eq && column == c->command_column)) {
       if (usable) {
         match = i;
@@ -225,8 +231,15 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
       }
     } else if (is_eq && (column == c->k_column || column == c->as_of_column)) {
       if (!usable) is_unusable = true;
-      if (usable && column == c->k_column) k = i;
+      if (usable && column == c->k_column) {
+        if (k >= 0) second_k = k; /* options as the table's argument, and k = 10 */
+        k = i;
+      }
       if (usable && column == c->as_of_column) as_of = i;
+    } else if (plan_is_order(op) && (column == c->k_column || column == c->as_of_column)) {
+      /* SQLite would compare it with NULL, and find no row. */
+      const char *example = column == c->k_column ? "k takes only =: k = 10" : "as_of takes only =: as_of = :time";
+      return dvx_give_vtab(t->conn, vtab, dvx_fail(t->conn, t, SQLITE_ERROR, "%s", example));
     } else if (usable && is_eq && column >= 0 && column == c->id_column) {
       id = i;
     } else if (usable && is_eq && column < 0) {
@@ -244,6 +257,7 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   enum plan_kind kind = match >= 0 ? PLAN_SEARCH : id >= 0 || rowid >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
   if (match >= 0) plan_use(&p, match, true, "M");
   if (k >= 0) plan_use(&p, k, true, "K");
+  if (second_k >= 0) plan_use(&p, second_k, true, "K");
   if (as_of >= 0) plan_use(&p, as_of, true, "T");
   if (kind == PLAN_LOOKUP) {
     if (id >= 0) {
@@ -334,7 +348,7 @@ static void cursor_reset(table_cursor *c) {
   c->given = NULL;
   c->n_given_words = c->n_given = c->at = 0;
   c->vid = c->fields_vid = 0;
-  c->has_as_of = c->has_k = c->is_stream = c->has_min = false;
+  c->has_as_of = c->has_k = c->is_k_option = c->is_stream = c->has_min = false;
   memset(&c->options, 0, sizeof c->options);
 }
 
@@ -573,25 +587,33 @@ static int cursor_set_range(table_cursor *c, char op, sqlite3_value *v) {
   return SQLITE_OK;
 }
 
-/* k = 10, or as the table's second argument an object of options. */
+static int cursor_set_options(table_cursor *c, const char *json, int n_json) {
+  size_t before = c->options.k;
+  c->options.k = SIZE_MAX;
+  int rc = dvx_search_options_parse(c->t, json, n_json, &c->options);
+  c->is_k_option = c->options.k != SIZE_MAX;
+  if (!c->is_k_option) c->options.k = before;
+  c->has_k = c->has_k || c->is_k_option;
+  if (c->options.has_as_of) {
+    c->has_as_of = true;
+    c->as_of = c->options.as_of;
+  }
+  return rc;
+}
+
+/* k = 10, or as the table's second argument an object of options, or both: then the k of the options, if they have one.
+ * Of two different numbers none is k. */
 static int cursor_set_k(table_cursor *c, sqlite3_value *v) {
-  dvx_table *t = c->t;
+  size_t before = c->options.k, k = 0;
   if (sqlite3_value_type(v) == SQLITE_TEXT) {
     const char *z = (const char *)sqlite3_value_text(v);
     if (!z) return SQLITE_NOMEM;
-    if (z[0] == '{' || z[0] == ' ') {
-      c->options.k = SIZE_MAX;
-      int rc = dvx_search_options_parse(t, z, sqlite3_value_bytes(v), &c->options);
-      if (c->options.k != SIZE_MAX) c->has_k = true;
-      if (c->options.has_as_of) {
-        c->has_as_of = true;
-        c->as_of = c->options.as_of;
-      }
-      return rc;
-    }
+    if (*dvx_skip_spaces(z) == '{') return cursor_set_options(c, z, sqlite3_value_bytes(v));
   }
+  int rc = dvx_search_k(c->t, v, &k);
+  if (!c->is_k_option) c->options.k = c->has_k && k != before ? 0 : k;
   c->has_k = true;
-  return dvx_search_k(t, v, &c->options.k);
+  return rc;
 }
 
 static int cursor_start_search(table_cursor *c, bool is_limited, size_t limit) {

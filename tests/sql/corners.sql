@@ -24,3 +24,20 @@ SELECT id FROM notes WHERE id = x'61';
 CREATE VIRTUAL TABLE digits USING delta_vectors(dimensions=1);
 INSERT INTO digits(id, vector) VALUES('5', '[1]');
 SELECT id FROM digits WHERE id = 5;
+
+.print -- a query in the column for commands, as users of FTS5 and of vec1 write it; options on lines of their own, and k beside them
+CREATE VIRTUAL TABLE line USING delta_vectors(dimensions=1, metric=l2);
+INSERT INTO line(id, vector, as_of) VALUES('a', '[1]', 1000), ('b', '[2]', 2000), ('c', '[3]', 3000);
+SELECT id, distance FROM line WHERE line MATCH '[0]' AND k = 2;
+SELECT id, distance FROM line WHERE line MATCH vector_f32('[9]') ORDER BY distance LIMIT 1;
+SELECT id FROM line('[0]', '
+  {"k": 1}');
+SELECT id FROM line('[9]', '{"as_of": 2000}') WHERE k = 1;
+SELECT id FROM line('[9]', '{"as_of": 2000}') WHERE k = 0;
+SELECT id FROM line('[9]', '{"k": 1}') WHERE k = 2;
+SELECT id FROM line('[9]', 2) WHERE k = 2;
+SELECT count(*) FROM line('[9]', 2) WHERE k = 1;
+SELECT id FROM line WHERE line MATCH '[0]' AND vector MATCH '[0]' AND k = 2;
+INSERT INTO line(line) VALUES('hnsw_ef_search = 77');
+SELECT value FROM line_meta WHERE key = 'hnsw_ef_search';
+INSERT INTO line(line) VALUES('hnsw_ef_search = 7 7');
