@@ -188,7 +188,7 @@ static uint64_t text_shortest(double d, int *exponent) {
 }
 
 /* is_float: a value that is a float may be written with the digits that tell it from other floats: what came from a
- * vector then looks as the user wrote it. */
+ * vector then looks as the user wrote it. Else with those that tell it from other doubles, which often are the same. */
 static void text_add_double(dvx_str *s, double d, bool is_float) {
   char z[24];
   if (d != d) {
@@ -208,9 +208,13 @@ static void text_add_double(dvx_str *s, double d, bool is_float) {
     return;
   }
   /* Only a value within the range of float is converted: beyond it the conversion is undefined in C. */
-  if (is_float && d <= 3.0e38 && (double)(float)d == d) {
-    dvx_str_add(s, z, dv_float_print(z, (float)d));
-    return;
+  if (d <= 3.0e38 && (double)(float)d == d) {
+    size_t n_float = dv_float_print(z, (float)d);
+    double back;
+    if (is_float || (dv_double_parse(z, n_float, &back) == n_float && back == d)) {
+      dvx_str_add(s, z, n_float);
+      return;
+    }
   }
   int exponent;
   uint64_t digits = text_shortest(d, &exponent);

@@ -41,3 +41,9 @@ SELECT id FROM line WHERE line MATCH '[0]' AND vector MATCH '[0]' AND k = 2;
 INSERT INTO line(line) VALUES('hnsw_ef_search = 77');
 SELECT value FROM line_meta WHERE key = 'hnsw_ef_search';
 INSERT INTO line(line) VALUES('hnsw_ef_search = 7 7');
+
+.print -- REALs in the feed's metadata read back as they are, those too that are the nearest to a 32-bit float
+CREATE VIRTUAL TABLE reals USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[1], r REAL);
+INSERT INTO reals SELECT key + 1, '[1]', value FROM json_each('[0.1, 12.5, 0.10000000149011612, 9223372036854775808.0, 3.4028234663852886e38, 1e22, 1.1754943508222875e-38, -0.30000001192092896, 1e15, 5e-324]');
+SELECT id, metadata FROM delta_log('reals') WHERE (metadata ->> 'r') <> (SELECT r FROM reals WHERE reals.id = delta_log.id);
+SELECT metadata FROM delta_log('reals');
