@@ -47,3 +47,16 @@ CREATE VIRTUAL TABLE reals USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[1
 INSERT INTO reals SELECT key + 1, '[1]', value FROM json_each('[0.1, 12.5, 0.10000000149011612, 9223372036854775808.0, 3.4028234663852886e38, 1e22, 1.1754943508222875e-38, -0.30000001192092896, 1e15, 5e-324]');
 SELECT id, metadata FROM delta_log('reals') WHERE (metadata ->> 'r') <> (SELECT r FROM reals WHERE reals.id = delta_log.id);
 SELECT metadata FROM delta_log('reals');
+
+.print -- the feed of one table applied to another: every type of metadata
+CREATE VIRTUAL TABLE from_here USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[2], n INTEGER, r REAL, s TEXT, f BOOLEAN, x BLOB, +y BLOB);
+CREATE VIRTUAL TABLE to_there USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[2], n INTEGER, r REAL, s TEXT, f BOOLEAN, x BLOB, +y BLOB);
+INSERT INTO from_here VALUES(1, '[1,2]', 9223372036854775807, 0.10000000149011612, 'it''s "é"', 1, x'00fF10', x''), (2, '[3,4]', NULL, 2, NULL, 0, NULL, x'41');
+UPDATE from_here SET x = NULL, y = x'00' WHERE id = 1;
+UPDATE from_here SET delta = delta_scale(2), x = x'ABCD' WHERE id = 2;
+SELECT count(delta_apply('to_there', id, delta, timestamp, metadata)) FROM delta_log('from_here');
+SELECT *, hex(x), hex(y) FROM (SELECT * FROM from_here EXCEPT SELECT * FROM to_there);
+SELECT id, vector_json(v), n, r = 0.10000000149011612, s, f, hex(x), hex(y), typeof(x) FROM to_there;
+SELECT delta_apply('to_there', 1, delta_scale(1), NULL, '{"x":"0"}');
+SELECT delta_apply('to_there', 1, delta_scale(1), NULL, '{"y":"0g"}');
+SELECT delta_apply('to_there', 1, delta_scale(1), NULL, '{"x":5}');
