@@ -209,114 +209,139 @@ static bool plan_is_testable(const dvx_config *c, int declared, int *column) {
   return meta >= 0 ? !c->columns[meta].is_auxiliary : declared < 0 || declared == c->id_column;
 }
 
-static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
-  dvx_table *t = ((table_vtab *)vtab)->t;
-  const dvx_config *c = t->config;
-  index_plan p = {.info = info};
-  int match = -1, k = -1, second_k = -1, as_of = -1, id = -1, rowid = -1, limit = -1, offset = -1;
-  bool is_unusable = false, is_all_handled = true;
+/* Which constraint is which; -1: there is none. */
+typedef struct plan_terms {
+  int match, k, second_k, as_of, id, rowid, limit, offset;
+  bool is_unusable; /* the query, k or time comes from a table that this plan puts behind us */
+  bool is_k_ordered, is_as_of_ordered; /* k <= 10, as_of < :time */
+} plan_terms;
+
+static bool plan_is_query(const dvx_config *c, int column, int op) {
+  if (column == c->command_column) return op == SQLITE_INDEX_CONSTRAINT_MATCH || op == SQLITE_INDEX_CONSTRAINT_EQ;
+  return column == c->vector_column && op == SQLITE_INDEX_CONSTRAINT_MATCH;
+}
+
+static plan_terms plan_find(const dvx_config *c, const sqlite3_index_info *info) {
+  plan_terms f = {-1, -1, -1, -1, -1, -1, -1, -1, false, false, false};
   for (int i = 0; i < info->nConstraint; i++) {
     int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op;
     bool usable = info->aConstraint[i].usable != 0;
     bool is_eq = op == SQLITE_INDEX_CONSTRAINT_EQ;
-    if (op == SQLITE_INDEX_CONSTRAINT_LIMIT || op == SQLITE_INDEX_CONSTRAINT_OFFSET) {
-      if (usable && op == SQLITE_INDEX_CONSTRAINT_LIMIT) limit = i;
-      if (usable && op == SQLITE_INDEX_CONSTRAINT_OFFSET) offset = i;
-    } else if ((op == SQLITE_INDEX_CONSTRAINT_MATCH && (column == c->vector_column || column == c->command_column)) ||
-               (is_eq && column == c->command_column)) {
-      if (usable) {
-        match = i;
-      } else {
-        is_unusable = true;
-      }
-    } else if (is_eq && (column == c->k_column || column == c->as_of_column)) {
-      if (!usable) is_unusable = true;
-      if (usable && column == c->k_column) {
-        if (k >= 0) second_k = k; /* options as the table's argument, and k = 10 */
-        k = i;
-      }
-      if (usable && column == c->as_of_column) as_of = i;
-    } else if (plan_is_order(op) && (column == c->k_column || column == c->as_of_column)) {
-      /* SQLite would compare it with NULL, and find no row. */
-      const char *example = column == c->k_column ? "k takes only =: k = 10" : "as_of takes only =: as_of = :time";
-      return dvx_give_vtab(t->conn, vtab, dvx_fail(t->conn, t, SQLITE_ERROR, "%s", example));
-    } else if (usable && is_eq && column >= 0 && column == c->id_column) {
-      id = i;
-    } else if (usable && is_eq && column < 0) {
-      rowid = i;
+    bool is_limit = op == SQLITE_INDEX_CONSTRAINT_LIMIT || op == SQLITE_INDEX_CONSTRAINT_OFFSET; /* of no column */
+    bool is_k = !is_limit && column == c->k_column, is_as_of = !is_limit && column == c->as_of_column;
+    f.is_k_ordered = f.is_k_ordered || (is_k && plan_is_order(op));
+    f.is_as_of_ordered = f.is_as_of_ordered || (is_as_of && plan_is_order(op));
+    if (!usable) {
+      f.is_unusable = f.is_unusable || (!is_limit && plan_is_query(c, column, op)) || (is_eq && (is_k || is_as_of));
+    } else if (is_limit) {
+      *(op == SQLITE_INDEX_CONSTRAINT_LIMIT ? &f.limit : &f.offset) = i;
+    } else if (plan_is_query(c, column, op)) {
+      f.match = i;
+    } else if (is_eq && is_k) {
+      f.second_k = f.k; /* options as the table's argument, and k = 10 */
+      f.k = i;
+    } else if (is_eq && is_as_of) {
+      f.as_of = i;
+    } else if (is_eq && column >= 0 && column == c->id_column) {
+      f.id = i;
+    } else if (is_eq && column < 0) {
+      f.rowid = i;
     }
   }
-  /* The query, k or time comes from a table that this plan puts behind us: another order of the join must serve. */
-  if (is_unusable) return SQLITE_CONSTRAINT;
-  if (match < 0 && k >= 0) {
+  return f;
+}
+
+/* The letter of a bound on the distance; NULL: no bound. */
+static const char *plan_bound(int op) {
+  switch (op) {
+  case SQLITE_INDEX_CONSTRAINT_LT: return "<";
+  case SQLITE_INDEX_CONSTRAINT_LE: return "[";
+  case SQLITE_INDEX_CONSTRAINT_GT: return ">";
+  case SQLITE_INDEX_CONSTRAINT_GE: return "]";
+  default: return NULL;
+  }
+}
+
+/* Bounds and conditions that the search or scan tests itself; *n_left others are left to SQLite. */
+static int plan_conditions(index_plan *p, const dvx_config *c, enum plan_kind kind, bool has_as_of, int *n_left) {
+  const sqlite3_index_info *info = p->info;
+  int n_filters = 0;
+  *n_left = 0;
+  for (int i = 0; i < info->nConstraint; i++) {
+    int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op, tested = 0;
+    bool usable = info->aConstraint[i].usable != 0;
+    if (op == SQLITE_INDEX_CONSTRAINT_LIMIT || op == SQLITE_INDEX_CONSTRAINT_OFFSET) continue;
+    if (info->aConstraintUsage[i].argvIndex) continue; /* used already */
+    bool is_bound = kind == PLAN_SEARCH && column == c->distance_column && plan_bound(op);
+    bool is_condition = (kind == PLAN_SEARCH || (kind == PLAN_SCAN && !has_as_of)) && plan_is_condition(op) &&
+                        plan_is_testable(c, column, &tested);
+    if (usable && is_bound) {
+      plan_use(p, i, false, plan_bound(op));
+    } else if (usable && is_condition) {
+      plan_condition(p, i, tested);
+      n_filters++;
+    } else {
+      (*n_left)++;
+    }
+  }
+  return n_filters;
+}
+
+static void plan_price(sqlite3_index_info *info, enum plan_kind kind, uint32_t n_rows, int n_filters) {
+  double rows = (n_rows ? n_rows : 10000.0) + 100;
+  switch (kind) {
+  case PLAN_SEARCH:
+    /* Below everything else: MATCH works in no other plan, and for `MATCH … AND (a = 1 OR b = 2)` SQLite compares it with
+     * plans for the two halves of the OR, which do not tell us that there is a MATCH. */
+    info->estimatedCost = 1;
+    info->estimatedRows = 10;
+    break;
+  case PLAN_LOOKUP:
+    info->estimatedCost = 20;
+    info->estimatedRows = 1;
+    info->idxFlags = SQLITE_INDEX_SCAN_UNIQUE;
+    break;
+  case PLAN_SCAN:
+    info->estimatedCost = rows * (n_filters ? 2 : 4);
+    info->estimatedRows = (sqlite3_int64)rows;
+    break;
+  }
+}
+
+static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
+  dvx_table *t = ((table_vtab *)vtab)->t;
+  const dvx_config *c = t->config;
+  index_plan p = {.info = info};
+  plan_terms f = plan_find(c, info);
+  if (f.is_k_ordered || f.is_as_of_ordered) { /* SQLite would compare it with NULL, and find no row */
+    const char *what = f.is_k_ordered ? "k takes only =: k = 10" : "as_of takes only =: as_of = :time";
+    return dvx_give_vtab(t->conn, vtab, dvx_fail(t->conn, t, SQLITE_ERROR, "%s", what));
+  }
+  if (f.is_unusable) return SQLITE_CONSTRAINT; /* another order of the join must serve */
+  if (f.match < 0 && f.k >= 0) {
     return dvx_give_vtab(
         t->conn, vtab,
         dvx_fail(t->conn, t, SQLITE_ERROR, "k needs a query: WHERE %s MATCH :query AND k = 10", c->vector_name));
   }
 
-  enum plan_kind kind = match >= 0 ? PLAN_SEARCH : id >= 0 || rowid >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
-  if (match >= 0) plan_use(&p, match, true, "M");
-  if (k >= 0) plan_use(&p, k, true, "K");
-  if (second_k >= 0) plan_use(&p, second_k, true, "K");
-  if (as_of >= 0) plan_use(&p, as_of, true, "T");
-  if (kind == PLAN_LOOKUP) {
-    if (id >= 0) {
-      plan_use(&p, id, false, "I");
-    } else {
-      plan_use(&p, rowid, false, "R");
-    }
-  }
-  int n_filters = 0;
-  for (int i = 0; i < info->nConstraint; i++) {
-    int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op;
-    if (i == match || i == k || i == as_of || i == limit || i == offset || op == SQLITE_INDEX_CONSTRAINT_LIMIT ||
-        op == SQLITE_INDEX_CONSTRAINT_OFFSET || info->aConstraintUsage[i].argvIndex) {
-      continue;
-    }
-    bool usable = info->aConstraint[i].usable != 0;
-    int tested;
-    bool is_testable = plan_is_condition(op) && plan_is_testable(c, column, &tested);
-    if (usable && kind == PLAN_SEARCH && column == c->distance_column &&
-        (op == SQLITE_INDEX_CONSTRAINT_LT || op == SQLITE_INDEX_CONSTRAINT_LE || op == SQLITE_INDEX_CONSTRAINT_GT ||
-         op == SQLITE_INDEX_CONSTRAINT_GE)) {
-      plan_use(&p, i, false,
-               op == SQLITE_INDEX_CONSTRAINT_LT   ? "<"
-               : op == SQLITE_INDEX_CONSTRAINT_LE ? "["
-               : op == SQLITE_INDEX_CONSTRAINT_GT ? ">"
-                                                  : "]");
-    } else if (usable && kind != PLAN_LOOKUP && is_testable && (kind == PLAN_SEARCH || as_of < 0)) {
-      plan_condition(&p, i, tested);
-      n_filters++;
-    } else {
-      is_all_handled = false;
-    }
-  }
-  /* LIMIT may end the search only if nothing is left for SQLite to test afterwards. */
+  enum plan_kind kind = f.match >= 0 ? PLAN_SEARCH : f.id >= 0 || f.rowid >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
+  if (f.match >= 0) plan_use(&p, f.match, true, "M");
+  if (f.k >= 0) plan_use(&p, f.k, true, "K");
+  if (f.second_k >= 0) plan_use(&p, f.second_k, true, "K");
+  if (f.as_of >= 0) plan_use(&p, f.as_of, true, "T");
+  if (kind == PLAN_LOOKUP) plan_use(&p, f.id >= 0 ? f.id : f.rowid, false, f.id >= 0 ? "I" : "R");
+  int n_left, n_filters = plan_conditions(&p, c, kind, f.as_of >= 0, &n_left);
   bool in_order = info->nOrderBy == 0 ||
                   (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == c->distance_column && !info->aOrderBy[0].desc);
   if (kind == PLAN_SEARCH && in_order) {
     if (info->nOrderBy) info->orderByConsumed = 1;
-    if (limit >= 0 && k < 0 && is_all_handled) {
-      plan_use(&p, limit, true, "L");
-      if (offset >= 0) plan_use(&p, offset, false, "O");
+    if (f.limit >= 0 && f.k < 0 && n_left == 0) { /* else SQLite drops rows that the limit has counted */
+      plan_use(&p, f.limit, true, "L");
+      if (f.offset >= 0) plan_use(&p, f.offset, false, "O");
     }
   }
-  double rows = t->rows.n ? (double)t->rows.n : 10000;
+  plan_price(info, kind, t->rows.n, n_filters);
   info->idxNum = (int)kind;
-  /* A search is priced below everything else: MATCH works in no other plan, and for `MATCH … AND (a = 1 OR b = 2)`
-   * SQLite compares it with plans for the two halves of the OR, which do not tell us that there is a MATCH. */
-  if (kind == PLAN_SEARCH) {
-    info->estimatedCost = 1;
-    info->estimatedRows = 10;
-  } else if (kind == PLAN_LOOKUP) {
-    info->estimatedCost = 20;
-    info->estimatedRows = 1;
-    info->idxFlags = SQLITE_INDEX_SCAN_UNIQUE;
-  } else {
-    rows += 100;
-    info->estimatedCost = rows * (n_filters ? 2 : 4);
-    info->estimatedRows = (sqlite3_int64)rows;
-  }
   info->idxStr = dvx_str_take(&p.text);
   if (p.n_args && !info->idxStr) return SQLITE_NOMEM;
   info->needToFreeIdxStr = 1;

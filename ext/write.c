@@ -212,14 +212,10 @@ static int write_vector(dvx_table *t, dvx_change *ch, const float *to, uint64_t 
   return rc;
 }
 
-static char *write_row_name(const dv_value *id) { return dvx_format("row %I: %s", id, ""); }
-
 static int write_parse_vector(dvx_table *t, sqlite3_value *v, const dv_value *id, dv_buf *out) {
   size_t n;
-  char *what = write_row_name(id);
+  char *what = dvx_format("row %I", id);
   if (!what) return SQLITE_NOMEM;
-  size_t length = strlen(what);
-  what[length >= 2 ? length - 2 : 0] = 0; /* "row 'a'" */
   int rc = dvx_value_vector(t->conn, t, v, t->config->dimensions, what, out, &n);
   sqlite3_free(what);
   return rc;
