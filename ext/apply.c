@@ -13,14 +13,42 @@ typedef struct apply_patch {
   dv_buf hold; /* bytes of the values: the statement they come from moves on */
 } apply_patch;
 
+static int apply_hex_digit(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* A BLOB in JSON is its hexadecimal digits, as the feed gives it out. Appended to p->hold. */
+static int apply_patch_blob(apply_patch *p, int column, sqlite3_value *value) {
+  const char *z = (const char *)sqlite3_value_text(value);
+  size_t n = z ? (size_t)sqlite3_value_bytes(value) : 0, at = p->hold.n;
+  bool is_hex = z && n % 2 == 0;
+  for (size_t i = 0; is_hex && i < n; i += 2) {
+    int high = apply_hex_digit(z[i]), low = apply_hex_digit(z[i + 1]);
+    is_hex = high >= 0 && low >= 0;
+    if (is_hex) dv_buf_u8(&p->hold, (uint8_t)(high * 16 + low));
+  }
+  if (!z || p->hold.status != DV_OK) return SQLITE_NOMEM;
+  if (!is_hex) {
+    return dvx_fail(p->t->conn, p->t, SQLITE_ERROR, "row %I: column %s is %v, expected a BLOB in hexadecimal or NULL",
+                    p->id, p->t->config->columns[column].name, value);
+  }
+  p->fields[column] = (dv_value){.type = DV_BLOB, .bytes = (const uint8_t *)(uintptr_t)at, .n_bytes = n / 2};
+  return SQLITE_OK;
+}
+
 static int apply_patch_column(void *ctx, const char *key, sqlite3_value *value) {
   apply_patch *p = ctx;
   const dvx_config *c = p->t->config;
   for (int i = 0; i < c->n_columns; i++) {
     if (sqlite3_stricmp(c->columns[i].name, key) != 0) continue;
+    p->is_set[i] = true;
+    if (c->columns[i].type == DVX_COLUMN_BLOB && sqlite3_value_type(value) == SQLITE_TEXT) {
+      return apply_patch_blob(p, i, value);
+    }
     int rc = dvx_write_column(p->t, i, value, p->id, &p->fields[i]);
     if (rc != SQLITE_OK) return rc;
-    p->is_set[i] = true;
     if (p->fields[i].n_bytes) {
       size_t at = p->hold.n;
       dv_buf_bytes(&p->hold, p->fields[i].bytes, p->fields[i].n_bytes);
@@ -61,14 +89,17 @@ static int apply_patch_json(apply_patch *p, uint32_t vid, bool exists, const cha
 static int apply_patch_run(apply_patch *p, dvx_change *ch, const char *json, int n_json) {
   dvx_table *t = p->t;
   const dvx_config *c = t->config;
-  bool exists = ch->vid && dvx_word_exists(dvx_row_word(t, ch->vid));
+  bool exists = ch->vid && dvx_word_exists(dvx_row_word(t, ch->vid)), is_json5;
+  char *what = dvx_format("row %I: the metadata patch", p->id);
+  if (!what) return SQLITE_NOMEM;
   int rc;
   if (c->is_short_form) {
-    rc = dvx_json_each(t->conn, t, "the metadata patch", json, n_json, NULL, NULL);
+    rc = dvx_json_check(t->conn, t, what, json, n_json, &is_json5);
     if (rc == SQLITE_OK) rc = apply_patch_json(p, ch->vid, exists, json, n_json);
   } else {
-    rc = dvx_json_each(t->conn, t, "the metadata patch", json, n_json, apply_patch_column, p);
+    rc = dvx_json_each(t->conn, t, what, json, n_json, apply_patch_column, p);
   }
+  sqlite3_free(what);
   if (rc != SQLITE_OK) return rc;
   for (int i = 0; i < c->n_columns; i++) {
     if (p->is_set[i] && (p->fields[i].type == DV_TEXT || p->fields[i].type == DV_BLOB)) {

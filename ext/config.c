@@ -419,13 +419,20 @@ static bool config_is_reserved(const char *name) {
   return false;
 }
 
+static bool config_is_declared(const dvx_config *c, const char *name) {
+  bool is_declared = (c->id_name && sqlite3_stricmp(name, c->id_name) == 0) ||
+                     (c->vector_name && sqlite3_stricmp(name, c->vector_name) == 0);
+  for (int i = 0; i < c->n_columns; i++) is_declared = is_declared || sqlite3_stricmp(name, c->columns[i].name) == 0;
+  return is_declared;
+}
+
+bool dvx_config_has_column(const dvx_config *c, const char *name) {
+  return config_is_reserved(name) || config_is_declared(c, name);
+}
+
 /* Checks a column's name against those that are taken. */
 static void config_check_name(config_parser *p, const char *name) {
-  const dvx_config *c = p->c;
-  bool is_taken = (c->id_name && sqlite3_stricmp(name, c->id_name) == 0) ||
-                  (c->vector_name && sqlite3_stricmp(name, c->vector_name) == 0);
-  for (int i = 0; i < c->n_columns; i++) is_taken = is_taken || sqlite3_stricmp(name, c->columns[i].name) == 0;
-  if (is_taken) {
+  if (config_is_declared(p->c, name)) {
     config_fail(p, dvx_format("column %s is declared twice", name));
   } else if (config_is_reserved(name)) {
     config_fail(p, dvx_format("column %s: this name is reserved, choose another one", name));

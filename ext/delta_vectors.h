@@ -107,7 +107,7 @@ enum {
   DVEC_CANCELLED = 1005 /* of a stream's window: it was closed with DVEC_CANCEL */
 };
 
-/* "OK", "FULL_QUEUE", ..., or SQLite's words for its codes. Static. */
+/* "the queue is full", "there is no such row", …; SQLite's words for its codes. Static. */
 DV_EXPORT const char *dvec_code_text(int code);
 /* "0.1.0": that of the library, not of this header. Static. */
 DV_EXPORT const char *dvec_version(void);
@@ -276,7 +276,8 @@ typedef struct dvec_change {
 typedef struct dvec_cursor dvec_cursor;
 
 /* The deltas of a row, oldest first; those of all rows behind a seq, in the order of commits. Close the cursor before
- * the handle. While it is open, a read transaction is. */
+ * the handle. From the first dvec_cursor_next(), which also is what says that there is no such table, to the last one a
+ * read transaction is open. */
 DV_EXPORT int dvec_chain(dvec_db *db, const char *table, const dvec_id *id, dvec_cursor **cursor);
 DV_EXPORT int dvec_log(dvec_db *db, const char *table, int64_t since_seq, dvec_cursor **cursor);
 /* *change is NULL behind the last one. */

@@ -75,7 +75,11 @@ static int exchange_fields(dvx_table *t, const dv_frame *f, bool is_checked, dv_
       return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: %I is no value for column %s", &f->id, &v, c->columns[i].name);
     }
     if (!is_checked && c->columns[i].type == DVX_COLUMN_JSON && v.type != DV_NULL) {
-      int rc = dvx_write_check_metadata(t, &f->id, &v);
+      bool is_json5;
+      int rc = dvx_write_check_metadata(t, &f->id, &v, &is_json5);
+      if (rc == SQLITE_OK && is_json5) {
+        rc = dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: metadata is JSON5, expected JSON", &f->id);
+      }
       if (rc != SQLITE_OK) return rc;
     }
     values[i] = v;

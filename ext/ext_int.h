@@ -106,11 +106,17 @@ void dvx_result_buf(sqlite3_context *ctx, dv_buf *b);
 /* The same for a string. */
 void dvx_result_text(sqlite3_context *ctx, dvx_str *s);
 
+/* The first character that is no white space of JSON. */
+const char *dvx_skip_spaces(const char *z);
+
 /* A minimal reader of flat JSON objects for options: calls SQLite's JSON functions through one nested statement:
- * each (key, value) of the object text. Unknown keys are the callback's business (return a result code). Without a
- * callback it only checks that the text is a JSON object. */
+ * each (key, value) of the object text. Unknown keys are the callback's business (return a result code). */
 int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,
                   int (*visit)(void *ctx, const char *key, sqlite3_value *value), void *ctx);
+/* Checks that the text is a JSON object. *is_json5: or one in JSON5, which SQLite reads from 3.42 on. */
+int dvx_json_check(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json, bool *is_json5);
+/* Puts into *out the JSON of a text that is JSON5. */
+int dvx_json_of_json5(dvx_conn *conn, const dvx_table *t, const char *json, int n_json, dv_buf *out);
 
 /* ================================================================================================================
  * time.c
@@ -252,6 +258,8 @@ struct dvx_config {
 /* argv as xCreate gets it. On failure *message is a sqlite3_malloc'ed text. */
 int dvx_config_parse(int argc, const char *const *argv, dvx_config **out, char **message);
 void dvx_config_free(dvx_config *c);
+/* Is it the name of a column, of a hidden one or of one that may become one? The table cannot have it. */
+bool dvx_config_has_column(const dvx_config *c, const char *name);
 
 /* '90 days', '100 versions', 'forever', 'none'. */
 bool dvx_keep_parse(const char *text, size_t n, dvx_keep *out);
@@ -763,6 +771,7 @@ struct dvx_table {
   int n_refs;
   int n_objects; /* sqlite3_vtab objects among them */
   bool is_registered; /* can be found by name */
+  bool is_attached; /* the schema may be detached, and be another file next time */
   char *schema;
   char *name;
   dvx_config *config;
@@ -801,6 +810,7 @@ struct dvx_table {
   float *apply_vector;
   dv_buf fold_bytes; /* scratch: deltas of a chain */
   dv_buf field_bytes; /* scratch: metadata values */
+  dv_buf json_bytes; /* scratch: metadata that were given as JSON5 */
   dvx_known_options known_options;
   double recall; /* last measured; NaN before */
 };
@@ -1123,8 +1133,9 @@ bool dvx_is_interrupted(dvx_conn *conn);
 int dvx_poll(dvx_table *t);
 
 /* filter.c: conditions on metadata columns and ids, pushed into the search */
+enum { DVX_CONDITION_ID = -1, DVX_CONDITION_ROWID = -2 /* where that is not the id */ };
 typedef struct dvx_condition {
-  int column; /* metadata column, or -1: the id */
+  int column; /* metadata column, or one of these */
   int op; /* SQLITE_INDEX_CONSTRAINT_... ; EQ with is_in: one of values */
   bool is_in;
   const char *collation; /* NULL: binary */
@@ -1160,10 +1171,11 @@ int dvx_search_k(dvx_table *t, sqlite3_value *v, size_t *k);
 
 /* write.c: xUpdate's body, and the commands of the hidden column */
 int dvx_write_update(dvx_table *t, int argc, sqlite3_value **argv, sqlite3_int64 *rowid);
-/* A user's value in a metadata column's type; the error names row and column. */
+/* A user's value in a metadata column's type, borrowed from v or until the next one; the error names row and column. */
 int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value *id, dv_value *out);
-/* The short form's metadata must be the text of a JSON object, since the feed gives it out as one. v is a TEXT. */
-int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v);
+/* The short form's metadata must be the text of a JSON object, since the feed gives it out as one. v is a TEXT. JSON5 is
+ * not JSON to those who read the feed, nor to an SQLite before 3.42. */
+int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v, bool *is_json5);
 
 /* apply.c: appends a delta, in the open transaction or in one of its own */
 int dvx_apply_delta(dvx_table *t, const dv_value *id, const dv_delta *delta, uint64_t *seq);

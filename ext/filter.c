@@ -21,7 +21,8 @@
 #define FILTER_MAX_KEY 65536u /* a filter that takes more bytes to write out is not remembered */
 
 static const char *filter_affinity(const dvx_table *t, int column) {
-  if (column < 0) return t->config->id_type == DVX_ID_TEXT ? "TEXT" : "INTEGER";
+  if (column == DVX_CONDITION_ID) return t->config->id_type == DVX_ID_TEXT ? "TEXT" : "INTEGER";
+  if (column == DVX_CONDITION_ROWID) return "INTEGER";
   switch (t->config->columns[column].type) {
   case DVX_COLUMN_INTEGER:
   case DVX_COLUMN_BOOLEAN: return "INTEGER";
@@ -55,9 +56,7 @@ typedef struct filter_slice {
   size_t n;
 } filter_slice;
 
-static void filter_expression(const dvx_table *t, const dvx_condition *c, filter_slice s, const char *left,
-                              int *parameter, dvx_str *sql) {
-  (void)t;
+static void filter_expression(const dvx_condition *c, filter_slice s, const char *left, int *parameter, dvx_str *sql) {
   dvx_str_addf(sql, "%s", left);
   if (c->collation) dvx_str_addf(sql, " COLLATE \"%w\"", c->collation);
   if (c->op == SQLITE_INDEX_CONSTRAINT_ISNULL) {
@@ -97,14 +96,13 @@ static int filter_stored(dvx_table *t, const dvx_condition *c, filter_slice s, s
   dvx_str sql = {0};
   sqlite3_stmt *stmt = NULL;
   int parameter = 1;
-  char left[16];
-  char *name = c->column < 0 ? dvx_format("id") : dvx_format("c%d", c->column + 1);
-  if (!name) return SQLITE_NOMEM;
-  size_t n = strlen(name);
-  memcpy(left, name, n + 1);
-  sqlite3_free(name);
+  char *left = c->column == DVX_CONDITION_ID      ? dvx_format("id")
+               : c->column == DVX_CONDITION_ROWID ? dvx_format("vid")
+                                                  : dvx_format("c%d", c->column + 1);
+  if (!left) return SQLITE_NOMEM;
   dvx_str_addf(&sql, "SELECT vid FROM \"%w\".\"%w_row\" WHERE ", t->schema, t->name);
-  filter_expression(t, c, s, left, &parameter, &sql);
+  filter_expression(c, s, left, &parameter, &sql);
+  sqlite3_free(left);
   int rc = filter_prepare(t, &sql, &stmt);
   parameter = 1;
   if (rc == SQLITE_OK) rc = filter_bind(stmt, c, s, &parameter);
@@ -129,7 +127,7 @@ static int filter_value(dvx_table *t, const dvx_condition *c, const dv_value *va
     char *left = dvx_format("CAST(?1 AS %s)", filter_affinity(t, c->column));
     if (!left) return SQLITE_NOMEM;
     dvx_str_addf(&sql, "SELECT ");
-    filter_expression(t, c, s, left, &parameter, &sql);
+    filter_expression(c, s, left, &parameter, &sql);
     sqlite3_free(left);
     int rc = filter_prepare(t, &sql, &stmt);
     if (rc == SQLITE_OK) rc = dvx_bind_value(stmt, 1, value);
@@ -148,15 +146,15 @@ static int filter_row(dvx_table *t, const dvx_condition *conditions, int n, uint
                       uint64_t *bits) {
   bool passes = true;
   for (int i = 0; passes && i < n; i++) {
-    if (conditions[i].column < 0) {
-      dv_value id;
-      int rc = dvx_row_id(t, vid, &id);
-      if (rc == SQLITE_OK) rc = filter_value(t, &conditions[i], &id, &passes);
-      if (rc != SQLITE_OK) return rc;
-    } else {
-      int rc = filter_value(t, &conditions[i], &fields[conditions[i].column], &passes);
-      if (rc != SQLITE_OK) return rc;
+    dv_value v = {.type = DV_INTEGER, .integer = vid};
+    int column = conditions[i].column, rc = SQLITE_OK;
+    if (column == DVX_CONDITION_ID) {
+      rc = dvx_row_id(t, vid, &v);
+    } else if (column != DVX_CONDITION_ROWID) {
+      v = fields[column];
     }
+    if (rc == SQLITE_OK) rc = filter_value(t, &conditions[i], &v, &passes);
+    if (rc != SQLITE_OK) return rc;
   }
   uint64_t bit = (uint64_t)1 << ((vid - 1) & 63);
   if (passes) {
@@ -415,7 +413,7 @@ static int filter_prepare_batch(dvx_table *t, const dvx_condition *c, filter_sli
       return SQLITE_NOMEM;
     }
     dvx_str_addf(&sql, i ? "," : "SELECT ");
-    filter_expression(t, c, s, left, &parameter, &sql);
+    filter_expression(c, s, left, &parameter, &sql);
     sqlite3_free(left);
   }
   int parameter = n_batch + 1;
@@ -597,7 +595,8 @@ static bool filter_lists(dvx_table *t, const dvx_condition *c, uint64_t *bits) {
 /* Sets the bits, which are zero, of the stored rows that pass the condition. */
 static int filter_by_sql(dvx_table *t, const dvx_condition *c, size_t n_rows, uint64_t *bits) {
   int rc = SQLITE_OK;
-  if (c->column < 0 && c->op == SQLITE_INDEX_CONSTRAINT_EQ && c->collation == NULL) return filter_ids(t, c, bits);
+  bool is_id = c->column == DVX_CONDITION_ID && c->collation == NULL;
+  if (is_id && c->op == SQLITE_INDEX_CONSTRAINT_EQ) return filter_ids(t, c, bits);
   for (size_t first = 0; rc == SQLITE_OK && (first == 0 || (c->is_in && first < c->n_values));
        first += FILTER_IN_CHUNK) {
     filter_slice s = {first, c->n_values - first < FILTER_IN_CHUNK ? c->n_values - first : FILTER_IN_CHUNK};

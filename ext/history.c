@@ -134,7 +134,7 @@ static void history_json_value(dvx_str *s, const dv_value *v, dvx_column_type ty
       dvx_str_addf(s, v->real > 0 ? "9e999" : "-9e999");
       break;
     }
-    dvx_str_addf(s, "%g", v->real);
+    dvx_str_addf(s, "%I", v);
     /* 2.0 stays a REAL when it is read back. */
     for (size_t i = from; !s->is_oom && i < s->n; i++) {
       char c = s->z[i];

@@ -8,7 +8,8 @@
  * What is in memory is a function of the log up to `position`. When a read begins:
  *
  *   1. A read transaction is opened, if there is none. If SQLITE_FCNTL_DATA_VERSION, which then is that of our
- *      snapshot, has not moved since the last comparison, nothing has changed.
+ *      snapshot, has not moved since the last comparison, nothing has changed: unless SQLite has read the schema anew
+ *      since, when it may be the data version of another file.
  *   2. Otherwise the stamp is read: generation, and where the log ends. Equal: nothing has changed for this table.
  *   3. The log has grown: the new records are applied (what other connections committed).
  *   4. Anything else (another generation, another history, an older snapshot): everything is forgotten and loaded anew.
@@ -47,6 +48,7 @@ static void table_free(dvx_table *t) {
   sqlite3_free(t->apply_vector);
   dv_buf_free(&t->fold_bytes);
   dv_buf_free(&t->field_bytes);
+  dv_buf_free(&t->json_bytes);
   dvx_config_free(t->config);
   sqlite3_free(t->schema);
   sqlite3_free(t->name);
@@ -166,9 +168,14 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
     t = NULL;
   }
   if (t) {
-    /* With nothing pending, what memory holds may be of a table that a ROLLBACK TO has unmade and a RENAME made
-     * again. */
-    if (t->overlay.is_open && t->overlay.n_pending == 0) dvx_table_forget(t);
+    if (!t->overlay.is_open) {
+      /* The schema was read anew, perhaps out of another file: behind DETACH and ATTACH, or sqlite3_deserialize(), data
+       * versions are counted from the beginning again. */
+      t->is_version_known = false;
+    } else if (t->overlay.n_pending == 0) {
+      /* What memory holds may be of a table that a ROLLBACK TO has unmade and a RENAME made again. */
+      dvx_table_forget(t);
+    }
     dvx_config_free(config);
     t->n_refs++;
     t->n_objects++;
@@ -183,6 +190,7 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
   memset(t, 0, sizeof *t);
   t->conn = conn;
   t->number = ++conn->n_tables_made;
+  t->is_attached = sqlite3_stricmp(schema, "main") != 0 && sqlite3_stricmp(schema, "temp") != 0;
   t->config = config;
   t->n_refs = 1;
   t->n_objects = 1;
@@ -193,6 +201,7 @@ int dvx_table_acquire(dvx_conn *conn, const char *schema, const char *name, dvx_
   t->chunk_shift = dvx_vectors_chunk_shift(config->dimensions);
   dv_buf_init(&t->fold_bytes, &dvx_alloc);
   dv_buf_init(&t->field_bytes, &dvx_alloc);
+  dv_buf_init(&t->json_bytes, &dvx_alloc);
   dvx_txn_init(t);
   t->schema = table_strdup(schema);
   t->name = table_strdup(name);
@@ -279,11 +288,25 @@ static uint32_t table_data_version(dvx_table *t) {
   return v;
 }
 
-/* How often SQLite had to prepare the statement anew that every look at the file runs: it does so when the schema is not
- * that of the last time. -1: there is none. */
-static int table_schema_count(dvx_table *t) {
-  sqlite3_stmt *stmt = t->stmts[DVX_SQL_STAMP];
+/* How often SQLite had to prepare a statement anew: it does so when the schema is not that of the last time. -1: there is
+ * none. */
+static int table_schema_count(const dvx_table *t, dvx_sql which) {
+  sqlite3_stmt *stmt = t->stmts[which];
   return stmt ? sqlite3_stmt_status(stmt, SQLITE_STMTSTATUS_REPREPARE, 0) : -1;
+}
+
+/* Opens a read transaction, until the statement is reset. */
+static int table_step_pin(dvx_table *t) {
+  sqlite3_stmt *stmt = NULL;
+  int count = table_schema_count(t, DVX_SQL_PIN);
+  int rc = dvx_shadow_stmt(t, DVX_SQL_PIN, &stmt);
+  if (rc != SQLITE_OK) return rc;
+  sqlite3_reset(stmt); /* a ROLLBACK may have ended what it held */
+  rc = sqlite3_step(stmt);
+  /* While a statement of the application holds our object, SQLite does not tell us of a DETACH. Our own statements tell. */
+  if (table_schema_count(t, DVX_SQL_PIN) != count) t->is_version_known = false;
+  if (rc == SQLITE_ROW || rc == SQLITE_DONE) return SQLITE_OK;
+  return dvx_fail_sqlite(t->conn, t, sqlite3_reset(stmt));
 }
 
 /* Begins a read if the table can be used as it is known; else *is_current is false. Somebody may have changed the
@@ -293,14 +316,18 @@ static int table_begin_current(dvx_table *t, bool *is_current) {
   if (t->overlay.is_open || t->n_reads) return dvx_table_begin_read(t);
   *is_current = false;
   if (!t->is_loaded || !t->is_version_known || t->n_objects == 0) return SQLITE_OK;
-  uint32_t version = t->data_version;
-  int schema_count = table_schema_count(t);
+  int count = table_schema_count(t, DVX_SQL_STAMP);
   t->n_refs++;
-  if (dvx_table_begin_read(t) != SQLITE_OK) {
+  int rc = SQLITE_OK;
+  if (t->is_attached && sqlite3_txn_state(t->conn->db, t->schema) != SQLITE_TXN_NONE) {
+    rc = table_step_pin(t); /* the transaction may be one on a file that was attached a moment ago */
+    if (rc == SQLITE_OK) sqlite3_reset(t->stmts[DVX_SQL_PIN]);
+  }
+  if (rc == SQLITE_OK) rc = dvx_table_begin_read(t);
+  if (rc != SQLITE_OK) {
     sqlite3_free(t->conn->error);
     t->conn->error = NULL;
-  } else if (t->is_registered &&
-             (t->data_version == version || (schema_count >= 0 && table_schema_count(t) == schema_count))) {
+  } else if (t->is_registered && table_schema_count(t, DVX_SQL_STAMP) == count) {
     *is_current = true; /* others wrote rows, perhaps: most do; what the name means has not changed */
   } else {
     dvx_table_end_read(t);
@@ -798,14 +825,9 @@ static bool table_stamp_equals(const dvx_table *t, sqlite3_stmt *stmt) {
 
 /* Opens a read transaction, and holds it until end_read. */
 static int table_pin_snapshot(dvx_table *t) {
-  sqlite3_stmt *stmt = NULL;
-  int rc = dvx_shadow_stmt(t, DVX_SQL_PIN, &stmt);
-  if (rc != SQLITE_OK) return rc;
-  sqlite3_reset(stmt); /* a ROLLBACK may have ended what it held */
-  rc = sqlite3_step(stmt);
-  t->is_pinned = rc == SQLITE_ROW || rc == SQLITE_DONE;
-  if (t->is_pinned) return SQLITE_OK;
-  return dvx_fail_sqlite(t->conn, t, sqlite3_reset(stmt));
+  int rc = table_step_pin(t);
+  t->is_pinned = rc == SQLITE_OK;
+  return rc;
 }
 
 /* Makes memory equal to the file as this connection sees it. */

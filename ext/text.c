@@ -188,7 +188,7 @@ static uint64_t text_shortest(double d, int *exponent) {
 }
 
 /* is_float: a value that is a float may be written with the digits that tell it from other floats: what came from a
- * vector then looks as the user wrote it. */
+ * vector then looks as the user wrote it. Else with those that tell it from other doubles, which often are the same. */
 static void text_add_double(dvx_str *s, double d, bool is_float) {
   char z[24];
   if (d != d) {
@@ -208,9 +208,13 @@ static void text_add_double(dvx_str *s, double d, bool is_float) {
     return;
   }
   /* Only a value within the range of float is converted: beyond it the conversion is undefined in C. */
-  if (is_float && d <= 3.0e38 && (double)(float)d == d) {
-    dvx_str_add(s, z, dv_float_print(z, (float)d));
-    return;
+  if (d <= 3.0e38 && (double)(float)d == d) {
+    size_t n_float = dv_float_print(z, (float)d);
+    double back;
+    if (is_float || (dv_double_parse(z, n_float, &back) == n_float && back == d)) {
+      dvx_str_add(s, z, n_float);
+      return;
+    }
   }
   int exponent;
   uint64_t digits = text_shortest(d, &exponent);
@@ -709,6 +713,11 @@ void dvx_column_value(sqlite3_stmt *stmt, int i, dv_value *out) {
   }
 }
 
+const char *dvx_skip_spaces(const char *z) {
+  while (*z == ' ' || *z == '\t' || *z == '\r' || *z == '\n') z++;
+  return z;
+}
+
 /* ---- JSON objects ------------------------------------------------------------------------------------------------ */
 
 /* One row with a NULL key for an empty object (and for a scalar), so that the type of what was given is always seen.
@@ -716,10 +725,11 @@ void dvx_column_value(sqlite3_stmt *stmt, int i, dv_value *out) {
  * can put a table of its own under that name, which then fails for want of these columns, or gives options of its own
  * choice to a query of its own choice. */
 #define TEXT_JSON_SQL                                                                                                  \
-  "SELECT json_type(?1), key, value FROM (SELECT 1) LEFT JOIN json_each(CASE json_type(?1) WHEN 'object' THEN ?1 END)"
+  "SELECT json_type(?1), key, value, json_valid(?1) FROM (SELECT 1)"                                                   \
+  " LEFT JOIN json_each(CASE json_type(?1) WHEN 'object' THEN ?1 END)"
 
-int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,
-                  int (*visit)(void *ctx, const char *key, sqlite3_value *value), void *ctx) {
+static int json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,
+                     int (*visit)(void *ctx, const char *key, sqlite3_value *value), void *ctx, bool *is_json5) {
   /* Taken out of the connection while in use: a nested call finds none there and prepares its own. */
   sqlite3_stmt *stmt = conn->json_stmt;
   int rc = SQLITE_OK, visited = SQLITE_OK;
@@ -733,6 +743,7 @@ int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const ch
       visited = dvx_fail(conn, t, SQLITE_ERROR, "%s is a JSON %s, expected a JSON object", what, type ? type : "null");
       break;
     }
+    *is_json5 = !sqlite3_column_int(stmt, 3);
     if (sqlite3_column_type(stmt, 1) == SQLITE_NULL) break; /* {} */
     const char *key = (const char *)sqlite3_column_text(stmt, 1);
     visited = key == NULL ? SQLITE_NOMEM : visit ? visit(ctx, key, sqlite3_column_value(stmt, 2)) : SQLITE_OK;
@@ -750,4 +761,30 @@ int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const ch
   if (stmt) (void)sqlite3_clear_bindings(stmt); /* of NULL it crashes */
   dvx_conn_keep(conn, &conn->json_stmt, stmt);
   return rc;
+}
+
+int dvx_json_each(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json,
+                  int (*visit)(void *ctx, const char *key, sqlite3_value *value), void *ctx) {
+  bool is_json5;
+  return json_each(conn, t, what, json, n_json, visit, ctx, &is_json5);
+}
+
+int dvx_json_check(dvx_conn *conn, const dvx_table *t, const char *what, const char *json, int n_json, bool *is_json5) {
+  *is_json5 = false;
+  return json_each(conn, t, what, json, n_json, NULL, NULL, is_json5);
+}
+
+int dvx_json_of_json5(dvx_conn *conn, const dvx_table *t, const char *json, int n_json, dv_buf *out) {
+  sqlite3_stmt *stmt = NULL;
+  int rc = sqlite3_prepare_v3(conn->db, "SELECT json(?1)", -1, SQLITE_PREPARE_NO_VTAB, &stmt, NULL);
+  if (rc == SQLITE_OK) rc = sqlite3_bind_text(stmt, 1, json, n_json, SQLITE_STATIC);
+  if (rc == SQLITE_OK && sqlite3_step(stmt) == SQLITE_ROW) {
+    dv_value v;
+    dvx_column_value(stmt, 0, &v);
+    dv_buf_free(out);
+    dv_buf_bytes(out, v.bytes, v.n_bytes);
+    if (out->status != DV_OK) rc = SQLITE_NOMEM;
+  }
+  int final = sqlite3_finalize(stmt);
+  return rc == SQLITE_OK && final == SQLITE_OK ? SQLITE_OK : dvx_fail_sqlite(conn, t, rc != SQLITE_OK ? rc : final);
 }

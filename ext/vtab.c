@@ -10,7 +10,7 @@
  *
  * each with or without `as_of`. Conditions on metadata columns, and `id IN (…)`, are pushed into a search and a scan
  * (filter.c). idxStr lists the constraints that xFilter gets, one token each: a letter and, for a condition,
- * "column,operator,collation;".
+ * "column,operator,length of the name:collation".
  */
 #include "ext_int.h"
 
@@ -45,6 +45,7 @@ typedef struct table_cursor {
   size_t n_given;
   size_t n_wanted;    /* rows to give in all */
   bool has_k;
+  bool is_k_option;   /* it stands in the options */
   bool is_stream;
   uint64_t *given;    /* a stream's rows so far, by vid - 1 */
   size_t n_given_words;
@@ -173,6 +174,11 @@ static bool plan_is_condition(int op) {
   }
 }
 
+static bool plan_is_order(int op) {
+  return op == SQLITE_INDEX_CONSTRAINT_LT || op == SQLITE_INDEX_CONSTRAINT_LE || op == SQLITE_INDEX_CONSTRAINT_GT ||
+         op == SQLITE_INDEX_CONSTRAINT_GE || op == SQLITE_INDEX_CONSTRAINT_NE;
+}
+
 typedef struct index_plan {
   sqlite3_index_info *info;
   dvx_str text;
@@ -187,115 +193,155 @@ static void plan_use(index_plan *p, int i, bool omit, const char *token) {
 
 static void plan_condition(index_plan *p, int i, int column) {
   sqlite3_index_info *info = p->info;
-  bool is_in = info->aConstraint[i].op == SQLITE_INDEX_CONSTRAINT_EQ && sqlite3_vtab_in(info, i, 1);
   const char *collation = sqlite3_vtab_collation(info, i);
-  if (collation && sqlite3_stricmp(collation, "BINARY") == 0) collation = "";
+  if (!collation || sqlite3_stricmp(collation, "BINARY") == 0) collation = "";
+  bool is_in = info->aConstraint[i].op == SQLITE_INDEX_CONSTRAINT_EQ && sqlite3_vtab_in(info, i, 1);
   p->info->aConstraintUsage[i].argvIndex = ++p->n_args;
-  dvx_str_addf(&p->text, "%s%d,%d,%s;", is_in ? "J" : "F", column, (int)info->aConstraint[i].op,
-               collation ? collation : "");
+  dvx_str_addf(&p->text, "%s%d,%d,%d:%s", is_in ? "J" : "F", column, (int)info->aConstraint[i].op,
+               (int)strlen(collation), collation);
+}
+
+/* What a condition on this column is on: a metadata column or one of DVX_CONDITION_…; false: nothing that a search could
+ * test. */
+static bool plan_is_testable(const dvx_config *c, int declared, int *column) {
+  int meta = plan_meta_column(c, declared);
+  *column = meta >= 0 ? meta : declared < 0 && c->id_type == DVX_ID_TEXT ? DVX_CONDITION_ROWID : DVX_CONDITION_ID;
+  return meta >= 0 ? !c->columns[meta].is_auxiliary : declared < 0 || declared == c->id_column;
+}
+
+/* Which constraint is which; -1: there is none. */
+typedef struct plan_terms {
+  int match, k, second_k, as_of, id, rowid, limit, offset;
+  bool is_unusable; /* the query, k or time comes from a table that this plan puts behind us */
+  bool is_k_ordered, is_as_of_ordered; /* k <= 10, as_of < :time */
+} plan_terms;
+
+static bool plan_is_query(const dvx_config *c, int column, int op) {
+  if (column == c->command_column) return op == SQLITE_INDEX_CONSTRAINT_MATCH || op == SQLITE_INDEX_CONSTRAINT_EQ;
+  return column == c->vector_column && op == SQLITE_INDEX_CONSTRAINT_MATCH;
+}
+
+static plan_terms plan_find(const dvx_config *c, const sqlite3_index_info *info) {
+  plan_terms f = {-1, -1, -1, -1, -1, -1, -1, -1, false, false, false};
+  for (int i = 0; i < info->nConstraint; i++) {
+    int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op;
+    bool usable = info->aConstraint[i].usable != 0;
+    bool is_eq = op == SQLITE_INDEX_CONSTRAINT_EQ;
+    bool is_limit = op == SQLITE_INDEX_CONSTRAINT_LIMIT || op == SQLITE_INDEX_CONSTRAINT_OFFSET; /* of no column */
+    bool is_k = !is_limit && column == c->k_column, is_as_of = !is_limit && column == c->as_of_column;
+    f.is_k_ordered = f.is_k_ordered || (is_k && plan_is_order(op));
+    f.is_as_of_ordered = f.is_as_of_ordered || (is_as_of && plan_is_order(op));
+    if (!usable) {
+      f.is_unusable = f.is_unusable || (!is_limit && plan_is_query(c, column, op)) || (is_eq && (is_k || is_as_of));
+    } else if (is_limit) {
+      *(op == SQLITE_INDEX_CONSTRAINT_LIMIT ? &f.limit : &f.offset) = i;
+    } else if (plan_is_query(c, column, op)) {
+      f.match = i;
+    } else if (is_eq && is_k) {
+      f.second_k = f.k; /* options as the table's argument, and k = 10 */
+      f.k = i;
+    } else if (is_eq && is_as_of) {
+      f.as_of = i;
+    } else if (is_eq && column >= 0 && column == c->id_column) {
+      f.id = i;
+    } else if (is_eq && column < 0) {
+      f.rowid = i;
+    }
+  }
+  return f;
+}
+
+/* The letter of a bound on the distance; NULL: no bound. */
+static const char *plan_bound(int op) {
+  switch (op) {
+  case SQLITE_INDEX_CONSTRAINT_LT: return "<";
+  case SQLITE_INDEX_CONSTRAINT_LE: return "[";
+  case SQLITE_INDEX_CONSTRAINT_GT: return ">";
+  case SQLITE_INDEX_CONSTRAINT_GE: return "]";
+  default: return NULL;
+  }
+}
+
+/* Bounds and conditions that the search or scan tests itself; *n_left others are left to SQLite. */
+static int plan_conditions(index_plan *p, const dvx_config *c, enum plan_kind kind, bool has_as_of, int *n_left) {
+  const sqlite3_index_info *info = p->info;
+  int n_filters = 0;
+  *n_left = 0;
+  for (int i = 0; i < info->nConstraint; i++) {
+    int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op, tested = 0;
+    bool usable = info->aConstraint[i].usable != 0;
+    if (op == SQLITE_INDEX_CONSTRAINT_LIMIT || op == SQLITE_INDEX_CONSTRAINT_OFFSET) continue;
+    if (info->aConstraintUsage[i].argvIndex) continue; /* used already */
+    bool is_bound = kind == PLAN_SEARCH && column == c->distance_column && plan_bound(op);
+    bool is_condition = (kind == PLAN_SEARCH || (kind == PLAN_SCAN && !has_as_of)) && plan_is_condition(op) &&
+                        plan_is_testable(c, column, &tested);
+    if (usable && is_bound) {
+      plan_use(p, i, false, plan_bound(op));
+    } else if (usable && is_condition) {
+      plan_condition(p, i, tested);
+      n_filters++;
+    } else {
+      (*n_left)++;
+    }
+  }
+  return n_filters;
+}
+
+static void plan_price(sqlite3_index_info *info, enum plan_kind kind, uint32_t n_rows, int n_filters) {
+  double rows = (n_rows ? n_rows : 10000.0) + 100;
+  switch (kind) {
+  case PLAN_SEARCH:
+    /* Below everything else: MATCH works in no other plan, and for `MATCH … AND (a = 1 OR b = 2)` SQLite compares it with
+     * plans for the two halves of the OR, which do not tell us that there is a MATCH. */
+    info->estimatedCost = 1;
+    info->estimatedRows = 10;
+    break;
+  case PLAN_LOOKUP:
+    info->estimatedCost = 20;
+    info->estimatedRows = 1;
+    info->idxFlags = SQLITE_INDEX_SCAN_UNIQUE;
+    break;
+  case PLAN_SCAN:
+    info->estimatedCost = rows * (n_filters ? 2 : 4);
+    info->estimatedRows = (sqlite3_int64)rows;
+    break;
+  }
 }
 
 static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   dvx_table *t = ((table_vtab *)vtab)->t;
   const dvx_config *c = t->config;
   index_plan p = {.info = info};
-  int match = -1, k = -1, as_of = -1, id = -1, rowid = -1, limit = -1, offset = -1;
-  bool is_unusable = false, is_all_handled = true;
-  for (int i = 0; i < info->nConstraint; i++) {
-    int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op;
-    bool usable = info->aConstraint[i].usable != 0;
-    bool is_eq = op == SQLITE_INDEX_CONSTRAINT_EQ;
-    if (op == SQLITE_INDEX_CONSTRAINT_LIMIT || op == SQLITE_INDEX_CONSTRAINT_OFFSET) {
-      if (usable && op == SQLITE_INDEX_CONSTRAINT_LIMIT) limit = i;
-      if (usable && op == SQLITE_INDEX_CONSTRAINT_OFFSET) offset = i;
-    } else if ((op == SQLITE_INDEX_CONSTRAINT_MATCH && column == c->vector_column) ||
-               (is_eq && column == c->command_column)) {
-      if (usable) {
-        match = i;
-      } else {
-        is_unusable = true;
-      }
-    } else if (is_eq && (column == c->k_column || column == c->as_of_column)) {
-      if (!usable) is_unusable = true;
-      if (usable && column == c->k_column) k = i;
-      if (usable && column == c->as_of_column) as_of = i;
-    } else if (usable && is_eq && column >= 0 && column == c->id_column) {
-      id = i;
-    } else if (usable && is_eq && column < 0) {
-      rowid = i;
-    }
+  plan_terms f = plan_find(c, info);
+  if (f.is_k_ordered || f.is_as_of_ordered) { /* SQLite would compare it with NULL, and find no row */
+    const char *what = f.is_k_ordered ? "k takes only =: k = 10" : "as_of takes only =: as_of = :time";
+    return dvx_give_vtab(t->conn, vtab, dvx_fail(t->conn, t, SQLITE_ERROR, "%s", what));
   }
-  /* The query, k or time comes from a table that this plan puts behind us: another order of the join must serve. */
-  if (is_unusable) return SQLITE_CONSTRAINT;
-  if (match < 0 && k >= 0) {
+  if (f.is_unusable) return SQLITE_CONSTRAINT; /* another order of the join must serve */
+  if (f.match < 0 && f.k >= 0) {
     return dvx_give_vtab(
         t->conn, vtab,
         dvx_fail(t->conn, t, SQLITE_ERROR, "k needs a query: WHERE %s MATCH :query AND k = 10", c->vector_name));
   }
 
-  enum plan_kind kind = match >= 0 ? PLAN_SEARCH : id >= 0 || rowid >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
-  if (match >= 0) plan_use(&p, match, true, "M");
-  if (k >= 0) plan_use(&p, k, true, "K");
-  if (as_of >= 0) plan_use(&p, as_of, true, "T");
-  if (kind == PLAN_LOOKUP) {
-    if (id >= 0) {
-      plan_use(&p, id, false, "I");
-    } else {
-      plan_use(&p, rowid, false, "R");
-    }
-  }
-  int n_filters = 0;
-  for (int i = 0; i < info->nConstraint; i++) {
-    int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op;
-    if (i == match || i == k || i == as_of || i == limit || i == offset || op == SQLITE_INDEX_CONSTRAINT_LIMIT ||
-        op == SQLITE_INDEX_CONSTRAINT_OFFSET || info->aConstraintUsage[i].argvIndex) {
-      continue;
-    }
-    bool usable = info->aConstraint[i].usable != 0;
-    int meta = plan_meta_column(c, column);
-    bool is_filter = meta >= 0 && !c->columns[meta].is_auxiliary && plan_is_condition(op);
-    bool is_id = (column >= 0 ? column == c->id_column : c->id_type != DVX_ID_TEXT) && plan_is_condition(op);
-    if (usable && kind == PLAN_SEARCH && column == c->distance_column &&
-        (op == SQLITE_INDEX_CONSTRAINT_LT || op == SQLITE_INDEX_CONSTRAINT_LE || op == SQLITE_INDEX_CONSTRAINT_GT ||
-         op == SQLITE_INDEX_CONSTRAINT_GE)) {
-      plan_use(&p, i, false,
-               op == SQLITE_INDEX_CONSTRAINT_LT   ? "<"
-               : op == SQLITE_INDEX_CONSTRAINT_LE ? "["
-               : op == SQLITE_INDEX_CONSTRAINT_GT ? ">"
-                                                  : "]");
-    } else if (usable && kind != PLAN_LOOKUP && (is_filter || is_id) && (kind == PLAN_SEARCH || as_of < 0)) {
-      plan_condition(&p, i, is_id ? -1 : meta);
-      n_filters++;
-    } else {
-      is_all_handled = false;
-    }
-  }
-  /* LIMIT may end the search only if nothing is left for SQLite to test afterwards. */
+  enum plan_kind kind = f.match >= 0 ? PLAN_SEARCH : f.id >= 0 || f.rowid >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
+  if (f.match >= 0) plan_use(&p, f.match, true, "M");
+  if (f.k >= 0) plan_use(&p, f.k, true, "K");
+  if (f.second_k >= 0) plan_use(&p, f.second_k, true, "K");
+  if (f.as_of >= 0) plan_use(&p, f.as_of, true, "T");
+  if (kind == PLAN_LOOKUP) plan_use(&p, f.id >= 0 ? f.id : f.rowid, false, f.id >= 0 ? "I" : "R");
+  int n_left, n_filters = plan_conditions(&p, c, kind, f.as_of >= 0, &n_left);
   bool in_order = info->nOrderBy == 0 ||
                   (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == c->distance_column && !info->aOrderBy[0].desc);
   if (kind == PLAN_SEARCH && in_order) {
     if (info->nOrderBy) info->orderByConsumed = 1;
-    if (limit >= 0 && k < 0 && is_all_handled) {
-      plan_use(&p, limit, true, "L");
-      if (offset >= 0) plan_use(&p, offset, false, "O");
+    if (f.limit >= 0 && f.k < 0 && n_left == 0) { /* else SQLite drops rows that the limit has counted */
+      plan_use(&p, f.limit, true, "L");
+      if (f.offset >= 0) plan_use(&p, f.offset, false, "O");
     }
   }
-  double rows = t->rows.n ? (double)t->rows.n : 10000;
+  plan_price(info, kind, t->rows.n, n_filters);
   info->idxNum = (int)kind;
-  /* A search is priced below everything else: MATCH works in no other plan, and for `MATCH … AND (a = 1 OR b = 2)`
-   * SQLite compares it with plans for the two halves of the OR, which do not tell us that there is a MATCH. */
-  if (kind == PLAN_SEARCH) {
-    info->estimatedCost = 1;
-    info->estimatedRows = 10;
-  } else if (kind == PLAN_LOOKUP) {
-    info->estimatedCost = 20;
-    info->estimatedRows = 1;
-    info->idxFlags = SQLITE_INDEX_SCAN_UNIQUE;
-  } else {
-    rows += 100;
-    info->estimatedCost = rows * (n_filters ? 2 : 4);
-    info->estimatedRows = (sqlite3_int64)rows;
-  }
   info->idxStr = dvx_str_take(&p.text);
   if (p.n_args && !info->idxStr) return SQLITE_NOMEM;
   info->needToFreeIdxStr = 1;
@@ -327,7 +373,7 @@ static void cursor_reset(table_cursor *c) {
   c->given = NULL;
   c->n_given_words = c->n_given = c->at = 0;
   c->vid = c->fields_vid = 0;
-  c->has_as_of = c->has_k = c->is_stream = c->has_min = false;
+  c->has_as_of = c->has_k = c->is_k_option = c->is_stream = c->has_min = false;
   memset(&c->options, 0, sizeof c->options);
 }
 
@@ -417,7 +463,7 @@ static int cursor_search(table_cursor *c) {
 typedef struct filter_arg {
   dvx_condition condition;
   dv_value single;
-  char collation[32];
+  char *collation; /* NULL: binary */
 } filter_arg;
 
 #define FILTER_MAX_ARGS DVX_MAX_CONDITIONS
@@ -430,6 +476,7 @@ typedef struct filter_args {
 static void filter_args_free(filter_args *a) {
   for (int i = 0; i < a->n; i++) {
     if (a->args[i].condition.values != &a->args[i].single) sqlite3_free(a->args[i].condition.values);
+    sqlite3_free(a->args[i].collation);
   }
   sqlite3_free(a->args);
 }
@@ -496,7 +543,7 @@ static int parse_int(const char **p) {
   return sign * n;
 }
 
-/* "column,operator,collation;" behind a J or F. */
+/* "column,operator,length:collation" behind a J or F. */
 static int filter_args_condition(dvx_table *t, filter_args *a, const char **text, bool is_in, sqlite3_value *v) {
   if (a->n >= FILTER_MAX_ARGS) {
     return dvx_fail(t->conn, t, SQLITE_ERROR, "more than %d conditions on columns of one search", FILTER_MAX_ARGS);
@@ -512,12 +559,16 @@ static int filter_args_condition(dvx_table *t, filter_args *a, const char **text
   (*text)++;
   c->op = parse_int(text);
   (*text)++;
-  size_t n = 0;
-  for (; **text && **text != ';'; (*text)++) {
-    if (n + 1 < sizeof arg->collation) arg->collation[n++] = **text;
+  int n = parse_int(text);
+  (*text)++;
+  if (n) {
+    dvx_str collation = {0};
+    dvx_str_add(&collation, *text, (size_t)n);
+    arg->collation = dvx_str_take(&collation);
+    if (!arg->collation) return SQLITE_NOMEM;
   }
-  if (**text) (*text)++;
-  c->collation = n ? arg->collation : NULL;
+  *text += n;
+  c->collation = arg->collation;
   c->is_in = is_in;
   int rc;
   if (is_in) {
@@ -527,7 +578,11 @@ static int filter_args_condition(dvx_table *t, filter_args *a, const char **text
     c->values = &arg->single;
     c->n_values = 1;
   }
-  if (rc == SQLITE_OK) a->n++;
+  if (rc == SQLITE_OK) {
+    a->n++;
+  } else {
+    sqlite3_free(arg->collation);
+  }
   return rc;
 }
 
@@ -557,25 +612,33 @@ static int cursor_set_range(table_cursor *c, char op, sqlite3_value *v) {
   return SQLITE_OK;
 }
 
-/* k = 10, or as the table's second argument an object of options. */
+static int cursor_set_options(table_cursor *c, const char *json, int n_json) {
+  size_t before = c->options.k;
+  c->options.k = SIZE_MAX;
+  int rc = dvx_search_options_parse(c->t, json, n_json, &c->options);
+  c->is_k_option = c->options.k != SIZE_MAX;
+  if (!c->is_k_option) c->options.k = before;
+  c->has_k = c->has_k || c->is_k_option;
+  if (c->options.has_as_of) {
+    c->has_as_of = true;
+    c->as_of = c->options.as_of;
+  }
+  return rc;
+}
+
+/* k = 10, or as the table's second argument an object of options, or both: then the k of the options, if they have one.
+ * Of two different numbers none is k. */
 static int cursor_set_k(table_cursor *c, sqlite3_value *v) {
-  dvx_table *t = c->t;
+  size_t before = c->options.k, k = 0;
   if (sqlite3_value_type(v) == SQLITE_TEXT) {
     const char *z = (const char *)sqlite3_value_text(v);
     if (!z) return SQLITE_NOMEM;
-    if (z[0] == '{' || z[0] == ' ') {
-      c->options.k = SIZE_MAX;
-      int rc = dvx_search_options_parse(t, z, sqlite3_value_bytes(v), &c->options);
-      if (c->options.k != SIZE_MAX) c->has_k = true;
-      if (c->options.has_as_of) {
-        c->has_as_of = true;
-        c->as_of = c->options.as_of;
-      }
-      return rc;
-    }
+    if (*dvx_skip_spaces(z) == '{') return cursor_set_options(c, z, sqlite3_value_bytes(v));
   }
+  int rc = dvx_search_k(c->t, v, &k);
+  if (!c->is_k_option) c->options.k = c->has_k && k != before ? 0 : k;
   c->has_k = true;
-  return dvx_search_k(t, v, &c->options.k);
+  return rc;
 }
 
 static int cursor_start_search(table_cursor *c, bool is_limited, size_t limit) {
@@ -607,8 +670,10 @@ static int cursor_lookup_id(table_cursor *c, sqlite3_value *v, bool is_rowid) {
   if (rc != SQLITE_OK) return rc;
   bool is_integer = t->config->id_type != DVX_ID_TEXT;
   if (is_rowid && !is_integer) { /* the rowid of a TEXT id is the vid */
-    sqlite3_int64 n = sqlite3_value_int64(v);
-    if (sqlite3_value_numeric_type(v) == SQLITE_INTEGER && n >= 1 && n <= dvx_table_last_vid(t)) vid = (uint32_t)n;
+    double n = sqlite3_value_double(v); /* exact, as far as there are rows */
+    int type = sqlite3_value_numeric_type(v);
+    bool is_number = type == SQLITE_INTEGER || type == SQLITE_FLOAT;
+    if (is_number && n >= 1 && n <= dvx_table_last_vid(t) && n == (double)(uint32_t)n) vid = (uint32_t)n;
   } else if (is_integer) {
     int type = sqlite3_value_numeric_type(v);
     if (type == SQLITE_FLOAT && sqlite3_value_double(v) == (double)sqlite3_value_int64(v)) type = SQLITE_INTEGER;
@@ -889,6 +954,11 @@ static int table_rollback_to(sqlite3_vtab *vtab, int level) {
 
 static int table_rename(sqlite3_vtab *vtab, const char *new_name) {
   dvx_table *t = ((table_vtab *)vtab)->t;
+  if (dvx_config_has_column(t->config, new_name)) {
+    return dvx_give_vtab(
+        t->conn, vtab,
+        dvx_fail(t->conn, t, SQLITE_ERROR, "it cannot be renamed to %s, the name of a column", new_name));
+  }
   /* From now on another object, under the new name, serves the table; it reads the file. So the file must have it
    * all. */
   int rc = t->overlay.is_open ? dvx_table_flush(t) : SQLITE_OK;

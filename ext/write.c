@@ -27,11 +27,11 @@ static const char *write_type_name(dvx_column_type type) {
   return "a JSON object";
 }
 
-int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v) {
+int dvx_write_check_metadata(dvx_table *t, const dv_value *id, const dv_value *v, bool *is_json5) {
   if (v->n_bytes > INT32_MAX) return SQLITE_TOOBIG;
   char *what = dvx_format("row %I: metadata", id);
   if (!what) return SQLITE_NOMEM;
-  int rc = dvx_json_each(t->conn, t, what, (const char *)v->bytes, (int)v->n_bytes, NULL, NULL);
+  int rc = dvx_json_check(t->conn, t, what, (const char *)v->bytes, (int)v->n_bytes, is_json5);
   sqlite3_free(what);
   return rc;
 }
@@ -71,7 +71,12 @@ int dvx_write_column(dvx_table *t, int column, sqlite3_value *v, const dv_value 
   case DVX_COLUMN_BLOB: fits = out->type == DV_BLOB; break;
   case DVX_COLUMN_JSON:
     if (out->type == DV_TEXT) {
-      rc = dvx_write_check_metadata(t, id, out);
+      bool is_json5;
+      rc = dvx_write_check_metadata(t, id, out, &is_json5);
+      if (rc == SQLITE_OK && is_json5) {
+        rc = dvx_json_of_json5(t->conn, t, (const char *)out->bytes, (int)out->n_bytes, &t->json_bytes);
+        *out = (dv_value){.type = DV_TEXT, .bytes = t->json_bytes.data, .n_bytes = t->json_bytes.n};
+      }
       if (rc != SQLITE_OK) return rc;
       fits = true;
     }
@@ -207,14 +212,10 @@ static int write_vector(dvx_table *t, dvx_change *ch, const float *to, uint64_t 
   return rc;
 }
 
-static char *write_row_name(const dv_value *id) { return dvx_format("row %I: %s", id, ""); }
-
 static int write_parse_vector(dvx_table *t, sqlite3_value *v, const dv_value *id, dv_buf *out) {
   size_t n;
-  char *what = write_row_name(id);
+  char *what = dvx_format("row %I", id);
   if (!what) return SQLITE_NOMEM;
-  size_t length = strlen(what);
-  what[length >= 2 ? length - 2 : 0] = 0; /* "row 'a'" */
   int rc = dvx_value_vector(t->conn, t, v, t->config->dimensions, what, out, &n);
   sqlite3_free(what);
   return rc;
@@ -223,6 +224,11 @@ static int write_parse_vector(dvx_table *t, sqlite3_value *v, const dv_value *id
 /* distance and k are what a search gives and takes; written to, they would be forgotten in silence. */
 static int write_check_hidden(dvx_table *t, sqlite3_value **columns) {
   const dvx_config *c = t->config;
+  if (write_is_given(columns[c->command_column])) { /* of an UPDATE */
+    return dvx_fail(t->conn, t, SQLITE_ERROR,
+                    "the hidden column %s takes commands by INSERT: INSERT INTO \"%w\"(\"%w\") VALUES(%v)", t->name,
+                    t->name, t->name, columns[c->command_column]);
+  }
   const char *name = write_is_given(columns[c->distance_column]) ? "distance"
                      : write_is_given(columns[c->k_column])      ? "k"
                                                                  : NULL;
@@ -401,9 +407,11 @@ static int command_set(dvx_table *t, const char *text, bool *is_setting) {
   for (int i = 0; i < DVX_SETTING_N; i++) {
     const dvx_setting_range *range = &dvx_settings[i];
     size_t n_name = strlen(range->name);
-    if (sqlite3_strnicmp(text, range->name, (int)n_name) != 0 || text[n_name] != '=') continue;
+    if (sqlite3_strnicmp(text, range->name, (int)n_name) != 0) continue;
+    const char *value = dvx_skip_spaces(text + n_name);
+    if (*value != '=') continue;
     *is_setting = true;
-    const char *value = text + n_name + 1;
+    value = dvx_skip_spaces(value + 1);
     int64_t n = *value ? 0 : -1;
     for (const char *p = value; *p && n >= 0; p++)
       n = *p < '0' || *p > '9' || n > range->high ? -1 : n * 10 + (*p - '0');
@@ -416,10 +424,36 @@ static int command_set(dvx_table *t, const char *text, bool *is_setting) {
   return SQLITE_OK;
 }
 
-static int write_command(dvx_table *t, sqlite3_value *v) {
+static const char *command_column_name(const dvx_config *c, int declared) {
+  if (declared == c->id_column) return c->id_name;
+  if (declared == c->vector_column) return c->vector_name;
+  for (int i = 0; i < c->n_columns; i++) {
+    if (declared == c->meta_column[i]) return c->columns[i].name;
+  }
+  return declared == c->k_column          ? "k"
+         : declared == c->distance_column ? "distance"
+         : declared == c->as_of_column    ? "as_of"
+                                          : "delta";
+}
+
+/* A row beside a command would be forgotten in silence. */
+static int command_check_alone(dvx_table *t, sqlite3_value **columns) {
+  const dvx_config *c = t->config;
+  for (int i = 0; i < c->n_declared; i++) {
+    if (i == c->command_column || sqlite3_value_type(columns[i]) == SQLITE_NULL) continue;
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "a command takes nothing but itself: column %s is given too",
+                    command_column_name(c, i));
+  }
+  return SQLITE_OK;
+}
+
+static int write_command(dvx_table *t, sqlite3_value **columns) {
+  sqlite3_value *v = columns[t->config->command_column];
   bool is_call;
   int rc = dvx_txn_run_call(t, v, &is_call);
   if (is_call) return rc;
+  rc = command_check_alone(t, columns);
+  if (rc != SQLITE_OK) return rc;
   const char *text = sqlite3_value_type(v) == SQLITE_TEXT ? (const char *)sqlite3_value_text(v) : "";
   if (!text) return SQLITE_NOMEM;
   if (sqlite3_stricmp(text, "optimize") == 0) {
@@ -462,7 +496,7 @@ int dvx_write_update(dvx_table *t, int argc, sqlite3_value **argv, sqlite3_int64
     rc = write_update(t, argv);
   } else if (sqlite3_value_type(argv[2 + t->config->command_column]) != SQLITE_NULL ||
              sqlite3_value_pointer(argv[2 + t->config->command_column], "delta_vectors_call")) {
-    rc = write_command(t, argv[2 + t->config->command_column]);
+    rc = write_command(t, argv + 2);
   } else {
     rc = write_insert(t, argv, rowid);
   }

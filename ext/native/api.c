@@ -8,6 +8,7 @@
 #include "native_int.h"
 
 #include <stdarg.h>
+#include <math.h>
 #include <stdlib.h>
 
 enum {
@@ -74,6 +75,7 @@ const char *dvec_code_text(int code) {
   case DVEC_CLOSED: return "the stream is closed";
   case DVEC_BEHIND: return "a delete that was not seen has been compacted away";
   case DVEC_CANCELLED: return "the stream was cancelled";
+  case DVEC_NOTFOUND: return "there is no such row";
   default: return sqlite3_errstr(code);
   }
 }
@@ -90,6 +92,11 @@ static int fail(dvec_db *db, int rc, const char *format, ...) {
   db->message = sqlite3_vmprintf(format, args);
   va_end(args);
   return rc;
+}
+
+/* db, or what is named, is NULL and must not be. */
+static int fail_null(dvec_db *db, const char *function, const char *arguments) {
+  return db ? fail(db, DVEC_MISUSE, "delta_vectors: %s: %s must not be NULL", function, arguments) : DVEC_MISUSE;
 }
 
 static int fail_sqlite(dvec_db *db, int rc) { return fail(db, rc & 0xff, "%s", sqlite3_errmsg(db->sqlite)); }
@@ -282,7 +289,7 @@ int dvec_create_table(dvec_db *db, const char *table, const dvec_table_options *
 
 int dvec_status_json(dvec_db *db, const char *table, char **json) {
   sqlite3_stmt *stmt = NULL;
-  if (!db || !json) return DVEC_MISUSE;
+  if (!db || !json) return fail_null(db, "dvec_status_json", "json");
   char *text = NULL;
   int rc = begin(db, STMT_STATUS, table, &stmt);
   if (rc != SQLITE_OK) return rc;
@@ -293,7 +300,7 @@ int dvec_status_json(dvec_db *db, const char *table, char **json) {
 
 int dvec_dimensions(dvec_db *db, const char *table, size_t *dimensions) {
   char *json = NULL;
-  if (!db || !dimensions) return DVEC_MISUSE;
+  if (!db || !dimensions) return fail_null(db, "dvec_dimensions", "dimensions");
   int rc = dvec_status_json(db, table, &json);
   if (rc == DVEC_OK) *dimensions = (size_t)dvn_json_integer(json, "dimensions");
   sqlite3_free(json);
@@ -302,7 +309,7 @@ int dvec_dimensions(dvec_db *db, const char *table, size_t *dimensions) {
 
 int dvec_status(dvec_db *db, const char *table, dvec_status_result *status, size_t size) {
   char *json = NULL;
-  if (!db || !status) return DVEC_MISUSE;
+  if (!db || !status) return fail_null(db, "dvec_status", "status");
   int rc = dvec_status_json(db, table, &json);
   if (rc != DVEC_OK) return rc;
   dvec_status_result s = {
@@ -339,7 +346,7 @@ int dvec_apply_many(dvec_db *db, const char *table, const dvec_delta *deltas, si
   char message[DVN_MESSAGE], *json = NULL;
   size_t good = 0;
   if (n_good) *n_good = 0;
-  if (!db || (n && !deltas)) return DVEC_MISUSE;
+  if (!db || (n && !deltas)) return fail_null(db, "dvec_apply_many", "deltas");
   int rc = begin(db, STMT_APPLY, table, &stmt);
   if (rc != SQLITE_OK) return rc;
   db->frames.n = 0;
@@ -361,7 +368,8 @@ int dvec_apply_many(dvec_db *db, const char *table, const dvec_delta *deltas, si
 }
 
 int dvec_apply(dvec_db *db, const char *table, const dvec_delta *delta, int64_t *seq) {
-  return delta ? dvec_apply_many(db, table, delta, 1, seq, NULL, NULL) : DVEC_MISUSE;
+  if (!db || !delta) return fail_null(db, "dvec_apply", "delta");
+  return dvec_apply_many(db, table, delta, 1, seq, NULL, NULL);
 }
 
 static int get(dvec_db *db, int which, const char *table, const dvec_id *id, int64_t time, float *out,
@@ -387,12 +395,12 @@ static int get(dvec_db *db, int which, const char *table, const dvec_id *id, int
 }
 
 int dvec_get(dvec_db *db, const char *table, const dvec_id *id, float *out, size_t dimensions) {
-  if (!db || !id || !out) return DVEC_MISUSE;
+  if (!db || !id || !out) return fail_null(db, "dvec_get", "id and out");
   return get(db, STMT_VECTOR, table, id, 0, out, dimensions);
 }
 
 int dvec_get_at(dvec_db *db, const char *table, const dvec_id *id, int64_t time, float *out, size_t dimensions) {
-  if (!db || !id || !out) return DVEC_MISUSE;
+  if (!db || !id || !out) return fail_null(db, "dvec_get_at", "id and out");
   return get(db, STMT_VECTOR_AT, table, id, time, out, dimensions);
 }
 
@@ -417,8 +425,9 @@ static int borrow_copy(dvec_db *db, const char *table, const dvec_id *id, const 
 }
 
 int dvec_borrow(dvec_db *db, const char *table, const dvec_id *id, const float **vector, size_t *dimensions) {
-  if (!db || !table || !id || !vector || !db->sqlite) return DVEC_MISUSE;
+  if (!db || !id || !vector) return fail_null(db, "dvec_borrow", "id and vector");
   forget_message(db);
+  if (!db->sqlite || !table) return fail(db, DVEC_MISUSE, "delta_vectors: no database, or no table is named");
   dvx_conn *conn = own_conn(db);
   if (!conn) return borrow_copy(db, table, id, vector, dimensions);
   const float *found = NULL;
@@ -441,7 +450,7 @@ int dvec_borrow(dvec_db *db, const char *table, const dvec_id *id, const float *
 }
 
 int dvec_patch(dvec_db *db, const void *delta, size_t n_delta, float *vector, size_t dimensions) {
-  if (!db || !delta || !vector) return DVEC_MISUSE;
+  if (!db || !delta || !vector) return fail_null(db, "dvec_patch", "delta and vector");
   forget_message(db);
   dv_reader r = dv_reader_of(delta, n_delta);
   dv_frame frame;
@@ -468,12 +477,22 @@ int dvec_patch(dvec_db *db, const void *delta, size_t n_delta, float *vector, si
 /* ---- search ------------------------------------------------------------------------------------------------------ */
 
 /* The options as SQL takes them. sqlite3's own printf: C's would write a comma where the locale has one. */
+/* JSON has no word for what is not finite: 9e999 is read as infinite, and null is refused with the option's name. */
+static void append_number(sqlite3_str *s, const char *name, double value) {
+  sqlite3_str_appendf(s, ",\"%s\":", name);
+  if (isfinite(value)) {
+    sqlite3_str_appendf(s, "%!.17g", value);
+  } else {
+    sqlite3_str_appendf(s, isnan(value) ? "null" : value > 0 ? "9e999" : "-9e999");
+  }
+}
+
 static char *search_json(const dvec_search_options *o) {
   sqlite3_str *s = sqlite3_str_new(NULL);
   sqlite3_str_appendf(s, "{\"exact\":%s", o->exact ? "true" : "false");
   if (o->ef) sqlite3_str_appendf(s, ",\"ef\":%d", o->ef);
-  if (o->recall_target != 0) sqlite3_str_appendf(s, ",\"recall_target\":%!.17g", o->recall_target);
-  if (o->has_max_distance) sqlite3_str_appendf(s, ",\"max_distance\":%!.17g", o->max_distance);
+  if (o->recall_target != 0) append_number(s, "recall_target", o->recall_target);
+  if (o->has_max_distance) append_number(s, "max_distance", o->max_distance);
   if (o->has_as_of) sqlite3_str_appendf(s, ",\"as_of\":%lld", (long long)o->as_of);
   sqlite3_str_appendchar(s, 1, '}');
   return sqlite3_str_finish(s);
@@ -575,7 +594,7 @@ int dvec_search(dvec_db *db, const char *table, const float *query, size_t dimen
                 const dvec_search_options *options, dvec_hits **out) {
   dvec_search_options o;
   sqlite3_stmt *stmt = NULL;
-  if (!db || !query || !out) return DVEC_MISUSE;
+  if (!db || !query || !out) return fail_null(db, "dvec_search", "query and hits");
   forget_message(db);
   if (!dvn_options_read(&o, sizeof o, options)) return fail_options(db, "dvec_search_options");
   int64_t k = o.k ? o.k : 10;
@@ -690,18 +709,18 @@ static int cursor_open(dvec_db *db, const char *sql, const char *table, const dv
 }
 
 int dvec_chain(dvec_db *db, const char *table, const dvec_id *id, dvec_cursor **cursor) {
-  if (!db || !id || !cursor) return DVEC_MISUSE;
+  if (!db || !id || !cursor) return fail_null(db, "dvec_chain", "id and cursor");
   return cursor_open(db, "SELECT seq, timestamp, operation, checkpoint, delta, metadata, ?2 FROM delta_chain(?1, ?2)",
                      table, id, 0, cursor);
 }
 
 int dvec_log(dvec_db *db, const char *table, int64_t since_seq, dvec_cursor **cursor) {
-  if (!db || !cursor) return DVEC_MISUSE;
+  if (!db || !cursor) return fail_null(db, "dvec_log", "cursor");
   return cursor_open(db, DVN_LOG_SQL, table, NULL, since_seq, cursor);
 }
 
 int dvec_cursor_next(dvec_cursor *c, const dvec_change **change) {
-  if (!c || !change) return DVEC_MISUSE;
+  if (!c || !change) return fail_null(c ? c->db : NULL, "dvec_cursor_next", "change");
   forget_message(c->db);
   *change = NULL;
   if (c->is_done) return DVEC_OK;
@@ -726,7 +745,7 @@ void dvec_cursor_close(dvec_cursor *c) {
 int dvec_rollback(dvec_db *db, const char *table, const dvec_id *id, int64_t seq, int64_t *new_seq) {
   sqlite3_stmt *stmt = NULL;
   char *text = NULL;
-  if (!db || !id) return DVEC_MISUSE;
+  if (!db || !id) return fail_null(db, "dvec_rollback", "id");
   int rc = begin(db, STMT_ROLLBACK, table, &stmt);
   if (rc != SQLITE_OK) return rc;
   rc = bind_id(stmt, 2, id);
@@ -785,7 +804,7 @@ int dvec_optimize(dvec_db *db, const char *table) {
 
 int dvec_export(dvec_db *db, const char *table, int64_t since_seq, void **bytes, size_t *n_bytes) {
   sqlite3_stmt *stmt = NULL;
-  if (!db || !bytes || !n_bytes) return DVEC_MISUSE;
+  if (!db || !bytes || !n_bytes) return fail_null(db, "dvec_export", "bytes and n_bytes");
   int rc = begin(db, STMT_EXPORT, table, &stmt);
   if (rc != SQLITE_OK) return rc;
   rc = sqlite3_bind_int64(stmt, 2, since_seq);
@@ -810,7 +829,7 @@ int dvec_import(dvec_db *db, const char *table, const void *bytes, size_t n_byte
                 int64_t *n_skipped, int64_t *last_seq) {
   sqlite3_stmt *stmt = NULL;
   char *json = NULL;
-  if (!db || (n_bytes && !bytes)) return DVEC_MISUSE;
+  if (!db || (n_bytes && !bytes)) return fail_null(db, "dvec_import", "bytes");
   int rc = begin(db, STMT_IMPORT, table, &stmt);
   if (rc != SQLITE_OK) return rc;
   rc = bind_blob(stmt, 2, bytes, n_bytes);

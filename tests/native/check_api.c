@@ -453,8 +453,64 @@ START_TEST(refuses_with_a_code_and_a_message) {
   ok(dvec_apply(db, "docs", &d, NULL));
   sql_close(other);
   ck_assert_str_eq(dvec_code_text(DVEC_CLOSED), "the stream is closed");
+  ck_assert_str_eq(dvec_code_text(DVEC_NOTFOUND), "there is no such row");
   ck_assert_str_eq(dvec_code_text(DVEC_BUSY), "database is locked");
   ck_assert_str_eq(dvec_version(), DELTA_VECTORS_VERSION);
+}
+END_TEST
+
+/* The message is that of this call, not of the one before. */
+START_TEST(null_arguments_are_named) {
+  create_docs(3);
+  create_rows(2);
+  dvec_id id = dvec_id_text("r0");
+  dvec_cursor *cursor = NULL;
+  dvec_hits *hits = NULL;
+  float v[3] = {0};
+  size_t n = 0;
+  refused(DVEC_ERROR, "nowhere", dvec_dimensions(db, "nowhere", &n));
+  refused(DVEC_MISUSE, "dvec_apply: delta must not be NULL", dvec_apply(db, "docs", NULL, NULL));
+  refused(DVEC_MISUSE, "dvec_apply_many: deltas", dvec_apply_many(db, "docs", NULL, 1, NULL, NULL, NULL));
+  refused(DVEC_MISUSE, "dvec_search: query and hits", dvec_search(db, "docs", NULL, 3, NULL, &hits));
+  refused(DVEC_MISUSE, "dvec_search: query and hits", dvec_search(db, "docs", v, 3, NULL, NULL));
+  refused(DVEC_MISUSE, "dvec_get: id and out", dvec_get(db, "docs", NULL, v, 3));
+  refused(DVEC_MISUSE, "dvec_get_at: id and out", dvec_get_at(db, "docs", &id, 0, NULL, 3));
+  refused(DVEC_MISUSE, "dvec_borrow: id and vector", dvec_borrow(db, "docs", &id, NULL, NULL));
+  refused(DVEC_MISUSE, "no table is named", dvec_get(db, NULL, &id, v, 3));
+  refused(DVEC_MISUSE, "dvec_chain: id and cursor", dvec_chain(db, "docs", NULL, &cursor));
+  refused(DVEC_MISUSE, "dvec_log: cursor", dvec_log(db, "docs", 0, NULL));
+  refused(DVEC_MISUSE, "dvec_rollback: id", dvec_rollback(db, "docs", NULL, 1, NULL));
+  refused(DVEC_MISUSE, "dvec_dimensions: dimensions", dvec_dimensions(db, "docs", NULL));
+  refused(DVEC_MISUSE, "dvec_status: status", dvec_status(db, "docs", NULL, 8));
+  refused(DVEC_MISUSE, "dvec_status_json: json", dvec_status_json(db, "docs", NULL));
+  refused(DVEC_MISUSE, "dvec_export: bytes", dvec_export(db, "docs", 0, NULL, &n));
+  refused(DVEC_MISUSE, "dvec_import: bytes", dvec_import(db, "docs", NULL, 5, NULL, NULL, NULL));
+  refused(DVEC_MISUSE, "dvec_patch: delta", dvec_patch(db, NULL, 0, v, 3));
+  ok(dvec_log(db, "docs", 0, &cursor));
+  refused(DVEC_MISUSE, "dvec_cursor_next: change", dvec_cursor_next(cursor, NULL));
+  dvec_cursor_close(cursor);
+  ck_assert_int_eq(dvec_apply(NULL, "docs", NULL, NULL), DVEC_MISUSE);
+}
+END_TEST
+
+/* A limit that is no number has its name in the message; one that is infinite is none. */
+START_TEST(limits_that_are_not_finite) {
+  create_docs(3);
+  create_rows(5);
+  float q[3] = {0};
+  dvec_hits *hits = NULL;
+  dvec_search_options o = {.size = sizeof o, .has_max_distance = 1, .max_distance = INFINITY};
+  ok(dvec_search(db, "docs", q, 3, &o, &hits));
+  ck_assert_uint_eq(dvec_hits_count(hits), 5);
+  dvec_hits_free(hits);
+  o.max_distance = -INFINITY;
+  ok(dvec_search(db, "docs", q, 3, &o, &hits));
+  ck_assert_uint_eq(dvec_hits_count(hits), 0);
+  dvec_hits_free(hits);
+  o.max_distance = NAN;
+  refused(DVEC_ERROR, "max_distance is NULL", dvec_search(db, "docs", q, 3, &o, &hits));
+  o.has_max_distance = 0, o.recall_target = NAN;
+  refused(DVEC_ERROR, "recall_target is NULL", dvec_search(db, "docs", q, 3, &o, &hits));
 }
 END_TEST
 
@@ -468,6 +524,8 @@ int main(int argc, char **argv) {
   tcase_add_test(t, structures_grow_at_their_end);
   tcase_add_test(t, searches_with_options);
   tcase_add_test(t, filters_take_values);
+  tcase_add_test(t, null_arguments_are_named);
+  tcase_add_test(t, limits_that_are_not_finite);
   tcase_add_test(t, a_filtered_search_gives_ids);
   tcase_add_test(t, a_borrowed_vector_is_that_of_now);
   tcase_add_test(t, attaches_where_the_loadable_is_loaded);

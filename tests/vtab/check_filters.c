@@ -266,6 +266,74 @@ START_TEST(collation_made_anew_is_heeded_at_once) {
 }
 END_TEST
 
+/* A name that the plan of a search could not hold whole. */
+START_TEST(collation_of_any_name_is_heeded) {
+  static const char *const names[] = {"a collation; and more", "one whose name is quite a bit longer than others are",
+                                      "F0,2,;"};
+  static int reversed;
+  fill(a);
+  for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+    char condition[200];
+    sqlite3_create_collation(a, names[i], SQLITE_UTF8, &reversed, by_bytes);
+    snprintf(condition, sizeof condition, "s COLLATE \"%s\" > 'abc' AND i < 3", names[i]);
+    agrees(a, condition);
+    snprintf(condition, sizeof condition, "q COLLATE \"%s\" IN ('abc', 'x')", names[i]);
+    agrees(a, condition);
+  }
+}
+END_TEST
+
+/* Where ids are texts, rows have rowids all the same, and what another table knows of them are these. */
+START_TEST(rowids_of_rows_with_text_ids) {
+  static const char *const conditions[] = {"rowid = 7",
+                                           "rowid = 7.0",
+                                           "rowid = '7'",
+                                           "rowid = 'x'",
+                                           "rowid = NULL",
+                                           "rowid <> 7",
+                                           "rowid < 7.5",
+                                           "rowid <= 7",
+                                           "rowid > 25",
+                                           "_rowid_ >= '25'",
+                                           "oid BETWEEN 3 AND 8",
+                                           "rowid IS 7",
+                                           "rowid IS NOT 7",
+                                           "rowid IS NULL",
+                                           "rowid IS NOT NULL",
+                                           "rowid IN (3, 5, 99, NULL, '8', 2.5)",
+                                           "rowid IN (SELECT rowid FROM plain WHERE i = 1)",
+                                           "rowid IN ()",
+                                           "rowid LIKE '2%'",
+                                           "rowid GLOB '*3'",
+                                           "rowid < 9223372036854775807",
+                                           "rowid > -1e300",
+                                           "rowid > 4 AND id < 'r3' AND i = 1",
+                                           "rowid = 12 AND id = 'r12'",
+                                           "rowid = 12 AND id = 'r13'"};
+  sql_run(a, "DROP TABLE docs; DROP TABLE plain; CREATE VIRTUAL TABLE docs USING delta_vectors(id TEXT PRIMARY KEY,"
+             " v FLOAT[1], i INTEGER, metric=l2, index=flat); CREATE TABLE plain(id TEXT, i INTEGER)");
+  for (int id = 1; id <= 30; id++) {
+    sql_run(a, "INSERT INTO docs(id, v, i, as_of) VALUES('r%d', '[%d]', %d, 1000)", id, id, id % 2);
+    sql_run(a, "INSERT INTO plain(id, i) VALUES('r%d', %d)", id, id % 2);
+  }
+  sql_run(a, "CREATE TABLE past AS SELECT * FROM plain; DELETE FROM docs WHERE i = 0 AND id > 'r2';"
+             "DELETE FROM plain WHERE i = 0 AND id > 'r2'");
+  for (int is_open = 0; is_open < 2; is_open++) {
+    for (size_t i = 0; i < sizeof conditions / sizeof conditions[0]; i++) {
+      agrees(a, conditions[i]);
+      agrees_with(a, "past", " AND as_of = 1000", conditions[i]);
+      sql_is(a, sql_rows(a, "SELECT group_concat(id) FROM (SELECT id FROM plain WHERE %s ORDER BY id)", conditions[i]),
+             "SELECT group_concat(id) FROM (SELECT id FROM docs WHERE %s ORDER BY id)", conditions[i]);
+    }
+    if (!is_open) {
+      sql_run(a, "BEGIN; INSERT INTO docs(id, v, i) VALUES('new', '[7]', 1); UPDATE docs SET i = 2 WHERE id = 'r7'");
+      sql_run(a, "INSERT INTO plain(rowid, id, i) VALUES(31, 'new', 1); UPDATE plain SET i = 2 WHERE id = 'r7'");
+    }
+  }
+  sql_run(a, "COMMIT");
+}
+END_TEST
+
 /* Values that are nearly all different are asked for in %_row, and long IN lists in pieces. */
 START_TEST(many_distinct_values_change_nothing) {
   for (int id = 1; id <= 400; id++) {
@@ -448,6 +516,8 @@ int main(int argc, char **argv) {
   tcase_add_test(cases, texts_of_an_utf16_database_are_compared_as_there);
   tcase_add_test(cases, case_sensitive_like_is_heeded_at_once);
   tcase_add_test(cases, collation_made_anew_is_heeded_at_once);
+  tcase_add_test(cases, collation_of_any_name_is_heeded);
+  tcase_add_test(cases, rowids_of_rows_with_text_ids);
   tcase_add_test(cases, many_distinct_values_change_nothing);
   tcase_add_test(cases, changes_rollbacks_and_other_connections_agree);
   tcase_add_test(cases, uncommitted_lines_are_not_taken_for_committed_ones);

@@ -633,6 +633,24 @@ START_TEST(rename_that_fails) {
 }
 END_TEST
 
+/* The column for commands has the name of the table: one with the name of another column could never be opened again. */
+START_TEST(rename_to_the_name_of_a_column) {
+  two_rows();
+  sql_run(a, "BEGIN; " INSERT "('c', '[1,1,1]')");
+  static const char *const names[] = {"id", "Vector", "metadata", "distance", "k", "as_of", "DELTA", "score", "rowid"};
+  for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+    sql_fails(a, SQLITE_ERROR, "it cannot be renamed to", "ALTER TABLE docs RENAME TO %s", names[i]);
+    sql_is(a, "abc", IDS);
+  }
+  sql_run(a, "COMMIT; CREATE VIRTUAL TABLE items USING delta_vectors(n INTEGER PRIMARY KEY, at FLOAT[1], genre TEXT)");
+  sql_fails(a, SQLITE_ERROR, "table main.items: it cannot be renamed to Genre, the name of a column",
+            "ALTER TABLE items RENAME TO Genre");
+  sql_fails(a, SQLITE_ERROR, "the name of a column", "ALTER TABLE items RENAME TO n");
+  sql_run(a, "ALTER TABLE items RENAME TO vector; INSERT INTO vector(n, at) VALUES(1, '[1]')");
+  sql_agrees(a);
+}
+END_TEST
+
 /* ---- dropping ---------------------------------------------------------------------------------------------------- */
 
 START_TEST(drop_table) {
@@ -1253,6 +1271,104 @@ START_TEST(detach_attach_other_file_same_name) {
 }
 END_TEST
 
+/* Only read, a file leaves no trace that would tell it from the next one: their data versions are the same. So it is with
+ * and without a statement that the application still holds, whichever way the second one is looked at. */
+START_TEST(detach_attach_other_file_only_read) {
+  const char *paths[] = {sql_path("one.db"), sql_path("two.db")};
+  for (int i = 0; i < 2; i++) {
+    sqlite3 *db = sql_open(paths[i]);
+    sql_create_docs(db, 3);
+    sql_run(db, INSERT "('%d', '[%d,0,0]'); CREATE TABLE other(id); INSERT INTO other VALUES('%d')", i, i + 1, i);
+    sql_close(db);
+  }
+  static const char *const looks[] = {
+      "SELECT id || vector_json(vector) FROM x.docs",
+      "SELECT id || vector_json(vector_at('x.docs', id)) FROM x.docs",
+      "SELECT id || vector_json(vector_at('x.docs', id)) FROM x.other",
+      "SELECT id || vector_json(vector_at('x.docs', id)) FROM vector_search('x.docs', '[1,0,0]')",
+      "SELECT id || (SELECT vector_json(delta_patch('[0,0,0]', delta)) FROM delta_chain('x.docs', id)) FROM x.other",
+  };
+  enum { N_LOOKS = sizeof looks / sizeof looks[0] };
+  for (int is_held = 0; is_held < 2; is_held++) {
+    for (int first = 0; first < N_LOOKS; first++) {
+      for (int second = 0; second < N_LOOKS; second++) {
+        sqlite3_stmt *held = NULL;
+        sql_run(a, "ATTACH %Q AS x", paths[0]);
+        sql_is(a, "0[1,0,0]", "%s", looks[first]);
+        if (is_held) held = sql_prepare(a, "SELECT id FROM x.docs");
+        sql_run(a, "DETACH x; ATTACH %Q AS x", paths[1]);
+        sql_is(a, "1[2,0,0]", "%s", looks[second]);
+        sql_run(a, "DETACH x");
+        sqlite3_finalize(held);
+      }
+    }
+    for (int i = 0; i < 2; i++) { /* the same file, which another connection has written to meanwhile */
+      sqlite3_stmt *held = NULL;
+      sql_run(a, "ATTACH %Q AS x", paths[0]);
+      sql_is(a, "0[1,0,0]", "%s", looks[0]);
+      if (is_held) held = sql_prepare(a, "SELECT id FROM x.docs");
+      sql_run(a, "DETACH x");
+      sqlite3 *db = sql_open(paths[0]);
+      sql_run(db, "UPDATE docs SET vector='[9,0,0]'");
+      sql_run(a, "ATTACH %Q AS x", paths[0]);
+      sql_is(a, "0[9,0,0]", "%s", looks[i]);
+      sql_run(a, "SELECT delta_apply('x.docs', '0', delta_dense('[1,0,0]'))");
+      sql_is(a, "0[1,0,0]", "%s", looks[i]);
+      sql_run(a, "DETACH x");
+      sql_close(db);
+      sqlite3_finalize(held);
+    }
+    sql_run(a, "ATTACH %Q AS x", paths[0]);
+    sql_is(a, "0[1,0,0]", "%s", looks[0]);
+    sqlite3_stmt *held = is_held ? sql_prepare(a, "SELECT id FROM x.docs") : NULL;
+    sql_run(a, "DETACH x; ATTACH %Q AS x", paths[1]);
+    sql_fails(a, SQLITE_ERROR, "row '0' does not exist", "SELECT delta_apply('x.docs', '0', delta_scale(2))");
+    sql_run(a, "SELECT delta_apply('x.docs', '1', delta_dense('[2,0,0]'))");
+    sql_is(a, "1[2,0,0]", "%s", looks[0]);
+    sql_sound_at(__LINE__, a, "x", "docs");
+    sql_run(a, "DETACH x");
+    sqlite3_finalize(held);
+  }
+}
+END_TEST
+
+/* The same of sqlite3_deserialize(), which is a DETACH and ATTACH of main. */
+START_TEST(deserialize_only_read) {
+  sql_close(a);
+  sql_profile_now = &sql_default;
+  a = sql_open(":memory:");
+  unsigned char *images[2];
+  sqlite3_int64 sizes[2];
+  for (int i = 0; i < 2; i++) {
+    b = sql_open(":memory:");
+    sql_create_docs(b, 3);
+    sql_run(b, INSERT "('%d', '[%d,0,0]')", i, i + 1);
+    images[i] = sqlite3_serialize(b, "main", &sizes[i], 0);
+    sql_close(b);
+  }
+  b = NULL;
+  for (int round = 0; round < 4; round++) {
+    ck_assert_int_eq(sqlite3_deserialize(a, "main", images[round % 2], sizes[round % 2], sizes[round % 2],
+                                         SQLITE_DESERIALIZE_READONLY),
+                     SQLITE_OK);
+    if (round & 2)
+      sql_is(a, round % 2 ? "[2,0,0]" : "[1,0,0]", "SELECT vector_json(vector_at('docs', '%d'))", round % 2);
+    sql_is(a, round % 2 ? "1" : "0", IDS);
+    sqlite3_stmt *held = sql_prepare(a, "SELECT id FROM docs");
+    ck_assert_int_eq(sqlite3_deserialize(a, "main", images[round % 2 ^ 1], sizes[round % 2 ^ 1], sizes[round % 2 ^ 1],
+                                         SQLITE_DESERIALIZE_READONLY),
+                     SQLITE_OK);
+    if (round & 2)
+      sql_is(a, round % 2 ? "[1,0,0]" : "[2,0,0]", "SELECT vector_json(vector_at('docs', '%d'))", round % 2 ^ 1);
+    sql_is(a, round % 2 ? "0" : "1", IDS);
+    sqlite3_finalize(held);
+  }
+  sql_close(a);
+  a = NULL;
+  for (int i = 0; i < 2; i++) sqlite3_free(images[i]);
+}
+END_TEST
+
 /* One file under two schema names: what is written through one is seen through the other. */
 START_TEST(one_file_attached_twice) {
   two_rows();
@@ -1605,6 +1721,26 @@ START_TEST(rewrite_in_a_transaction_then_commit) {
   sql_is(b, "[5,1,1]|{\"n\":2}", "SELECT vector_json(vector), metadata FROM docs WHERE id='a'");
   sql_agrees(a);
   sql_agrees(b);
+}
+END_TEST
+
+/* SQLite reads JSON5 from 3.42 on and gives out JSON. What is stored is read by older ones, and by programs that know JSON. */
+START_TEST(metadata_in_json5_become_json) {
+  two_rows();
+  static const char json5[] = "{lang: \'de\', at: +.5, /* a note */ n: 0x10,}";
+  if (sqlite3_libversion_number() < 3042000) {
+    sql_fails(a, SQLITE_ERROR, "row 'c': metadata is not a JSON object",
+              "INSERT INTO docs(id, vector, metadata) VALUES('c', '[1,1,1]', %Q)", json5);
+    return;
+  }
+  sql_run(a, "INSERT INTO docs(id, vector, metadata) VALUES('c', '[1,1,1]', %Q), ('d', '[1,1,1]', '{}')", json5);
+  sql_run(a, "UPDATE docs SET metadata=%Q WHERE id='d'", json5);
+  static const char json[] = "{\"lang\":\"de\",\"at\":0.5,\"n\":16}";
+  sql_is(a, sql_rows(a, "SELECT %Q, %Q", json, json), "SELECT group_concat(metadata, '|') FROM docs WHERE id > 'b'");
+  sql_is(a, "1", "SELECT min(json_valid(metadata)) FROM delta_log('docs') WHERE metadata IS NOT NULL");
+  sql_run(a, "SELECT delta_apply('docs', 'a', delta_scale(1), NULL, %Q)", json5);
+  sql_is(a, json, "SELECT metadata FROM docs WHERE id='a'");
+  sql_agrees(a);
 }
 END_TEST
 
@@ -2202,6 +2338,7 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, rename_rolled_back_leaves_no_memory_of_it);
   tcase_add_test(t, rename_after_many_changes);
   tcase_add_test(t, rename_that_fails);
+  tcase_add_test(t, rename_to_the_name_of_a_column);
   tcase_add_test(t, drop_table);
   tcase_add_test(t, drop_then_rollback);
   tcase_add_test(t, drop_with_uncommitted_rows_then_commit);
@@ -2228,6 +2365,8 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_loop_test(t, other_connection_replaces_the_table, 0, (int)(sizeof uses / sizeof uses[0]));
   tcase_add_test(t, import_into_a_table_that_was_replaced);
   tcase_add_test(t, detach_attach_other_file_same_name);
+  tcase_add_test(t, detach_attach_other_file_only_read);
+  tcase_add_test(t, deserialize_only_read);
   tcase_add_test(t, one_file_attached_twice);
   tcase_add_test(t, table_valued_function_on_attached_table);
   tcase_add_test(t, search_that_outlives_the_read_it_began_in);
@@ -2243,6 +2382,7 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, derived_data_can_be_lost);
   tcase_add_loop_test(t, rewrite_in_a_transaction_then_rollback, 0, N_REWRITERS);
   tcase_add_loop_test(t, rewrite_in_a_transaction_then_commit, 0, N_REWRITERS);
+  tcase_add_test(t, metadata_in_json5_become_json);
   tcase_add_test(t, metadata_of_a_row_that_had_none);
   tcase_add_loop_test(t, rewrite_behind_a_savepoint_then_rollback_to, 0, N_REWRITERS);
   tcase_add_test(t, search_after_optimize_was_rolled_back);
