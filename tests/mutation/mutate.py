@@ -52,8 +52,8 @@ def operators(name):
             continue
         if line.lstrip().startswith("#"):
             continue
-        code, _, comment = line.partition("/*")
-        in_comment = comment != "" and "*/" not in comment
+        code, opening, comment = line.partition("/*")
+        in_comment = opening != "" and "*/" not in comment
         code = re.sub(r'"(\\.|[^"\\])*"', lambda m: " " * len(m.group()), code)
         if "ASSERT" in code or "prefetch" in code or "->" in code and "static" in code:
             continue
