@@ -206,6 +206,55 @@ START_TEST(settled_table_is_left_alone) {
 }
 END_TEST
 
+/* `settled` is lost: heads and codes are made anew, and their checksums too. */
+START_TEST(lost_settled_is_made_anew) {
+  const char *file = sql_path("lost.db");
+  sqlite3 *db = sql_open(file);
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[4], index=%s)",
+          _i ? "hnsw" : "flat");
+  sql_run(db, "WITH RECURSIVE i(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM i WHERE k < 3000)"
+              " INSERT INTO docs SELECT k, json_array(k, 1, 2, k %% 7) FROM i");
+  sql_run(db, "INSERT INTO docs(docs) VALUES('optimize')");
+  ck_assert_int_gt(sql_integer(db, "SELECT count(*) FROM docs_head"), 0);
+#ifdef DVX_SMALL_LIMITS
+  ck_assert_int_gt(sql_integer(db, "SELECT count(*) FROM docs_code"), 0);
+#endif
+  sql_run(db, "DELETE FROM docs_meta WHERE key = 'settled'");
+  sql_close(db);
+  db = sql_open(file);
+  sql_run(db, "INSERT INTO docs(docs) VALUES('optimize')");
+  ck_assert_int_eq(settled_seq(db), 3000);
+  sql_sound(db);
+  sql_close(db);
+}
+END_TEST
+
+static int count_step(void *n_steps) {
+  ++*(int *)n_steps;
+  return 0;
+}
+
+/* Whoever looks up many ids that are not there has all of them read into memory, once. */
+START_TEST(misses_read_the_ids_once) {
+  const char *file = sql_path("misses.db");
+  sqlite3 *db = sql_open(file);
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id TEXT PRIMARY KEY, v FLOAT[2], index=flat)");
+  sql_run(db, "WITH RECURSIVE i(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM i WHERE k < 2000)"
+              " INSERT INTO docs SELECT 'row ' || k, json_array(k, 1) FROM i");
+  sql_close(db);
+  db = sql_open(file);
+  int n_steps = 0;
+  for (int i = 0; i < 100; i++) {
+    if (i == 50) sqlite3_progress_handler(db, 1, count_step, &n_steps);
+    ck_assert_int_eq(sql_integer(db, "SELECT count(*) FROM docs WHERE id = 'none %d'", i), 0);
+  }
+  sqlite3_progress_handler(db, 0, NULL, NULL);
+  ck_assert_msg(n_steps > 0 && n_steps < 50 * 100, "50 ids took %d steps", n_steps);
+  ck_assert_int_eq(sql_integer(db, "SELECT count(*) FROM docs WHERE id = 'row 1999'"), 1);
+  sql_close(db);
+}
+END_TEST
+
 /* A scan looks at bits first: a row that changed is found by those of its new vector. */
 enum { SCANNED = 3000, WIDE = 128 };
 
@@ -260,10 +309,12 @@ int main(void) {
   tcase_add_test(tc, changed_rows_are_found_by_scans);
   suite_add_tcase(suite, tc);
   /* With any thresholds: tests/mutation runs it by its name. */
-  TCase *settled = tcase_create("settled");
-  tcase_add_checked_fixture(settled, sql_setup, sql_teardown);
-  tcase_add_loop_test(settled, settled_table_is_left_alone, 0, 2);
-  suite_add_tcase(suite, settled);
+  TCase *any = tcase_create("any_thresholds");
+  tcase_add_checked_fixture(any, sql_setup, sql_teardown);
+  tcase_add_loop_test(any, settled_table_is_left_alone, 0, 2);
+  tcase_add_loop_test(any, lost_settled_is_made_anew, 0, 2);
+  tcase_add_test(any, misses_read_the_ids_once);
+  suite_add_tcase(suite, any);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);
   int n_failed = srunner_ntests_failed(runner);
