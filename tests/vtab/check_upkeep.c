@@ -229,6 +229,38 @@ START_TEST(lost_settled_is_made_anew) {
 }
 END_TEST
 
+/* Rows that another connection has changed since codes were read: their chains are walked together, back to a full vector. */
+START_TEST(chains_are_walked_together) {
+  enum { N = 400, N_CHANGED = 12 };
+  const char *file = sql_path("walks.db");
+  sqlite3 *db = sql_open(file), *other = NULL;
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[8] distance_metric=l2,"
+              " index=flat, memory_limit=200000)");
+  sql_run(db,
+          "WITH RECURSIVE i(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM i WHERE k < %d)"
+          " INSERT INTO docs SELECT k, json_array(k, 1, 2, k %% 7, 0, 0, 0, 0) FROM i",
+          N);
+  sql_run(db, "INSERT INTO docs(docs) VALUES('optimize')");
+  sql_close(db);
+  db = sql_open(file);
+  ck_assert_int_eq(sql_integer(db, "SELECT id FROM docs WHERE v MATCH '[7,1,2,0,0,0,0,0]' AND k = 1"), 7);
+  other = sql_open(file);
+  for (int step = 1; step <= 3; step++) {
+    for (int i = 1; i <= N_CHANGED; i++)
+      sql_run(other, "SELECT delta_apply('docs', %d, delta_sparse('[%d]', '[%d]'))", 30 * i, 4 + step, 1000 * step + i);
+    for (int i = 1; i <= N_CHANGED; i++) {
+      ck_assert_int_eq(sql_integer(db,
+                                   "SELECT id FROM docs WHERE v MATCH json_array(%d, 1, 2, %d, 0, %d, %d, %d) AND k = 1"
+                                   " AND distance = 0",
+                                   30 * i, 30 * i % 7, 1000 + i, step > 1 ? 2000 + i : 0, step > 2 ? 3000 + i : 0),
+                       30 * i);
+    }
+  }
+  sql_close(other);
+  sql_close(db);
+}
+END_TEST
+
 static int count_step(void *n_steps) {
   ++*(int *)n_steps;
   return 0;
@@ -304,15 +336,17 @@ int main(void) {
   TCase *tc = tcase_create("upkeep");
   tcase_set_timeout(tc, 600);
   tcase_add_checked_fixture(tc, sql_setup, sql_teardown);
-  tcase_add_test(tc, same_log_same_graph);
   tcase_add_test(tc, backlog_stays_short);
   tcase_add_test(tc, changed_rows_are_found_by_scans);
   suite_add_tcase(suite, tc);
   /* With any thresholds: tests/mutation runs it by its name. */
   TCase *any = tcase_create("any_thresholds");
+  tcase_set_timeout(any, 600);
   tcase_add_checked_fixture(any, sql_setup, sql_teardown);
+  tcase_add_test(any, same_log_same_graph);
   tcase_add_loop_test(any, settled_table_is_left_alone, 0, 2);
   tcase_add_loop_test(any, lost_settled_is_made_anew, 0, 2);
+  tcase_add_test(any, chains_are_walked_together);
   tcase_add_test(any, misses_read_the_ids_once);
   suite_add_tcase(suite, any);
   SRunner *runner = srunner_create(suite);
