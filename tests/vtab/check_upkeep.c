@@ -287,6 +287,19 @@ START_TEST(misses_read_the_ids_once) {
 }
 END_TEST
 
+/* 2^53 milliseconds before and after 1970 are times, and nothing beyond. */
+START_TEST(first_and_last_times) {
+  sqlite3 *db = sql_open(sql_path("times.db"));
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[2])");
+  sql_run(db, "INSERT INTO docs(id, v, as_of) VALUES(1, '[1,2]', -9007199254740992)");
+  sql_run(db, "UPDATE docs SET v = '[3,4]', as_of = 9007199254740992 WHERE id = 1");
+  sql_fails(db, SQLITE_ERROR, "out of range", "UPDATE docs SET v = '[5,6]', as_of = 9007199254740993 WHERE id = 1");
+  sql_fails(db, SQLITE_ERROR, "out of range", "INSERT INTO docs(id, v, as_of) VALUES(2, '[1,2]', -9007199254740993)");
+  ck_assert_int_eq(sql_integer(db, "SELECT max(timestamp) FROM delta_chain('docs', 1)"), 9007199254740992);
+  sql_close(db);
+}
+END_TEST
+
 /* A scan looks at bits first: a row that changed is found by those of its new vector. */
 enum { SCANNED = 3000, WIDE = 128 };
 
@@ -347,6 +360,7 @@ int main(void) {
   tcase_add_loop_test(any, settled_table_is_left_alone, 0, 2);
   tcase_add_loop_test(any, lost_settled_is_made_anew, 0, 2);
   tcase_add_test(any, chains_are_walked_together);
+  tcase_add_test(any, first_and_last_times);
   tcase_add_test(any, misses_read_the_ids_once);
   suite_add_tcase(suite, any);
   SRunner *runner = srunner_create(suite);
