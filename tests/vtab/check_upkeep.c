@@ -287,6 +287,35 @@ START_TEST(misses_read_the_ids_once) {
 }
 END_TEST
 
+/* What a large transaction has pending is written early, and its memory given back. */
+START_TEST(pending_deltas_take_no_more_than_they_may) {
+#ifdef DVX_SMALL_LIMITS
+  enum { N = 1500, MIB = 2 }; /* 6 MB are pending */
+#else
+  enum { N = 20000, MIB = 80 }; /* 80 MB, in a buffer that would be 128 MiB */
+#endif
+  sqlite3 *db = sql_open(sql_path("large.db"));
+  sql_run(db, "PRAGMA cache_size = 20");
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[1024], index=flat)");
+  sqlite3_int64 most = 0, before = sqlite3_memory_used();
+  sql_run(db, "BEGIN; SAVEPOINT s");
+  sqlite3_stmt *insert = sql_prepare(db, "INSERT INTO docs(id, v) VALUES(?1, CAST(zeroblob(4092) || ?2 AS BLOB))");
+  for (int i = 1; i <= N; i++) {
+    const float last = (float)i;
+    sqlite3_bind_int(insert, 1, i);
+    sqlite3_bind_blob(insert, 2, &last, sizeof last, SQLITE_TRANSIENT);
+    ck_assert_int_eq(sqlite3_step(insert), SQLITE_DONE);
+    sqlite3_reset(insert);
+    if (sqlite3_memory_used() - before > most) most = sqlite3_memory_used() - before;
+  }
+  sqlite3_finalize(insert);
+  ck_assert_msg(most < (sqlite3_int64)MIB << 20, "it took %d kB", (int)(most >> 10));
+  sql_run(db, "RELEASE s; COMMIT");
+  ck_assert_int_eq(sql_integer(db, "SELECT count(*) FROM docs"), N);
+  sql_close(db);
+}
+END_TEST
+
 /* 2^53 milliseconds before and after 1970 are times, and nothing beyond. */
 START_TEST(first_and_last_times) {
   sqlite3 *db = sql_open(sql_path("times.db"));
@@ -360,6 +389,7 @@ int main(void) {
   tcase_add_loop_test(any, settled_table_is_left_alone, 0, 2);
   tcase_add_loop_test(any, lost_settled_is_made_anew, 0, 2);
   tcase_add_test(any, chains_are_walked_together);
+  tcase_add_test(any, pending_deltas_take_no_more_than_they_may);
   tcase_add_test(any, first_and_last_times);
   tcase_add_test(any, misses_read_the_ids_once);
   suite_add_tcase(suite, any);
