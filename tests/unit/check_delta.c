@@ -275,7 +275,8 @@ static void check_change(const float *from, const float *to, size_t n, dv_op op,
   for (size_t i = 0; i < 7; i++) naive[i] = buffer();
   dv_buf_bytes(&naive[DV_ENC_DENSE], to, 4 * n); /* on a little-endian host */
   dv_encoding best = DV_ENC_DENSE;
-  if (from && op != DV_OP_CREATE && compression != DV_COMPRESSION_OFF) {
+  const bool is_compared = from && op != DV_OP_CREATE && compression != DV_COMPRESSION_OFF;
+  if (is_compared) {
     naive_run(&naive[DV_ENC_RUN], from, to, n);
     naive_diff(&naive[DV_ENC_DIFF], from, to, n);
     naive_sparse(&naive[DV_ENC_SPARSE], from, to, n);
@@ -288,12 +289,17 @@ static void check_change(const float *from, const float *to, size_t n, dv_op op,
     if (naive[DV_ENC_PLANES].n < naive[best].n) best = DV_ENC_PLANES;
   }
   dv_buf_u8(&out, 0x5a); /* it appends */
+  if (!is_compared) { /* (else it tries what changed, and that may be longer) */
+    REQUIRE(dv_buf_reserve(&out, 5 * n + 64));
+    memset(out.data + 1, 0xa5, out.capacity - 1);
+  }
   dv_delta_encode_dense(&out, &d, op, from, to, n, compression);
   REQUIRE(out.status == DV_OK);
   REQUIRE(out.data[0] == 0x5a);
   REQUIRE(d.payload == NULL);
   REQUIRE(d.n_payload == out.n - 1);
   REQUIRE(d.op == op);
+  for (size_t i = out.n; !is_compared && i < out.capacity; i++) REQUIRE(out.data[i] == 0xa5); /* no byte too far */
   if (!(d.encoding == best))
     ck_abort_msg("n %zu: %s, not %s", n, dv_encoding_name((int)d.encoding), dv_encoding_name((int)best));
   REQUIRE(d.n_payload == naive[best].n);

@@ -206,6 +206,129 @@ START_TEST(settled_table_is_left_alone) {
 }
 END_TEST
 
+/* `settled` is lost: heads and codes are made anew, and their checksums too. */
+START_TEST(lost_settled_is_made_anew) {
+  const char *file = sql_path("lost.db");
+  sqlite3 *db = sql_open(file);
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[4], index=%s)",
+          _i ? "hnsw" : "flat");
+  sql_run(db, "WITH RECURSIVE i(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM i WHERE k < 3000)"
+              " INSERT INTO docs SELECT k, json_array(k, 1, 2, k %% 7) FROM i");
+  sql_run(db, "INSERT INTO docs(docs) VALUES('optimize')");
+  ck_assert_int_gt(sql_integer(db, "SELECT count(*) FROM docs_head"), 0);
+#ifdef DVX_SMALL_LIMITS
+  ck_assert_int_gt(sql_integer(db, "SELECT count(*) FROM docs_code"), 0);
+#endif
+  sql_run(db, "DELETE FROM docs_meta WHERE key = 'settled'");
+  sql_close(db);
+  db = sql_open(file);
+  sql_run(db, "INSERT INTO docs(docs) VALUES('optimize')");
+  ck_assert_int_eq(settled_seq(db), 3000);
+  sql_sound(db);
+  sql_close(db);
+}
+END_TEST
+
+/* Rows that another connection has changed since codes were read: their chains are walked together, back to a full vector. */
+START_TEST(chains_are_walked_together) {
+  enum { N = 400, N_CHANGED = 12 };
+  const char *file = sql_path("walks.db");
+  sqlite3 *db = sql_open(file), *other = NULL;
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[8] distance_metric=l2,"
+              " index=flat, memory_limit=200000)");
+  sql_run(db,
+          "WITH RECURSIVE i(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM i WHERE k < %d)"
+          " INSERT INTO docs SELECT k, json_array(k, 1, 2, k %% 7, 0, 0, 0, 0) FROM i",
+          N);
+  sql_run(db, "INSERT INTO docs(docs) VALUES('optimize')");
+  sql_close(db);
+  db = sql_open(file);
+  ck_assert_int_eq(sql_integer(db, "SELECT id FROM docs WHERE v MATCH '[7,1,2,0,0,0,0,0]' AND k = 1"), 7);
+  other = sql_open(file);
+  for (int step = 1; step <= 3; step++) {
+    for (int i = 1; i <= N_CHANGED; i++)
+      sql_run(other, "SELECT delta_apply('docs', %d, delta_sparse('[%d]', '[%d]'))", 30 * i, 4 + step, 1000 * step + i);
+    for (int i = 1; i <= N_CHANGED; i++) {
+      ck_assert_int_eq(sql_integer(db,
+                                   "SELECT id FROM docs WHERE v MATCH json_array(%d, 1, 2, %d, 0, %d, %d, %d) AND k = 1"
+                                   " AND distance = 0",
+                                   30 * i, 30 * i % 7, 1000 + i, step > 1 ? 2000 + i : 0, step > 2 ? 3000 + i : 0),
+                       30 * i);
+    }
+  }
+  sql_close(other);
+  sql_close(db);
+}
+END_TEST
+
+static int count_step(void *n_steps) {
+  ++*(int *)n_steps;
+  return 0;
+}
+
+/* Whoever looks up many ids that are not there has all of them read into memory, once. */
+START_TEST(misses_read_the_ids_once) {
+  const char *file = sql_path("misses.db");
+  sqlite3 *db = sql_open(file);
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id TEXT PRIMARY KEY, v FLOAT[2], index=flat)");
+  sql_run(db, "WITH RECURSIVE i(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM i WHERE k < 2000)"
+              " INSERT INTO docs SELECT 'row ' || k, json_array(k, 1) FROM i");
+  sql_close(db);
+  db = sql_open(file);
+  int n_steps = 0;
+  for (int i = 0; i < 100; i++) {
+    if (i == 50) sqlite3_progress_handler(db, 1, count_step, &n_steps);
+    ck_assert_int_eq(sql_integer(db, "SELECT count(*) FROM docs WHERE id = 'none %d'", i), 0);
+  }
+  sqlite3_progress_handler(db, 0, NULL, NULL);
+  ck_assert_msg(n_steps > 0 && n_steps < 50 * 100, "50 ids took %d steps", n_steps);
+  ck_assert_int_eq(sql_integer(db, "SELECT count(*) FROM docs WHERE id = 'row 1999'"), 1);
+  sql_close(db);
+}
+END_TEST
+
+/* What a large transaction has pending is written early, and its memory given back. */
+START_TEST(pending_deltas_take_no_more_than_they_may) {
+#ifdef DVX_SMALL_LIMITS
+  enum { N = 1500, MIB = 2 }; /* 6 MB are pending */
+#else
+  enum { N = 20000, MIB = 80 }; /* 80 MB, in a buffer that would be 128 MiB */
+#endif
+  sqlite3 *db = sql_open(sql_path("large.db"));
+  sql_run(db, "PRAGMA cache_size = 20");
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[1024], index=flat)");
+  sqlite3_int64 most = 0, before = sqlite3_memory_used();
+  sql_run(db, "BEGIN; SAVEPOINT s");
+  sqlite3_stmt *insert = sql_prepare(db, "INSERT INTO docs(id, v) VALUES(?1, CAST(zeroblob(4092) || ?2 AS BLOB))");
+  for (int i = 1; i <= N; i++) {
+    const float last = (float)i;
+    sqlite3_bind_int(insert, 1, i);
+    sqlite3_bind_blob(insert, 2, &last, sizeof last, SQLITE_TRANSIENT);
+    ck_assert_int_eq(sqlite3_step(insert), SQLITE_DONE);
+    sqlite3_reset(insert);
+    if (sqlite3_memory_used() - before > most) most = sqlite3_memory_used() - before;
+  }
+  sqlite3_finalize(insert);
+  ck_assert_msg(most < (sqlite3_int64)MIB << 20, "it took %d kB", (int)(most >> 10));
+  sql_run(db, "RELEASE s; COMMIT");
+  ck_assert_int_eq(sql_integer(db, "SELECT count(*) FROM docs"), N);
+  sql_close(db);
+}
+END_TEST
+
+/* 2^53 milliseconds before and after 1970 are times, and nothing beyond. */
+START_TEST(first_and_last_times) {
+  sqlite3 *db = sql_open(sql_path("times.db"));
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[2])");
+  sql_run(db, "INSERT INTO docs(id, v, as_of) VALUES(1, '[1,2]', -9007199254740992)");
+  sql_run(db, "UPDATE docs SET v = '[3,4]', as_of = 9007199254740992 WHERE id = 1");
+  sql_fails(db, SQLITE_ERROR, "out of range", "UPDATE docs SET v = '[5,6]', as_of = 9007199254740993 WHERE id = 1");
+  sql_fails(db, SQLITE_ERROR, "out of range", "INSERT INTO docs(id, v, as_of) VALUES(2, '[1,2]', -9007199254740993)");
+  ck_assert_int_eq(sql_integer(db, "SELECT max(timestamp) FROM delta_chain('docs', 1)"), 9007199254740992);
+  sql_close(db);
+}
+END_TEST
+
 /* A scan looks at bits first: a row that changed is found by those of its new vector. */
 enum { SCANNED = 3000, WIDE = 128 };
 
@@ -255,15 +378,21 @@ int main(void) {
   TCase *tc = tcase_create("upkeep");
   tcase_set_timeout(tc, 600);
   tcase_add_checked_fixture(tc, sql_setup, sql_teardown);
-  tcase_add_test(tc, same_log_same_graph);
   tcase_add_test(tc, backlog_stays_short);
   tcase_add_test(tc, changed_rows_are_found_by_scans);
   suite_add_tcase(suite, tc);
   /* With any thresholds: tests/mutation runs it by its name. */
-  TCase *settled = tcase_create("settled");
-  tcase_add_checked_fixture(settled, sql_setup, sql_teardown);
-  tcase_add_loop_test(settled, settled_table_is_left_alone, 0, 2);
-  suite_add_tcase(suite, settled);
+  TCase *any = tcase_create("any_thresholds");
+  tcase_set_timeout(any, 600);
+  tcase_add_checked_fixture(any, sql_setup, sql_teardown);
+  tcase_add_test(any, same_log_same_graph);
+  tcase_add_loop_test(any, settled_table_is_left_alone, 0, 2);
+  tcase_add_loop_test(any, lost_settled_is_made_anew, 0, 2);
+  tcase_add_test(any, chains_are_walked_together);
+  tcase_add_test(any, pending_deltas_take_no_more_than_they_may);
+  tcase_add_test(any, first_and_last_times);
+  tcase_add_test(any, misses_read_the_ids_once);
+  suite_add_tcase(suite, any);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);
   int n_failed = srunner_ntests_failed(runner);
