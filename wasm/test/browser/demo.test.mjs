@@ -102,10 +102,12 @@ it('puts the vectors back, and forgets the past, in all tabs', async () => {
   await page.keyboard.press('End');
   assert.equal(await page.textContent('#time-text'), 'now');
   const n = await count(page);
-  await page.click('#restore');
+  await page.focus('#restore');
+  await page.keyboard.press('Enter');
   await page.waitForFunction((n) => Number(document.getElementById('deltas').textContent.replaceAll(',', '')) === n + 2000, n);
   await until(page, first);
-  await page.click('#forget');
+  await page.focus('#forget');
+  await page.keyboard.press('Enter');
   for (const tab of [page, other]) {
     await tab.waitForFunction(() => document.getElementById('deltas').textContent === '2,000');
     await tab.focus('#time');
