@@ -10,7 +10,7 @@ export class Picture {
   #marked = new Map(); // id -> rank
   #query;
   #at = Infinity;
-  #scale = 1;
+  #range; // [from, to] of the points along each axis
   #isDrawing = false;
 
   constructor(canvas) {
@@ -19,17 +19,18 @@ export class Picture {
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.draw());
   }
 
-  /** Chooses the plane. */
+  /** Chooses the plane: from some of the vectors, and so that all of them have room. */
   fit(vectors) {
+    const some = vectors.filter((_, i) => i % 4 === 0);
     this.#mean = new Float32Array(DIMENSIONS);
-    for (const v of vectors) for (let i = 0; i < DIMENSIONS; i++) this.#mean[i] += v[i] / vectors.length;
+    for (const v of some) for (let i = 0; i < DIMENSIONS; i++) this.#mean[i] += v[i] / some.length;
     this.#axes = [];
     for (let a = 0; a < 2; a++) {
       // Power iteration; what the first axis explains is left out of the second.
       let axis = Float32Array.from({ length: DIMENSIONS }, (_, i) => Math.sin(i + a + 1));
       for (let round = 0; round < 25; round++) {
         const next = new Float32Array(DIMENSIONS);
-        for (const v of vectors) {
+        for (const v of some) {
           let along = 0;
           for (let i = 0; i < DIMENSIONS; i++) along += (v[i] - this.#mean[i]) * axis[i];
           for (let i = 0; i < DIMENSIONS; i++) next[i] += along * (v[i] - this.#mean[i]);
@@ -43,11 +44,26 @@ export class Picture {
       }
       this.#axes.push(axis);
     }
-    this.#scale = 1 / Math.max(...vectors.map((v) => Math.hypot(...this.#project(v))));
+    const places = vectors.map((v) => this.#project(v));
+    this.#range = [0, 1].map((a) => [Math.min(...places.map((place) => place[a])), Math.max(...places.map((place) => place[a]))]);
   }
 
   #project(vector) {
-    return this.#axes.map((axis) => axis.reduce((s, x, i) => s + x * (vector[i] - this.#mean[i]), 0));
+    const [first, second] = this.#axes;
+    let x = 0;
+    let y = 0;
+    for (let i = 0; i < DIMENSIONS; i++) {
+      const from = vector[i] - this.#mean[i];
+      x += first[i] * from;
+      y += second[i] * from;
+    }
+    return [x, y];
+  }
+
+  /** Forgets what it was told: the feed begins anew. */
+  clear() {
+    this.#points.clear();
+    this.draw();
   }
 
   /** A delta of the feed. */
@@ -125,45 +141,58 @@ export class Picture {
     const g = canvas.getContext('2d');
     g.setTransform(ratio, 0, 0, ratio, 0, 0);
     g.clearRect(0, 0, width, height);
-    const to = ([x, y]) => [width / 2 + x * this.#scale * width * 0.48, height / 2 - y * this.#scale * height * 0.52];
+    const margin = 14; // for what is drawn around a point
+    const along = (a, value) => (value - this.#range[a][0]) / (this.#range[a][1] - this.#range[a][0]);
+    const to = ([x, y]) => [margin + along(0, x) * (width - 2 * margin), height - margin - along(1, y) * (height - 2 * margin)];
 
     g.globalAlpha = 0.55;
     const marks = [];
+    const colours = new Map(['noun', 'verb', 'adjective', 'adverb'].map((pos) => [pos, colour(pos)]));
     for (const [id, point] of this.#points) {
       const place = this.#place(point);
       if (!place) continue;
       const [x, y] = to(place);
       if (this.#marked.has(id)) marks.push([this.#marked.get(id), x, y]);
-      g.fillStyle = colour(point.pos ?? 'noun') || colour('noun');
+      g.fillStyle = colours.get(point.pos) ?? colours.get('noun');
       g.fillRect(x - 1.5, y - 1.5, 3, 3);
     }
     g.globalAlpha = 1;
     if (!this.#query) return;
+    const ink = colour('ink');
+    const back = colour('back');
     const [qx, qy] = to(this.#project(this.#query));
-    g.strokeStyle = colour('accent');
+    g.strokeStyle = ink;
     g.lineWidth = 1;
+    g.globalAlpha = 0.35;
     for (const [, x, y] of marks) {
-      g.globalAlpha = 0.4;
       g.beginPath();
       g.moveTo(qx, qy);
       g.lineTo(x, y);
       g.stroke();
     }
+    // The nearest lies on top. In the ink's colour, which no kind of word has, with an edge that parts them from each other.
     g.globalAlpha = 1;
-    g.font = '11px system-ui, sans-serif';
-    for (const [rank, x, y] of marks) {
-      g.fillStyle = colour('accent');
+    g.font = '600 10px system-ui, sans-serif';
+    g.textAlign = 'center';
+    g.textBaseline = 'middle';
+    g.strokeStyle = back;
+    g.lineWidth = 1.5;
+    for (const [rank, x, y] of marks.sort((a, b) => b[0] - a[0])) {
+      g.fillStyle = ink;
       g.beginPath();
-      g.arc(x, y, 4.5, 0, 7);
+      g.arc(x, y, 8, 0, 7);
       g.fill();
-      g.fillStyle = colour('ink');
-      g.fillText(String(rank + 1), x + 7, y + 4);
+      g.stroke();
+      g.fillStyle = back;
+      g.fillText(String(rank + 1), x, y + 0.5);
     }
-    g.fillStyle = colour('warm');
+    g.fillStyle = ink;
     g.beginPath();
-    g.moveTo(qx, qy - 8);
-    g.lineTo(qx + 7, qy + 5);
-    g.lineTo(qx - 7, qy + 5);
+    g.moveTo(qx, qy - 9);
+    g.lineTo(qx + 8, qy + 6);
+    g.lineTo(qx - 8, qy + 6);
+    g.closePath();
     g.fill();
+    g.stroke();
   }
 }

@@ -56,6 +56,10 @@ export interface OpenOptions extends DeltaDBOptions {
 const OPEN_OPTIONS = ['name', 'storage', 'durability', 'worker', 'sqlite', 'wasm', 'onWarning'];
 const STORAGES = ['auto', 'opfs-sahpool', 'opfs', 'memory'];
 
+/** Browsers do not say why, so: what it usually is. */
+const NOT_LOADED =
+  "the worker could not be loaded, see Bundlers in the README of delta-vectors. Vite before 8: optimizeDeps.exclude; esbuild: an entry point called worker; no bundler: option sqlite";
+
 const PAGE = 512;
 
 /** The other side: a worker, or in this thread what would be in one. */
@@ -96,7 +100,7 @@ export class AsyncDeltaVectorDB {
     port.onmessage = ({ data }) => this.#receive(data);
     port.onerror = (event) => {
       event.preventDefault?.();
-      this.#fail(new DeltaVectorsError('worker-failed', `the worker failed: ${event.message || 'it could not be loaded (without a bundler, give the option `sqlite`)'}`));
+      this.#fail(new DeltaVectorsError('worker-failed', event.message ? `the worker failed: ${event.message}` : NOT_LOADED));
     };
   }
 

@@ -46,6 +46,9 @@ export interface DatabaseOptions extends DeltaDBOptions {
   exclusive?: boolean;
 }
 
+/** T, unless it is a promise: then a text, which is what the compiler shows as the type that was expected. */
+export type AtOnce<T> = T extends PromiseLike<unknown> ? 'the work of a transaction must not be async' : T;
+
 export class DatabaseCore {
   readonly #connection: Connection;
   readonly #options: TableOptions;
@@ -177,9 +180,9 @@ export class DatabaseCore {
     this.#write(() => this.#connection.exec(`INSERT INTO ${quoted(this.#options.table)}(${quoted(this.#options.table)}) VALUES('optimize')`));
   }
 
-  /** Runs `work` in a transaction: all that it writes is committed together, or, if it throws, not at all. */
-  transaction<T>(work: () => T): T {
-    const result = this.#connection.transaction(work);
+  /** Runs `work` in a transaction: all that it writes is committed together, or, if it throws, not at all. It cannot wait for anything. */
+  transaction<T>(work: () => AtOnce<T>): T {
+    const result = this.#connection.transaction(work as () => T);
     this.#committed();
     return result;
   }

@@ -18,7 +18,7 @@ export class DeltaVectorDB extends DatabaseCore {
 }
 
 export { AsyncDeltaVectorDB, type OpenOptions } from './client.js';
-export type { DatabaseOptions } from './database.js';
+export type { AtOnce, DatabaseOptions } from './database.js';
 export { DeltaVectorsError, type ErrorCode } from './errors.js';
 export { decodeFrame, encodeFrame, type DecodedFrame } from './frame.js';
 export { loadDeltaVectors, type Loaded, type LoadOptions, type Variant } from './loader.js';

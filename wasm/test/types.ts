@@ -1,7 +1,7 @@
 // Compiled, not run: what the types promise to a strict program, which checks the libraries' types too and has no newer ones than ES2022. `@ts-expect-error` lines must be errors.
 import sqlite3InitModule from '@sqlite.org/sqlite-wasm';
 import { DeltaStreamProcessor, DeltaVectorDB, DeltaVectorsError, SharedDeltaPool, loadDeltaVectors } from 'delta-vectors';
-import type { AsyncDeltaVectorDB, CommittedDelta, DeltaOperation, SearchResult, VectorDelta } from 'delta-vectors';
+import type { AsyncDeltaVectorDB, AtOnce, CommittedDelta, DeltaOperation, SearchResult, VectorDelta } from 'delta-vectors';
 
 const sqlite3 = await sqlite3InitModule();
 await loadDeltaVectors(sqlite3);
@@ -32,6 +32,26 @@ void [vector, results, waits, n, m];
 const connection = new sqlite3.oo1.DB(':memory:');
 const theirs = new DeltaVectorDB(sqlite3, { dimensions: 3, database: connection, exclusive: true });
 theirs.sqlite.exec('SELECT id FROM vectors WHERE vector MATCH ? AND k = 1', { bind: [new Uint8Array(12)], rowMode: 'object' });
+
+// Whatever a transaction's work returns at once, it gives back.
+const counted: number = db.transaction(() => 1);
+const rows: { id: string }[] = db.transaction(() => [{ id }]);
+const found: Float32Array | null = db.transaction(() => db.getVector('a'));
+db.transaction(() => {
+  db.applyDelta(delta);
+});
+db.transaction((): unknown => JSON.parse('1'));
+db.transaction((): never => {
+  throw new Error('rolled back');
+});
+const both = <T>(work: () => AtOnce<T>): T => db.transaction<T>(work);
+void [counted, rows, found, both];
+// @ts-expect-error what it awaits would come behind the commit
+db.transaction(async () => db.applyDelta(delta));
+// @ts-expect-error neither may it wait only sometimes
+db.transaction((): void | Promise<void> => pool.writeDelta(delta));
+// @ts-expect-error nor is it otherwise a promise
+db.transaction(() => page.applyDelta(delta));
 
 // @ts-expect-error a plain array is no vector
 db.search([1, 2, 3], 10);

@@ -30,7 +30,7 @@ async function visit(size = { width: 1280, height: 900 }) {
 }
 
 const shoot = async (page, name) => process.env.SCREENSHOTS && page.screenshot({ path: path.join(process.env.SCREENSHOTS, `${name}.png`) });
-const results = (page) => page.$$eval('#results li', (items) => items.map((li) => li.innerText.replace(/^[\d.]+\s*/, '').trim()));
+const results = (page) => page.$$eval('#results li', (items) => items.map((li) => li.querySelector('span').textContent));
 async function until(page, expected) {
   for (let i = 0; i < 100 && (await results(page)).join() !== expected.join(); i++) await page.waitForTimeout(30);
   assert.deepEqual(await results(page), expected);
@@ -39,7 +39,8 @@ const chips = (page) => page.$$eval('.chip', (items) => items.map((c) => c.textC
 
 it('fills itself, finds by meaning while one types, and by keyboard alone', async () => {
   const page = await visit();
-  assert.match(await chips(page), /kept by this browser: opfs-sahpool \| journal: wal \| this tab holds the files .* 2,000 sentences written/);
+  assert.match(await chips(page), /kept by this browser \| this tab holds the files \| 2,000 sentences written/);
+  assert.match(await page.textContent('#versions'), /^Storage: opfs-sahpool · journal: wal · SQLite 3\.[\d.]+ · relaxed SIMD$/);
   await page.keyboard.press('Tab'); // the first thing on the page is the field
   assert.equal(await page.evaluate(() => document.activeElement.id), 'query');
   await page.keyboard.type('books are kept');
@@ -52,6 +53,7 @@ it('fills itself, finds by meaning while one types, and by keyboard alone', asyn
   await page.keyboard.press('Enter');
   assert.equal(await page.getAttribute('#query', 'aria-expanded'), 'false');
   assert.match(await page.textContent('#search-time'), /^[\d.]+ (µs|ms)$/);
+  assert.match(await page.textContent('#search-alone'), /^[\d.]+ (µs|ms)$/);
   await shoot(page, 'desktop-light');
   await page.emulateMedia({ colorScheme: 'dark' });
   await shoot(page, 'desktop-dark');
@@ -79,6 +81,8 @@ it('finds its data after a reload, lets them drift, and searches the past', asyn
   await page.focus('#time');
   await page.keyboard.press('Home');
   assert.notEqual(await page.textContent('#time-text'), 'now');
+  assert.equal(await page.getAttribute('#time', 'aria-valuetext'), await page.textContent('#time-text'));
+  await page.waitForFunction(() => /, as it was at \d/.test(document.getElementById('asked').textContent));
   await until(page, before);
   await shoot(page, 'past');
   await page.click('#now');
@@ -87,6 +91,66 @@ it('finds its data after a reload, lets them drift, and searches the past', asyn
   assert.deepEqual(page.errors, []);
   await page.close();
 });
+
+it('puts the vectors back, and forgets the past, in all tabs', async () => {
+  const [page, other] = [await visit(), await visit()];
+  const count = async (page) => Number((await page.textContent('#deltas')).replaceAll(',', ''));
+  await page.focus('#time');
+  await page.keyboard.press('Home');
+  await page.waitForFunction(() => /, as it was at \d/.test(document.getElementById('asked').textContent));
+  const first = await results(page);
+  await page.keyboard.press('End');
+  assert.equal(await page.textContent('#time-text'), 'now');
+  const n = await count(page);
+  await page.focus('#restore');
+  await page.keyboard.press('Enter');
+  await page.waitForFunction((n) => Number(document.getElementById('deltas').textContent.replaceAll(',', '')) === n + 2000, n);
+  await until(page, first);
+  await page.focus('#forget');
+  await page.keyboard.press('Enter');
+  for (const tab of [page, other]) {
+    await tab.waitForFunction(() => document.getElementById('deltas').textContent === '2,000');
+    await tab.focus('#time');
+    await tab.keyboard.press('Home'); // what is left of the past is the present
+    await until(tab, first);
+    assert.deepEqual(tab.errors, []);
+    await tab.close();
+  }
+});
+
+it('counts as changes of this second only what is written now', async () => {
+  const page = await context.newPage();
+  await page.addInitScript(() => {
+    globalThis.rates = new Set();
+    new MutationObserver(() => rates.add(document.getElementById('rate')?.textContent)).observe(document, { subtree: true, childList: true });
+  });
+  await page.goto(`${server.url}index.html`);
+  await page.waitForSelector('body[data-ready=yes]');
+  await page.waitForFunction(() => document.querySelectorAll('#feed tr').length > 10);
+  await page.waitForTimeout(600);
+  assert.deepEqual(await page.evaluate(() => [...rates].filter((rate) => rate !== undefined)), ['0']);
+  await page.close();
+});
+
+for (const [name, width, height] of [['phone', 360, 740], ['tablet', 768, 1024], ['desktop', 1440, 900]]) {
+  it(`has room for everything on a ${name}`, async () => {
+    const page = await visit({ width, height });
+    assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), 'the page is wider than the screen');
+    const box = (selector) => page.$eval(selector, (element) => element.getBoundingClientRect().toJSON());
+    assert.ok((await box('#time')).width > 250, `a slider of ${(await box('#time')).width} pixels`);
+    await page.focus('#query');
+    await page.keyboard.type('food');
+    await page.waitForSelector('#suggestions li');
+    // What was found can be seen while one types: all but what a list above it covers on a phone.
+    const covered = await page.$$eval('#results li', (items, bottom) => items.filter((li) => li.getBoundingClientRect().top < bottom).length, (await box('#suggestions')).bottom);
+    assert.ok(covered <= (width < 700 ? 1 : 0), `the suggestions cover ${covered} results`);
+    const shownAt = (await box('#suggestions')).height;
+    await page.keyboard.type('zz'); // fewer are found, nothing jumps
+    assert.ok([shownAt, 0].includes((await box('#suggestions')).height));
+    assert.deepEqual(page.errors, []);
+    await page.close();
+  });
+}
 
 it('shows in one tab what another changes, on a phone too', async () => {
   const first = await visit();

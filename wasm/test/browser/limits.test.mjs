@@ -54,6 +54,18 @@ it('a full origin: an error that says so, nothing lost, and it goes on when ther
   await page.close();
 });
 
+it('a worker that cannot start says where to look', async () => {
+  const page = await openPage(browser.context, plain.url);
+  const open = (options) => page.evaluate((options) => failure(() => dv.DeltaVectorDB.open({ name: 'never', dimensions: 3, ...options })), options);
+  const alone = await open({}); // nothing tells the worker what @sqlite.org/sqlite-wasm is
+  assert.equal(alone.code, 'worker-failed');
+  assert.match(alone.message, /^the worker could not be loaded, .*Bundlers.*optimizeDeps.*esbuild.*option sqlite/);
+  const missing = await open({ sqlite: '/nowhere/index.mjs' });
+  assert.equal(missing.code, 'worker-failed');
+  assert.match(missing.message, /http:\/\/localhost:\d+\/nowhere\/index\.mjs/);
+  await page.close();
+});
+
 it('an export is a whole SQLite file, also of what is only in the WAL, and comes back', async () => {
   const page = await openPage(browser.context, plain.url);
   await page.evaluate(() => open({ name: 'export' }));
