@@ -346,12 +346,9 @@ static inline float hnsw_key_distance(uint64_t key) {
   return dv_bits_float(bits >> 31 ? bits & ~((uint32_t)1 << 31) : ~bits);
 }
 
-/* The first n hits of the pool as they are now. */
+/* The first n hits of the pool as they are now; all of them have been expanded. */
 static void hnsw_keys_to_pool(dv_hnsw_scratch *s, size_t n) {
-  for (size_t i = 0; i < n; i++) {
-    s->pool[i].distance = hnsw_key_distance(s->keys[i]);
-    s->pool[i].row = hnsw_key_row(s->keys[i]) | (s->keys[i] & HNSW_KEY_FRESH ? HNSW_FRESH : 0);
-  }
+  for (size_t i = 0; i < n; i++) s->pool[i] = (dv_hnsw_hit){hnsw_key_distance(s->keys[i]), hnsw_key_row(s->keys[i])};
 }
 
 /* As hnsw_pool_add. */

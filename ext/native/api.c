@@ -7,8 +7,8 @@
  */
 #include "native_int.h"
 
-#include <stdarg.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 
 enum {
@@ -476,7 +476,6 @@ int dvec_patch(dvec_db *db, const void *delta, size_t n_delta, float *vector, si
 
 /* ---- search ------------------------------------------------------------------------------------------------------ */
 
-/* The options as SQL takes them. sqlite3's own printf: C's would write a comma where the locale has one. */
 /* JSON has no word for what is not finite: 9e999 is read as infinite, and null is refused with the option's name. */
 static void append_number(sqlite3_str *s, const char *name, double value) {
   sqlite3_str_appendf(s, ",\"%s\":", name);
@@ -487,6 +486,7 @@ static void append_number(sqlite3_str *s, const char *name, double value) {
   }
 }
 
+/* The options as SQL takes them. sqlite3's own printf: C's would write a comma where the locale has one. */
 static char *search_json(const dvec_search_options *o) {
   sqlite3_str *s = sqlite3_str_new(NULL);
   sqlite3_str_appendf(s, "{\"exact\":%s", o->exact ? "true" : "false");
