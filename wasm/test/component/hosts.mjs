@@ -36,6 +36,7 @@ export async function nodeHost() {
 export function wasmtimeHost() {
   const program = fileURLToPath(new URL('wasmtime_host.py', import.meta.url));
   const child = spawn(process.env.WASMTIME_PYTHON, [program, COMPONENT], { stdio: ['pipe', 'pipe', 'inherit'] });
+  child.stdin.on('error', () => {}); // one that was killed takes no more: that there is no answer says so
   const lines = readline.createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const ask = async (request) => {
     child.stdin.write(JSON.stringify(request, toJson) + '\n');
