@@ -316,6 +316,16 @@ static bool frame_read_record_head(dv_reader *r, dv_record *rec, const dv_log_st
   return true;
 }
 
+bool dv_record_row(const uint8_t *bytes, size_t n_bytes, uint32_t *vid) {
+  dv_reader r = dv_reader_of(bytes, n_bytes);
+  const unsigned tag = dv_read_u8(&r);
+  if ((tag & 7) == DV_RECORD_SEAL) return false;
+  if (tag >> 7) (void)dv_read_u8(&r);
+  (void)dv_read_varint(&r); /* length */
+  *vid = (uint32_t)dv_read_varint(&r);
+  return !r.is_bad;
+}
+
 dv_status dv_record_head(const uint8_t *bytes, size_t n_bytes, dv_log_state *state) {
   dv_reader r = dv_reader_of(bytes, n_bytes);
   dv_record record = {0};

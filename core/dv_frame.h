@@ -135,6 +135,10 @@ size_t dv_record_span(const uint8_t *bytes, size_t n_bytes, uint8_t *tag);
 #define DV_RECORD_HEAD_BYTES 48u
 dv_status dv_record_head(const uint8_t *bytes, size_t n_bytes, dv_log_state *state);
 
+/* Which row is the record of that begins here? A guess, of which only the bounds are checked: for fetching a row's memory
+ * before its record is read. False: a seal, or no bytes for it. */
+bool dv_record_row(const uint8_t *bytes, size_t n_bytes, uint32_t *vid);
+
 /* Parses a whole record of exactly n_bytes (as dv_record_span gave) that follows `state`, and updates state->seq and
  * time. rec borrows from the bytes. Not for seals. DV_CORRUPT. */
 dv_status dv_record_read(const uint8_t *bytes, size_t n_bytes, dv_record *rec, dv_log_state *state);

@@ -255,7 +255,7 @@ static bool apply_batch_next(dvx_table *t, const apply_batch *b, dv_reader *r, a
   f->at = b->n_bytes - dv_reader_left(r);
   f->number++;
   f->status = b->is_sealed ? dv_frame_read(r, &f->frame, NULL) : dv_frame_read_unsealed(r, &f->frame);
-  if (f->status == DV_OK && (f->frame.flags & DV_FRAME_ID)) dvx_row_prefetch(t, &f->frame.id);
+  if (f->status == DV_OK && (f->frame.flags & DV_FRAME_ID)) dvx_row_prefetch(t, dvx_ids_find(&t->ids, &f->frame.id));
   return true;
 }
 

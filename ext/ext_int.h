@@ -401,6 +401,11 @@ int dvx_log_change(dvx_table *t, uint64_t seq, dv_record *rec);
 int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*visit)(void *ctx, const dv_record *rec),
                  void *ctx);
 
+/* The same to the end, for who looks at each record's row: `soon` is called for most rows some records before `visit`, with
+ * a number that may be anything, to ask for the row's memory. */
+int dvx_log_follow(dvx_table *t, dvx_position *from, int (*visit)(void *ctx, const dv_record *rec),
+                   void (*soon)(void *ctx, uint32_t vid), void *ctx);
+
 /* Is `position` in the history of the stored log? */
 int dvx_log_is_at(dvx_table *t, const dvx_position *position, bool *is_at);
 
@@ -933,8 +938,8 @@ uint64_t dvx_row_word(const dvx_table *t, uint32_t vid);
 int dvx_row_time(dvx_table *t, uint32_t vid, int64_t *out);
 /* vid of an id, 0 if there never was such a row (it may be deleted: see dvx_row_word). */
 int dvx_row_find(dvx_table *t, const dv_value *id, uint32_t *vid);
-/* Brings what is in memory of the row near the CPU, while something else is done. */
-void dvx_row_prefetch(const dvx_table *t, const dv_value *id);
+/* Brings what is in memory of the row, which need not exist, near the CPU, while something else is done. */
+void dvx_row_prefetch(const dvx_table *t, uint32_t vid);
 void dvx_vectors_prefetch(const dvx_table *t, uint32_t vid);
 void dvx_row_prefetch_hit(const dvx_table *t, uint32_t vid); /* a committed row that may be in an answer */
 /* The row's id; borrowed until the next dvx_row_ call. */

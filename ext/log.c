@@ -363,6 +363,15 @@ typedef struct log_cursor {
   size_t record_capacity;
 } log_cursor;
 
+/* Records of a pack that are told of before they are read. */
+#define LOG_AHEAD 8u
+
+typedef struct log_told {
+  int64_t key;
+  size_t at;
+  size_t n;
+} log_told;
+
 static int log_cursor_read(dvx_table *t, log_cursor *c, dvx_sql which, int64_t key, bool *is_there) {
   sqlite3_stmt *stmt = NULL;
   int rc = dvx_shadow_stmt(t, which, &stmt);
@@ -415,9 +424,28 @@ int dvx_log_is_at(dvx_table *t, const dvx_position *position, bool *is_at) {
   return rc;
 }
 
-int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*visit)(void *ctx, const dv_record *rec),
-                 void *ctx) {
+/* Tells `soon` of rows whose records come next in this pack: a record is read in less time than a vector is fetched in from
+ * memory. *asked is where it has come to. */
+static void log_tell(const log_cursor *c, size_t at, log_told *told, void (*soon)(void *ctx, uint32_t vid), void *ctx) {
+  if (told->key != c->key || told->at < at) *told = (log_told){c->key, at, 0};
+  while (told->n < LOG_AHEAD && told->at < c->n) {
+    uint8_t tag;
+    uint32_t vid;
+    size_t span = dv_record_span(c->bytes + told->at, c->n - told->at, &tag);
+    if (span == 0 || span > c->n - told->at) break;
+    if (dv_record_row(c->bytes + told->at, span, &vid)) {
+      soon(ctx, vid);
+      told->n++;
+    }
+    told->at += span;
+  }
+  if (told->n > 0) told->n--; /* the one that is read now */
+}
+
+static int log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*visit)(void *ctx, const dv_record *rec),
+                    void (*soon)(void *ctx, uint32_t vid), void *ctx) {
   log_cursor c = {0};
+  log_told told = {0, 0, 0};
   log_header h = {0, 0, 0};
   bool is_there;
   dvx_position reached = *from; /* behind the last seal */
@@ -474,6 +502,7 @@ int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*vis
       if (n_records >= max_records) break;
       continue;
     }
+    if (soon) log_tell(&c, at, &told, soon, ctx);
     const uint8_t *bytes = c.bytes + at;
     size_t here = c.n - at;
     if (span > here) { /* goes on in the next pack */
@@ -517,6 +546,16 @@ int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*vis
   if (rc == SQLITE_DONE) rc = SQLITE_OK;
   if (rc == SQLITE_OK) *from = reached;
   return rc;
+}
+
+int dvx_log_scan(dvx_table *t, dvx_position *from, size_t max_records, int (*visit)(void *ctx, const dv_record *rec),
+                 void *ctx) {
+  return log_scan(t, from, max_records, visit, NULL, ctx);
+}
+
+int dvx_log_follow(dvx_table *t, dvx_position *from, int (*visit)(void *ctx, const dv_record *rec),
+                   void (*soon)(void *ctx, uint32_t vid), void *ctx) {
+  return log_scan(t, from, SIZE_MAX, visit, soon, ctx);
 }
 
 int dvx_log_first_after(dvx_table *t, int64_t time, uint64_t *seq) {

@@ -340,8 +340,7 @@ void dvx_row_prefetch_hit(const dvx_table *t, uint32_t vid) {
   if (row_chunk(t, vid) < t->vectors.n_chunks) DV_PREFETCH(&t->vectors.chunks[row_chunk(t, vid)]);
 }
 
-void dvx_row_prefetch(const dvx_table *t, const dv_value *id) {
-  uint32_t vid = dvx_ids_find(&t->ids, id);
+void dvx_row_prefetch(const dvx_table *t, uint32_t vid) {
   if (vid == 0 || vid > t->rows.n || !t->rows.words) return;
   DV_PREFETCH(&t->rows.words[vid]);
   DV_PREFETCH(&t->rows.times[vid]);

@@ -490,6 +490,11 @@ static int table_apply(void *ctx, const dv_record *rec) {
   return SQLITE_OK;
 }
 
+static void table_apply_soon(void *ctx, uint32_t vid) {
+  const dvx_table *t = ctx;
+  dvx_row_prefetch(t, vid);
+}
+
 /* ---- loading ----------------------------------------------------------------------------------------------------- */
 
 uint64_t dvx_word_mix(uint32_t vid, uint64_t word) {
@@ -754,7 +759,7 @@ static int table_load(dvx_table *t) {
   if (rc == SQLITE_OK && s.position.pack) rc = table_load_heads(t, &s, &is_right);
   if (rc != SQLITE_OK) return rc;
   dvx_position from = s.position;
-  if (is_right) rc = dvx_log_scan(t, &from, SIZE_MAX, table_apply, t);
+  if (is_right) rc = dvx_log_follow(t, &from, table_apply, table_apply_soon, t);
   if (rc == SQLITE_NOTFOUND) is_right = false;
   if (!is_right) {
     /* Derived data is missing or does not fit the log: the log alone tells. */
@@ -771,7 +776,7 @@ static int table_load(dvx_table *t) {
     from.max_time = INT64_MIN;
     memset(&s, 0, sizeof s);
     s.position.max_time = INT64_MIN;
-    rc = dvx_log_scan(t, &from, SIZE_MAX, table_apply, t);
+    rc = dvx_log_follow(t, &from, table_apply, table_apply_soon, t);
   }
   if (rc != SQLITE_OK) return rc;
   if (t->rows.limit == 0) rc = table_row_limit(t);
@@ -855,7 +860,7 @@ static int table_refresh(dvx_table *t) {
     bool is_grown = false;
     if (t->is_loaded && generation == t->generation && t->position.pack != 0) {
       dvx_log_forget(t);
-      rc = dvx_log_scan(t, &t->position, SIZE_MAX, table_apply, t);
+      rc = dvx_log_follow(t, &t->position, table_apply, table_apply_soon, t);
       is_grown = rc == SQLITE_OK;
       dvx_search_forget(t);
     }
