@@ -264,6 +264,11 @@ static inline float hnsw_apart(const hnsw_target *t, const dv_code_row *row, int
   return (t->norm_sq + row->norm_sq) - 2.0f * hnsw_product(t->scale, row, dot);
 }
 
+/* What is told of growth begins here: the very nearest may be anywhere. */
+#define HNSW_NEAR 10u
+/* Of squares of distances by high halves, for vectors of length 1: what they leave out is .009 of a product. */
+#define HNSW_NOISE 0.02
+
 enum { HNSW_MAX_LIST = 2 * DV_HNSW_MAX_M + 1 };
 
 /* Values so large that a distance is not a number make it the largest; and -0 is 0, so that equal distances have equal bits. */
@@ -304,6 +309,30 @@ static void hnsw_measure(const hnsw_target *t, const uint32_t *rows, size_t n, f
 /* The distances that a search walks by. */
 static void hnsw_measure_walk(const hnsw_target *t, const uint32_t *rows, size_t n, int32_t *dots, float *out) {
   hnsw_measure_by(t, t->is_coarse, rows, n, dots, out);
+}
+
+/* Squares of distances are unit * d + offset, for what distances are measured here, and in doubt by `noise`. False: they do
+ * not follow from it. */
+static bool hnsw_is_apart(const hnsw_target *t, double *unit, double *offset, double *noise) {
+  const dv_code_query *q = t->query;
+  const bool is_cosine = t->space->metric == DV_COSINE;
+  if (!is_cosine && t->space->metric != DV_L2) return false;
+  if (q && !(q->weight > 0.0f)) return false; /* everything is as far from it */
+  *unit = !is_cosine ? 1.0 : q ? 2.0 * (double)q->scale / (double)q->weight : 2.0;
+  *offset = is_cosine ? 2.0 : 0.0;
+  *noise = HNSW_NOISE * (is_cosine ? 1.0 : q ? q->code_sq : (double)t->norm_sq);
+  return true;
+}
+
+/* How many times as far as the HNSW_NEAR-th the n-th is; between two ends of octaves on the line. */
+static double hnsw_growth_to(size_t n, const double *growth) {
+  double x = (double)n / HNSW_NEAR, far = 1.0;
+  size_t octave = 0;
+  for (; x >= 2.0; x /= 2.0) {
+    far *= growth[octave];
+    if (octave + 1 < DV_HNSW_OCTAVES) octave++;
+  }
+  return far * (1.0 + (x - 1.0) * (growth[octave] - 1.0));
 }
 
 static inline bool hnsw_is_nearer(float d, uint32_t row, const dv_hnsw_hit *than) {
@@ -366,10 +395,8 @@ static inline size_t hnsw_keys_add(dv_hnsw_scratch *s, size_t ef, uint64_t key) 
   return i;
 }
 
-/* Of n rows that were measured, those that may have a place in a full pool. Most have none, and no CPU can guess which: so no
- * branch asks. */
-static inline size_t hnsw_keep_near(dv_hnsw_scratch *s, size_t n) {
-  const float farthest = hnsw_key_distance(s->keys[s->n_pool - 1]);
+/* Of n rows that were measured, those that are not farther. Most are, and no CPU can guess which: so no branch asks. */
+static inline size_t hnsw_keep_near(dv_hnsw_scratch *s, size_t n, float farthest) {
   size_t n_near = 0;
   for (size_t i = 0; i < n; i++) {
     float d = s->distances[i];
@@ -427,18 +454,44 @@ static inline void hnsw_prefetch_list(const dv_hnsw *g, uint32_t row, uint32_t l
   DV_PREFETCH(list + 16);
 }
 
-/* From what the pool holds (all visited, all fresh) to the ef nearest that links lead to. */
-static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint32_t level, size_t ef,
+/* Where a search of a level ends. */
+typedef struct hnsw_end {
+  size_t most; /* the pool holds so many */
+  size_t least; /* the nearest so many are expanded, ... */
+  size_t k; /* ... and who is not farther than slope * the k-th's distance + base; 0: only they */
+  float slope, base;
+} hnsw_end;
+
+static inline hnsw_end hnsw_end_of(size_t ef) { return (hnsw_end){.most = ef, .least = ef}; }
+
+/* The last key that is worth a place in the pool. */
+static inline uint64_t hnsw_last_key(const hnsw_end *end, const dv_hnsw_scratch *s) {
+  const uint64_t *keys = s->keys;
+  if (s->n_pool < end->least) return UINT64_MAX;
+  uint64_t last = keys[end->least - 1];
+  if (end->k) {
+    const float far = end->slope * hnsw_key_distance(keys[end->k - 1]) + end->base;
+    const uint64_t farthest = hnsw_key(hnsw_number(far), DV_HNSW_MAX_ROWS - 1);
+    if (farthest > last) last = farthest;
+    if (s->n_pool == end->most && keys[end->most - 1] < last) last = keys[end->most - 1];
+  }
+  return last;
+}
+
+/* From what the pool holds (all visited, all fresh) to the nearest that links lead to. */
+static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint32_t level, const hnsw_end *end,
                                    const dv_hnsw_watch *watch, dv_hnsw_scratch *s) {
   const size_t room = hnsw_room(g, level);
   uint64_t *keys = s->keys, *visited = s->visited;
   size_t at = 0, n_watched = watch ? watch->first : SIZE_MAX;
   for (size_t i = 0; i < s->n_pool; i++) keys[i] = hnsw_key(s->pool[i].distance, s->pool[i].row & ~HNSW_FRESH);
+  uint64_t last = hnsw_last_key(end, s);
   while (at < s->n_pool) {
     if ((keys[at] & HNSW_KEY_FRESH) == 0) {
       at++;
       continue;
     }
+    if (keys[at] > last) break;
     if (at >= n_watched) {
       hnsw_keys_to_pool(s, at);
       if (!watch->goes_on(watch->ctx, s->pool, at)) {
@@ -450,7 +503,7 @@ static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint3
     uint32_t *rows = s->rows;
     size_t n = 0;
     size_t next = at;
-    for (size_t n_expanded = 0; next < s->n_pool && n_expanded < HNSW_BEAM; next++) {
+    for (size_t n_expanded = 0; next < s->n_pool && keys[next] <= last && n_expanded < HNSW_BEAM; next++) {
       if ((keys[next] & HNSW_KEY_FRESH) == 0) continue;
       keys[next] &= ~HNSW_KEY_FRESH;
       uint32_t row = hnsw_key_row(keys[next]);
@@ -478,15 +531,17 @@ static dv_status hnsw_search_level(const dv_hnsw *g, const hnsw_target *t, uint3
     dv_status st = hnsw_need_codes(t->space, rows, n);
     if (st != DV_OK) return st;
     hnsw_measure_walk(t, rows, n, s->dots, s->distances);
-    if (s->n_pool == ef) n = hnsw_keep_near(s, n);
+    if (last != UINT64_MAX) n = hnsw_keep_near(s, n, hnsw_key_distance(last));
     size_t lowest = at + 1;
     for (size_t i = 0; i < n; i++) {
-      size_t place = hnsw_keys_add(s, ef, hnsw_key(s->distances[i], rows[i]));
+      size_t place = hnsw_keys_add(s, end->most, hnsw_key(s->distances[i], rows[i]));
       if (place < at + (size_t)2 * HNSW_BEAM) hnsw_prefetch_list(g, rows[i], level);
       if (place < lowest) lowest = place;
     }
     at = lowest;
+    last = hnsw_last_key(end, s);
   }
+  while (s->n_pool > 0 && keys[s->n_pool - 1] > last) s->n_pool--;
   hnsw_keys_to_pool(s, s->n_pool);
   return DV_OK;
 }
@@ -562,24 +617,57 @@ static void hnsw_pool_restart(const dv_hnsw *g, dv_hnsw_scratch *s) {
   }
 }
 
-dv_status dv_hnsw_search(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t ef,
-                         dv_hnsw_scratch *s) {
-  return dv_hnsw_search_watched(g, space, q, ef, NULL, s);
+/*
+ * Where a search for the k nearest ends if it is known how distances grow. With ef alone a search goes on to the ef-th of what it has found, so to where it lies
+ * for this query. To go as many times as far as the k-th nearest as the ef-th is at the mean spends on queries with near
+ * neighbours, which are easy, what those without them need ("Distance Adaptive Beam Search for Provably Accurate Graph-Based
+ * Nearest Neighbor Search", arXiv 2505.15636). ef / 2 rows are expanded in any case, and 2 ef at most.
+ */
+static hnsw_end hnsw_end_by_growth(const hnsw_target *t, size_t k, size_t ef, const double *growth) {
+  hnsw_end end = hnsw_end_of(ef);
+  double unit, offset, noise;
+  if (k < HNSW_NEAR) k = HNSW_NEAR;
+  if (!growth || ef <= k || !hnsw_is_apart(t, &unit, &offset, &noise)) return end;
+  /* Within the mean distance of the n-th are more than n at the mean, and more so the farther it is from the k-th's. */
+  double ratio = hnsw_growth_to(ef - (ef - k) / 4, growth) / hnsw_growth_to(k, growth);
+  ratio *= ratio; /* of squares */
+  end.most = 2 * ef;
+  end.least = ef / 2 > k ? ef / 2 : k;
+  end.k = k;
+  end.slope = (float)ratio;
+  end.base = (float)((ratio - 1.0) * (offset + noise) / unit);
+  return end;
 }
 
-dv_status dv_hnsw_search_watched(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t ef,
-                                 const dv_hnsw_watch *watch, dv_hnsw_scratch *s) {
+static dv_status hnsw_search(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t k, size_t ef,
+                             const double *growth, const dv_hnsw_watch *watch, dv_hnsw_scratch *s) {
   s->n_pool = s->n_distances = s->n_hops = 0;
-  dv_status st = hnsw_scratch_reserve(s, g, space, ef);
-  if (st != DV_OK || g->entry == DV_HNSW_NONE || ef == 0) return st;
   hnsw_target t = hnsw_target_query(space, q);
+  hnsw_end end = hnsw_end_by_growth(&t, k, ef, growth);
+  dv_status st = hnsw_scratch_reserve(s, g, space, end.most);
+  if (st != DV_OK || g->entry == DV_HNSW_NONE || ef == 0) return st;
   st = hnsw_approach(g, &t, 0, &s->pool[0], s);
   if (st != DV_OK) return st;
   s->n_pool = 1;
   hnsw_pool_restart(g, s);
-  st = hnsw_search_level(g, &t, 0, ef, watch, s); /* every hit has been expanded: no top bit is left */
+  st = hnsw_search_level(g, &t, 0, &end, watch, s); /* every hit has been expanded: no top bit is left */
   if (st == DV_OK) hnsw_refine(&t, s);
   return st;
+}
+
+dv_status dv_hnsw_search(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t ef,
+                         dv_hnsw_scratch *s) {
+  return hnsw_search(g, space, q, ef, ef, NULL, NULL, s);
+}
+
+dv_status dv_hnsw_search_watched(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t ef,
+                                 const dv_hnsw_watch *watch, dv_hnsw_scratch *s) {
+  return hnsw_search(g, space, q, ef, ef, NULL, watch, s);
+}
+
+dv_status dv_hnsw_search_nearest(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t k,
+                                 size_t ef, const double *growth, dv_hnsw_scratch *s) {
+  return hnsw_search(g, space, q, k, ef, growth, NULL, s);
 }
 
 /* ---- choosing links ---------------------------------------------------------------------------------------------- */
@@ -827,7 +915,8 @@ static dv_status hnsw_plan_levels(const hnsw_batch *b, size_t i, dv_hnsw_scratch
     if (g->entry != DV_HNSW_NONE && level <= g->top) {
       if (s->n_pool == 0) s->pool[s->n_pool++] = start;
       hnsw_pool_restart(g, s);
-      st = hnsw_search_level(g, &t, level, b->ef, NULL, s);
+      const hnsw_end end = hnsw_end_of(b->ef);
+      st = hnsw_search_level(g, &t, level, &end, NULL, s);
       if (st != DV_OK) return st;
       hnsw_refine(&t, s);
     }
@@ -1126,11 +1215,12 @@ static dv_status hnsw_count_near(const hnsw_target *t, uint32_t row, float farth
   return DV_OK;
 }
 
-/* How many rows that are not farther than `farthest` a search for a row finds that may not come by the row itself: as if
- * it were not in the graph. */
-static dv_status hnsw_count_found(const dv_hnsw *g, const hnsw_target *t, uint32_t row, size_t ef, float farthest,
-                                  dv_hnsw_scratch *s, size_t *n_found) {
-  dv_status st = hnsw_approach(g, t, 0, &s->pool[0], s);
+/* Fills the pool with what a search for a row finds that may not come by the row itself: as if it were not in the graph. */
+static dv_status hnsw_search_around(const dv_hnsw *g, const hnsw_target *t, uint32_t row, const hnsw_end *end,
+                                    dv_hnsw_scratch *s) {
+  s->n_pool = 0;
+  dv_status st = hnsw_poll(g);
+  if (st == DV_OK) st = hnsw_approach(g, t, 0, &s->pool[0], s);
   if (st != DV_OK) return st;
   if (s->pool[0].row == row) { /* a search cannot begin there; nor go through it, below */
     const uint32_t *list = hnsw_list(g, row, 0);
@@ -1142,19 +1232,43 @@ static dv_status hnsw_count_found(const dv_hnsw *g, const hnsw_target *t, uint32
   s->n_pool = 1;
   hnsw_pool_restart(g, s);
   (void)hnsw_visit(s->visited, row);
-  st = hnsw_search_level(g, t, 0, ef, NULL, s);
-  return st == DV_OK ? hnsw_count_near(t, row, farthest, s, n_found) : st;
+  return hnsw_search_level(g, t, 0, end, NULL, s);
+}
+
+dv_status dv_hnsw_growth(const dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows,
+                         double *growth) {
+  enum { MOST = HNSW_NEAR << DV_HNSW_OCTAVES };
+  const hnsw_end end = hnsw_end_of(MOST);
+  double far[DV_HNSW_OCTAVES + 1] = {0.0}, unit, offset, noise;
+  dv_hnsw_scratch s;
+  dv_hnsw_scratch_init(&s, g->alloc);
+  dv_status st = hnsw_scratch_reserve(&s, g, space, MOST);
+  for (size_t i = 0; st == DV_OK && i < n_rows; i++) {
+    hnsw_target t = hnsw_target_row(space, rows[i], s.codes);
+    if (!hnsw_is_apart(&t, &unit, &offset, &noise)) break;
+    st = hnsw_search_around(g, &t, rows[i], &end, &s);
+    if (st != DV_OK || s.n_pool < MOST) continue;
+    for (size_t octave = 0; octave <= DV_HNSW_OCTAVES; octave++) {
+      const double square = unit * (double)s.pool[(HNSW_NEAR << octave) - 1].distance + offset;
+      /* Of what is nearer than the noise only the noise is known. */
+      far[octave] += sqrt((square > 0.0 ? square : 0.0) + noise);
+    }
+  }
+  for (size_t octave = 0; octave < DV_HNSW_OCTAVES; octave++)
+    growth[octave] = far[octave] > 0.0 ? far[octave + 1] / far[octave] : 1.0;
+  dv_hnsw_scratch_free(&s);
+  return st;
 }
 
 dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows, size_t k,
-                         const uint32_t *efs, size_t n_efs, double *recall) {
+                         const double *growth, const uint32_t *efs, size_t n_efs, double *recall) {
   dv_hnsw_scratch s;
   size_t n_hits = 0, n_expected = 0;
   hnsw_nearest *nearest = dv_alloc_array(g->alloc, NULL, n_rows, sizeof *nearest);
   dv_hnsw_hit *hits = dv_mul_size(n_rows, k, &n_hits) ? dv_alloc_array(g->alloc, NULL, n_hits, sizeof *hits) : NULL;
   dv_hnsw_scratch_init(&s, g->alloc);
   dv_status st =
-      nearest && hits ? hnsw_scratch_reserve(&s, g, space, n_efs ? (size_t)efs[n_efs - 1] + 1 : 1) : DV_NOMEM;
+      nearest && hits ? hnsw_scratch_reserve(&s, g, space, n_efs ? 2 * (size_t)efs[n_efs - 1] : 1) : DV_NOMEM;
   for (size_t i = 0; st == DV_OK && i < n_rows; i++) nearest[i] = (hnsw_nearest){hits + i * k, 0};
   if (st == DV_OK) st = hnsw_look_at_all(g, space, rows, n_rows, k, nearest, &s);
   for (size_t i = 0; st == DV_OK && i < n_rows; i++) n_expected += nearest[i].n;
@@ -1165,9 +1279,9 @@ dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uin
       hnsw_target t = hnsw_target_row(space, rows[i], s.codes);
       const float farthest = nearest[i].n ? nearest[i].hits[nearest[i].n - 1].distance : -INFINITY;
       size_t n = 0;
-      st = hnsw_poll(g);
-      if (st != DV_OK) break;
-      st = hnsw_count_found(g, &t, rows[i], efs[e], farthest, &s, &n);
+      const hnsw_end end = hnsw_end_by_growth(&t, k, efs[e], growth);
+      st = hnsw_search_around(g, &t, rows[i], &end, &s);
+      if (st == DV_OK) st = hnsw_count_near(&t, rows[i], farthest, &s, &n);
       n_found += n < k ? n : k; /* more at the same distance */
     }
     recall[e] = is_known ? recall[e - 1] : n_expected ? (double)n_found / (double)n_expected : 1.0;

@@ -128,6 +128,19 @@ bool dv_hnsw_is_linked(const dv_hnsw *g, uint32_t row);
 dv_status dv_hnsw_search(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t ef,
                          dv_hnsw_scratch *s);
 
+/*
+ * How distances grow: growth[i] is how many times as far as the (10 * 2^i)-th nearest the (20 * 2^i)-th is, at the mean of
+ * n_rows linked rows, as a search finds them. All 1 where the metric is not one (ip). Everything must be in memory.
+ */
+#define DV_HNSW_OCTAVES 4
+dv_status dv_hnsw_growth(const dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows,
+                         double *growth);
+
+/* As dv_hnsw_search, for the k nearest of a graph of which this is known: as much work at the mean, but more of it for queries
+ * that need it, and so more is found. k rows at least are in the pool, if so many are found. NULL: as dv_hnsw_search. */
+dv_status dv_hnsw_search_nearest(const dv_hnsw *g, const dv_hnsw_space *space, const dv_code_query *q, size_t k,
+                                 size_t ef, const double *growth, dv_hnsw_scratch *s);
+
 /* Looks on at a search whose result is only partly wanted: goes_on(ctx, pool, n) is called now and then, from
  * n = `first` on, when links have led to nothing nearer than the n nearest so far. false ends the search, with those n
  * in the pool. The top bit of a row means nothing to it. */
@@ -172,7 +185,7 @@ void dv_hnsw_forget_changes(dv_hnsw *g);
  * must be in memory. With a judge, near is what it says, and a search finds what it has among its ef candidates.
  */
 dv_status dv_hnsw_recall(const dv_hnsw *g, const dv_hnsw_space *space, const uint32_t *rows, size_t n_rows, size_t k,
-                         const uint32_t *efs, size_t n_efs, double *recall);
+                         const double *growth, const uint32_t *efs, size_t n_efs, double *recall);
 
 /* What is wrong with a graph that came from elsewhere. */
 typedef enum dv_hnsw_fault {

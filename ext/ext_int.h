@@ -703,6 +703,7 @@ typedef struct dvx_graph {
   size_t n_fresh;
   uint16_t curve[DVX_CURVE_POINTS]; /* recall by ef, in ten-thousandths, when it was measured; 0: it was not */
   uint16_t curve_stored[DVX_CURVE_POINTS]; /* ... by the last 'optimize' or 'rebuild' */
+  uint8_t growth[DV_HNSW_OCTAVES]; /* dv_hnsw_growth, less 1, in 1/512, measured then; all 0: it was not */
   size_t n_unwalked; /* rows linked or unlinked since it was known that links lead to all */
   uint32_t links_change; /* of the sum of checksums of blocks, while they are written */
   uint32_t *block_checks; /* of blocks of rows that were written: what they contribute to it; 0: look */
@@ -1060,6 +1061,8 @@ bool dvx_graph_leads_to(const dvx_table *t, size_t row);
 /* Brings the graph, in memory and in the file, up to the n rows (rising vids, pending or not), and links rows that wait:
  * all, or if there are many some. *is_due_again: many are left. The same log gives the same graph, whoever searched when. */
 int dvx_graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_all, bool *is_due_again);
+/* For dv_hnsw_search_nearest, in growth[0 .. DV_HNSW_OCTAVES); NULL: it is not known. */
+const double *dvx_graph_growth(const dvx_table *t, double *growth);
 /* The ef with which searches for k rows have this recall; 0: none is known. The first time it may have to be measured. */
 int dvx_graph_ef_for(dvx_table *t, double recall, size_t k, size_t *ef);
 /* About the recall of searches for ten rows with this ef; negative: not known. */

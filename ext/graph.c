@@ -28,6 +28,7 @@
 #include <math.h>
 
 #define GRAPH_STATE_BYTES 64u
+#define GRAPH_GROWTH_UNIT 512.0 /* growth is kept in these, less 1 */
 #define GRAPH_VERSION 1u
 #define GRAPH_SEED 0x64656c7461u /* any number: the same log is to give the same graph */
 #define GRAPH_FRESH_BLOCKS (-((int64_t)1 << 40))
@@ -279,6 +280,7 @@ static int graph_write_state(dvx_table *t, int64_t stamp) {
   dv_store_u32(b + 24, g->entry);
   dv_store_u32(b + 28, g->top);
   dv_store_u32(b + 32, g->n_upper);
+  memcpy(b + 36, gr->growth, sizeof gr->growth);
   for (size_t i = 0; i < DVX_CURVE_POINTS; i++) dv_store_u16(b + 44 + 2 * i, gr->curve_stored[i]);
   dv_store_u32(b + 40, gr->n_unwalked < UINT32_MAX ? (uint32_t)gr->n_unwalked : UINT32_MAX);
   dvx_checks checks;
@@ -334,6 +336,7 @@ static int graph_load(dvx_table *t, int64_t stamp) {
     t->mirror.n = n;
     t->mirror.is_whole = false;
   }
+  memcpy(gr->growth, b + 36, sizeof gr->growth);
   gr->n_unwalked = dv_load_u32(b + 40);
   for (size_t i = 0; i < DVX_CURVE_POINTS; i++) gr->curve_stored[i] = dv_load_u16(b + 44 + 2 * i);
   memcpy(gr->curve, gr->curve_stored, sizeof gr->curve);
@@ -577,8 +580,9 @@ static dv_status graph_judge_l1(void *ctx, uint32_t from, const uint32_t *rows, 
   return DV_OK;
 }
 
-/* Measures recall by ef with linked rows as queries, spread over the table: the same ones each time. */
-static int graph_measure_curve(dvx_table *t) {
+/* Measures recall by ef with linked rows as queries, spread over the table: the same ones each time; with_growth: how
+ * distances grow, first. */
+static int graph_measure_curve(dvx_table *t, bool with_growth) {
   dvx_graph *gr = &t->graph;
   dv_hnsw_space space;
   dv_hnsw_pager pager;
@@ -595,15 +599,37 @@ static int graph_measure_curve(dvx_table *t) {
   }
   dvx_graph_space(t, &space, &pager);
   const dv_hnsw_judge judge = {graph_judge_l1, t};
-  if (t->config->metric == DV_L1) space.judge = &judge;
-  dv_status status =
-      dv_hnsw_recall(&gr->hnsw, &space, rows, n, GRAPH_CURVE_K, graph_curve_ef, DVX_CURVE_POINTS, recall);
+  dv_status status = DV_OK;
+  if (t->config->metric == DV_L1) {
+    space.judge = &judge;
+  } else if (with_growth) {
+    double growth[DV_HNSW_OCTAVES];
+    status = dv_hnsw_growth(&gr->hnsw, &space, rows, n, growth);
+    for (size_t i = 0; status == DV_OK && i < DV_HNSW_OCTAVES; i++) {
+      double part = (growth[i] - 1.0) * GRAPH_GROWTH_UNIT;
+      gr->growth[i] = (uint8_t)(part < 255.0 ? part : 255.0);
+    }
+  }
+  double grown[DV_HNSW_OCTAVES];
+  const double *growth = dvx_graph_growth(t, grown);
+  if (status == DV_OK)
+    status =
+        dv_hnsw_recall(&gr->hnsw, &space, rows, n, GRAPH_CURVE_K, growth, graph_curve_ef, DVX_CURVE_POINTS, recall);
   if (status != DV_OK) return graph_status(t, status);
   for (size_t i = 0; i < DVX_CURVE_POINTS; i++) {
     uint16_t r = (uint16_t)(recall[i] * 10000.0);
     gr->curve[i] = r ? r : 1;
   }
   return SQLITE_OK;
+}
+
+const double *dvx_graph_growth(const dvx_table *t, double *growth) {
+  bool is_known = false;
+  for (size_t i = 0; i < DV_HNSW_OCTAVES; i++) {
+    growth[i] = 1.0 + t->graph.growth[i] / GRAPH_GROWTH_UNIT;
+    is_known |= t->graph.growth[i] != 0;
+  }
+  return is_known ? growth : NULL;
 }
 
 double dvx_graph_recall_at(const dvx_table *t, size_t ef) {
@@ -620,7 +646,7 @@ double dvx_graph_recall_at(const dvx_table *t, size_t ef) {
 int dvx_graph_ef_for(dvx_table *t, double recall, size_t k, size_t *ef) {
   dvx_graph *gr = &t->graph;
   *ef = 0;
-  int rc = gr->is_there && gr->curve[0] == 0 ? graph_measure_curve(t) : SQLITE_OK;
+  int rc = gr->is_there && gr->curve[0] == 0 ? graph_measure_curve(t, false) : SQLITE_OK;
   if (rc != SQLITE_OK || !gr->is_there || gr->curve[0] == 0) return rc;
   /* A sample says it within some tenths of a point: a part of what may be missed is kept in hand. */
   double needed = recall + (1.0 - recall) * 0.5;
@@ -976,7 +1002,8 @@ static int graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_al
   }
   if (rc == SQLITE_OK && gr->is_there && is_all && gr->hnsw.n_linked > 0 && !is_same) {
     memset(gr->curve, 0, sizeof gr->curve);
-    rc = graph_measure_curve(t);
+    memset(gr->growth, 0, sizeof gr->growth);
+    rc = graph_measure_curve(t, true);
     memcpy(gr->curve_stored, gr->curve, sizeof gr->curve);
   }
   if (rc == SQLITE_OK && gr->is_there) rc = graph_save(t, placed);

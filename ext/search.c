@@ -549,7 +549,11 @@ static int search_pool(search_run *s, const dv_code_query *cq, const uint64_t *m
   *is_found = false;
   dvx_graph_space(t, &space, &pager);
   if (mask && n_passing < (size_t)t->rows.n_live) return search_pool_passing(s, cq, mask, p, &space, is_found);
-  dv_status status = dv_hnsw_search(&gr->hnsw, &space, cq, p->ef, &gr->scratch);
+  /* Of the nearest that are found some may be deleted. */
+  double share = (double)p->n_wanted / (double)p->ef;
+  size_t k = share < 1.0 ? (size_t)((double)s->out->k / share) + 1 : s->out->k;
+  double growth[DV_HNSW_OCTAVES];
+  dv_status status = dv_hnsw_search_nearest(&gr->hnsw, &space, cq, k, p->ef, dvx_graph_growth(t, growth), &gr->scratch);
   *is_found = status == DV_OK;
   if (status != DV_OK && gr->is_damaged) return SQLITE_OK;
   return search_status(t, status, gr->rc);

@@ -70,7 +70,19 @@ static void bit_set(uint64_t *bits, size_t i) { bits[i / 64] |= (uint64_t)1 << i
 
 /* ---- a graph, its rows, and the set of those that are in it ------------------------------------------------------- */
 
-enum shape { GAUSSIAN, CLUSTERS, LENGTHS, FEW_VALUES, DUPLICATES, SOME_ZERO, EQUAL, ZERO, N_SHAPES, HUGE_VALUES };
+enum shape {
+  GAUSSIAN,
+  CLUSTERS,
+  LENGTHS,
+  FEW_VALUES,
+  DUPLICATES,
+  SOME_ZERO,
+  EQUAL,
+  ZERO,
+  N_SHAPES,
+  HUGE_VALUES,
+  UNEVEN
+};
 
 typedef struct world {
   dv_hnsw g;
@@ -97,6 +109,9 @@ static void fill_vector(float *v, size_t n, unsigned shape, uint32_t row, const 
     case DUPLICATES: v[i] = row < 5 ? random_normal() : v_first[row % 5 * n + i]; break;
     case SOME_ZERO: v[i] = is_zero ? 0.0f : random_normal(); break;
     case EQUAL: v[i] = (float)(i + 1); break;
+    case UNEVEN:
+      v[i] = sinf((float)((row / 400 + 1) * (i + 1))) + (0.1f + 0.2f * (float)(row / 400 % 8)) * random_normal();
+      break;
     case HUGE_VALUES: v[i] = (is_huge ? 1e30f : 1.0f) * random_normal(); break;
     default: v[i] = 0.0f; break;
     }
@@ -392,9 +407,41 @@ static uint32_t brute_force(const world *w, const dv_code_query *q, dv_hnsw_hit 
 /* How many are expanded before the next are chosen: as in dv_hnsw.c. */
 enum { BEAM = 2 };
 
+/* Where a search ends: it keeps `most`; expands the nearest `least`, and beyond them whoever is not farther than slope * the
+ * k-th's distance + base (k = 0: nobody). */
+typedef struct ending {
+  size_t most, least, k;
+  float slope, base;
+} ending;
+
+/* As many times as far as the k-th nearest (or the tenth) as rank ef - (ef - k) / 4 is; where a distance is the root of
+ * unit * what is measured + offset, in doubt by `noise`. */
+static ending ending_of(const world *w, const dv_code_query *q, size_t k, size_t ef, const double *growth) {
+  ending e = {ef, ef, 0, 0, 0};
+  double far[2] = {1, 1};
+  bool is_l2 = w->space.metric == DV_L2;
+  if (k < 10) k = 10;
+  if (!growth || ef <= k || w->space.metric == DV_IP || q->weight == 0) return e;
+  for (int i = 0; i < 2; i++) {
+    double rank = (double)(i ? k : ef - (ef - k) / 4), from = 10;
+    for (int octave = 0; rank > from; octave++, from *= 2) {
+      double g = growth[octave < 3 ? octave : 3];
+      far[i] *= rank >= 2 * from ? g : 1 + (rank / from - 1) * (g - 1);
+    }
+  }
+  double unit = is_l2 ? 1 : 2.0 * (double)q->scale / (double)q->weight, offset = is_l2 ? 0 : 2;
+  double noise = is_l2 ? 0.02 * q->code_sq : 0.02, square = far[0] / far[1] * (far[0] / far[1]);
+  return (ending){2 * ef, ef / 2 < k ? k : ef / 2, k, (float)square, (float)((square - 1) * (offset + noise) / unit)};
+}
+
+static bool is_wanted(const ending *e, const dv_hnsw_hit *hits, size_t n, const dv_hnsw_hit *hit) {
+  if (n < e->least || by_hit(hit, &hits[e->least - 1]) <= 0) return true;
+  return e->k > 0 && !(hit->distance > e->slope * hits[e->k - 1].distance + e->base);
+}
+
 /* From the entry down to the nearest neighbour of nearest neighbours; then, on the ground, expands the nearest that are
  * not expanded yet of the ef nearest seen, until all are. What it has found is then measured by whole codes. */
-static size_t naive_search(const world *w, const dv_code_query *q, size_t ef, dv_hnsw_hit *out) {
+static size_t naive_search_until(const world *w, const dv_code_query *q, const ending *e, dv_hnsw_hit *out) {
   const dv_hnsw *g = &w->g;
   bool *is_seen = zeros(w->n, sizeof *is_seen), *is_expanded = zeros(w->n, sizeof *is_expanded);
   dv_hnsw_hit at = {walked(w, q, g->entry), g->entry};
@@ -415,7 +462,7 @@ static size_t naive_search(const world *w, const dv_code_query *q, size_t ef, dv
     uint32_t now[BEAM];
     n_now = 0;
     for (size_t i = 0; i < n && n_now < BEAM; i++)
-      if (!is_expanded[out[i].row]) now[n_now++] = out[i].row;
+      if (!is_expanded[out[i].row] && is_wanted(e, out, n, &out[i])) now[n_now++] = out[i].row;
     for (size_t i = 0; i < n_now; i++) {
       is_expanded[now[i]] = true;
       for (uint32_t j = 0; j < list_length(g, now[i], 0); j++) {
@@ -426,13 +473,19 @@ static size_t naive_search(const world *w, const dv_code_query *q, size_t ef, dv
       }
     }
     sort_hits(out, n);
-    n = n < ef ? n : ef;
+    n = n < e->most ? n : e->most;
   }
+  while (n > 0 && !is_wanted(e, out, n, &out[n - 1])) n--;
   for (size_t i = 0; i < n; i++) out[i].distance = estimate(w, q, out[i].row);
   sort_hits(out, n);
   free(is_seen);
   free(is_expanded);
   return n;
+}
+
+static size_t naive_search(const world *w, const dv_code_query *q, size_t ef, dv_hnsw_hit *out) {
+  const ending e = {ef, ef, 0, 0, 0};
+  return naive_search_until(w, q, &e, out);
 }
 
 /* No zero of what was found is negative. */
@@ -561,6 +614,105 @@ START_TEST(a_search_is_the_naive_one) {
   ck_assert_uint_gt(n_whole, 100);
   ck_assert_uint_gt(n_not_all, 50); /* with so few links and so small an ef a search errs: the naive one likewise */
   dv_hnsw_scratch_free(&s);
+}
+END_TEST
+
+START_TEST(a_search_by_growth_is_the_naive_one) {
+  dv_hnsw_scratch s;
+  dv_hnsw_scratch_init(&s, &alloc);
+  size_t n_shorter = 0, n_longer = 0;
+  for (unsigned round = 0; round < 60; round++) {
+    world w = world_new(metrics[round % 3], 200 + random_below(400), 1 + random_below(round % 2 ? 40 : 400),
+                        2 + random_below(9), random_below(N_SHAPES));
+    dv_hnsw_hit *expected = zeros(w.n, sizeof *expected);
+    grow(&w, w.n - 10, 30);
+    for (unsigned search = 0; search < 20; search++) {
+      dv_code_query q = query_new(&w);
+      size_t k = 1 + random_below(20), ef = k + random_below(60);
+      double growth[4];
+      for (int i = 0; i < 4; i++) growth[i] = 1 + random_below(300) / 1000.0;
+      ending e = ending_of(&w, &q, k, ef, search % 4 ? growth : NULL);
+      ck_assert(dv_hnsw_search(&w.g, &w.space, &q, ef, &s) == DV_OK);
+      size_t n_hops = s.n_hops;
+      ck_assert(dv_hnsw_search_nearest(&w.g, &w.space, &q, k, ef, search % 4 ? growth : NULL, &s) == DV_OK);
+      ck_assert_uint_eq(s.n_pool, naive_search_until(&w, &q, &e, expected));
+      ck_assert_msg(are_same_hits(s.pool, expected, s.n_pool), "round %u search %u", round, search);
+      n_shorter += s.n_hops < n_hops;
+      n_longer += s.n_hops > n_hops;
+      dv_code_query_free(&q);
+    }
+    free(expected);
+    world_free(&w);
+  }
+  ck_assert_uint_gt(n_shorter, 50);
+  ck_assert_uint_gt(n_longer, 50);
+  dv_hnsw_scratch_free(&s);
+  ck_assert_uint_eq(n_blocks, 0);
+}
+END_TEST
+
+/* What is measured is what all distances say; and searches that know it find more with less work, where rows here are
+ * nearer to each other than rows there. */
+START_TEST(growth_is_that_of_distances_and_pays) {
+  enum { QUERIES = 200 };
+  dv_hnsw_scratch s;
+  dv_hnsw_scratch_init(&s, &alloc);
+  for (size_t i = 0; i < 3; i++) {
+    world w = world_new(metrics[i], 3200 + QUERIES, 20, 12, UNEVEN);
+    dv_hnsw_hit *near = zeros(w.n, sizeof *near);
+    uint32_t *rows = zeros(w.n, sizeof *rows);
+    double growth[4], far[5] = {0};
+    size_t n_found[3] = {0}, n_distances[3] = {0}; /* with ef 22 and 26 alone; with 26 and growth */
+    grow(&w, w.n - QUERIES, 100);
+    (void)pick_rows(&w, true, rows);
+    for (uint32_t j = 0; j < QUERIES; j++) {
+      double noise = metrics[i] == DV_L2 ? 0.02 * (double)w.rows[rows[j]].norm_sq : 0.02;
+      for (uint32_t r = 0; r < w.n; r++)
+        near[r] = (dv_hnsw_hit){r == rows[j] || !w.is_in[r] ? INFINITY : between(&w, rows[j], r), r};
+      sort_hits(near, w.n);
+      for (int octave = 0; octave < 5; octave++) {
+        double d = (double)near[(10 << octave) - 1].distance;
+        far[octave] += sqrt((metrics[i] == DV_L2 ? d : 2 * d + 2) + noise);
+      }
+    }
+    ck_assert(dv_hnsw_growth(&w.g, &w.space, rows, QUERIES, growth) == DV_OK);
+    for (int octave = 0; octave < 4; octave++)
+      ck_assert_double_eq_tol(growth[octave], metrics[i] == DV_IP ? 1 : far[octave + 1] / far[octave], 0.002);
+    for (uint32_t r = 0; r < w.n; r++) {
+      dv_code_query q;
+      if (w.is_in[r]) continue;
+      ck_assert(dv_code_query_init(&q, metrics[i], w.v + r * w.space.n, w.space.n, &alloc) == DV_OK);
+      (void)brute_force(&w, &q, near);
+      for (int way = 0; way < 3; way++) {
+        size_t ef = way == 0 ? 22 : 26;
+        ck_assert(dv_hnsw_search_nearest(&w.g, &w.space, &q, 10, ef, way == 2 ? growth : NULL, &s) == DV_OK);
+        for (size_t h = 0; h < 10; h++) n_found[way] += s.pool[h].distance <= near[9].distance;
+        n_distances[way] += s.n_distances;
+      }
+      dv_code_query_free(&q);
+    }
+    /* By angles these clusters are not much unlike. */
+    size_t n_least = metrics[i] == DV_L2 ? n_found[0] + 1 : n_found[0] - n_found[0] / 100;
+    if (metrics[i] != DV_IP)
+      ck_assert_msg(n_found[2] >= n_least && n_distances[2] < n_distances[1],
+                    "%s: %zu found by %zu distances; without growth %zu by %zu and %zu by %zu",
+                    dv_metric_name(metrics[i]), n_found[2], n_distances[2], n_found[0], n_distances[0], n_found[1],
+                    n_distances[1]);
+    dv_status st = DV_NOMEM;
+    for (size_t at = 0; st == DV_NOMEM; at++) {
+      n_calls = 0;
+      fail_at = at;
+      st = dv_hnsw_growth(&w.g, &w.space, rows, 2, growth);
+      ck_assert_int_eq(st == DV_OK, n_calls <= at);
+      fail_at = SIZE_MAX;
+    }
+    ck_assert(st == DV_OK);
+    free(rows);
+    free(near);
+    world_free(&w);
+  }
+  dv_hnsw_scratch_free(&s);
+  ck_assert_uint_eq(n_blocks, 0);
 }
 END_TEST
 
@@ -734,9 +886,9 @@ START_TEST(recall_is_by_the_judge) {
   double by_codes[3], by_judge[3], expected = 0;
   grow(&w, w.n, 60);
   for (uint32_t i = 0; i < 60; i++) rows[i] = i * 13;
-  ck_assert(dv_hnsw_recall(&w.g, &w.space, rows, 60, 10, efs, 3, by_codes) == DV_OK);
+  ck_assert(dv_hnsw_recall(&w.g, &w.space, rows, 60, 10, NULL, efs, 3, by_codes) == DV_OK);
   w.space.judge = &judge;
-  ck_assert(dv_hnsw_recall(&w.g, &w.space, rows, 60, 10, efs, 3, by_judge) == DV_OK);
+  ck_assert(dv_hnsw_recall(&w.g, &w.space, rows, 60, 10, NULL, efs, 3, by_judge) == DV_OK);
   /* All but the row itself are found with the largest ef; with the smallest, of the ten nearest by l1 those among the
    * ten nearest by l2, as far as those are found; and the nearest are found first. */
   ck_assert_double_eq(by_judge[2], 1.0);
@@ -764,7 +916,7 @@ START_TEST(recall_is_by_the_judge) {
   ck_assert(by_judge[1] > by_judge[0] + 0.1);
   n_calls = 0;
   fail_at = 7;
-  ck_assert(dv_hnsw_recall(&w.g, &w.space, rows, 60, 10, efs, 3, by_judge) == DV_CORRUPT);
+  ck_assert(dv_hnsw_recall(&w.g, &w.space, rows, 60, 10, NULL, efs, 3, by_judge) == DV_CORRUPT);
   fail_at = SIZE_MAX;
   world_free(&w);
 }
@@ -795,7 +947,7 @@ START_TEST(measured_recall_is_nearly_what_searches_for_other_rows_find) {
       dv_code_query_free(&q);
     }
     (void)pick_rows(&w, true, rows);
-    ck_assert(dv_hnsw_recall(&w.g, &w.space, rows, n_queries, 10, efs, 4, measured) == DV_OK);
+    ck_assert(dv_hnsw_recall(&w.g, &w.space, rows, n_queries, 10, NULL, efs, 4, measured) == DV_OK);
     for (size_t e = 0; e < 4; e++) {
       ck_assert_msg(measured[e] <= found[e] + 0.06 && measured[e] >= found[e] - 0.16, "%s ef %u: %g measured, %g found",
                     dv_metric_name(metrics[i]), efs[e], measured[e], found[e]);
@@ -806,7 +958,7 @@ START_TEST(measured_recall_is_nearly_what_searches_for_other_rows_find) {
     for (size_t at = 0; st == DV_NOMEM; at++) {
       n_calls = 0;
       fail_at = at;
-      st = dv_hnsw_recall(&w.g, &w.space, rows, 2, 10, efs, 2, measured);
+      st = dv_hnsw_recall(&w.g, &w.space, rows, 2, 10, NULL, efs, 2, measured);
       ck_assert_int_eq(st == DV_OK, n_calls <= at);
       fail_at = SIZE_MAX;
     }
@@ -2187,6 +2339,8 @@ int main(void) {
   tcase_add_test(tc, one_row_in_m_is_on_the_next_level);
   tcase_add_test(tc, a_search_with_room_for_all_finds_all_in_order);
   tcase_add_test(tc, a_search_is_the_naive_one);
+  tcase_add_test(tc, a_search_by_growth_is_the_naive_one);
+  tcase_add_test(tc, growth_is_that_of_distances_and_pays);
   tcase_add_test(tc, a_search_that_is_looked_on_ends_when_it_is_told_to);
   tcase_add_test(tc, ef_of_zero_finds_nothing_and_looks_at_nothing);
   tcase_add_test(tc, recall_of_clustered_rows_is_high);
