@@ -372,14 +372,35 @@ static void add_graph(const dv_hnsw *g) {
   add_ids(g->upper, (size_t)g->n_upper * g->m);
 }
 
+/* Searches for places near rows: by ef alone, or by growth. */
+static void add_searches(const dv_hnsw *g, const dv_hnsw_space *space, const float *v, float *q, const double *growth,
+                         dv_hnsw_scratch *s) {
+  for (size_t round = 0; round < 100; round++) {
+    dv_code_query query;
+    const size_t n = space->n, ef = 1 + round % 30;
+    for (size_t i = 0; i < n; i++) q[i] = v[round * n + i] + random_float(0);
+    if (dv_code_query_init(&query, space->metric, q, n, &heap) != DV_OK) abort();
+    dv_code_query_refine(&query, q);
+    if (dv_hnsw_search_nearest(g, space, &query, 1 + ef / 2, ef, growth, s) != DV_OK) abort();
+    add_u64(s->n_distances);
+    for (size_t i = 0; i < s->n_pool; i++) {
+      add_u64(s->pool[i].row);
+      add_float(s->pool[i].distance);
+    }
+    dv_code_query_free(&query);
+  }
+}
+
 /* Rows in clusters, some of them twice, with few links, so that lists overflow; in the graph, out of it, and moved. */
-static void graph(dv_metric metric, const char *what) {
+static void graph(dv_metric metric, const char *what, const char *by_growth) {
   enum { N_ROWS = 400, N = 300, STRIDE = 320, M = 5, EF = 30 }; /* so many that searches walk by high halves */
   static float v[N_ROWS * N], q[N];
   static uint8_t codes_of_all[(N_ROWS + DV_CODE_ROWS) * STRIDE];
   static dv_code_row rows[N_ROWS];
   int8_t code[STRIDE] = {0};
   uint32_t order[N_ROWS];
+  size_t n_linked = 0;
+  double growth[DV_HNSW_OCTAVES];
   dv_hnsw_space space = {.kernels = dv_kernels_get(), .metric = metric, .n = N, .codes = codes_of_all, .rows = rows};
   dv_hnsw g;
   dv_hnsw_scratch scratch;
@@ -408,22 +429,16 @@ static void graph(dv_metric metric, const char *what) {
   for (size_t i = 0; i < N_ROWS / 4; i++)
     if (!dv_hnsw_is_linked(&g, order[i]) && dv_hnsw_link(&g, &space, &order[i], 1, EF, NULL, &n_done) != DV_OK) abort();
   add_graph(&g);
-  for (size_t round = 0; round < 100; round++) {
-    dv_code_query query;
-    for (size_t i = 0; i < N; i++) q[i] = v[round % N_ROWS * N + i] + random_float(0);
-    if (dv_code_query_init(&query, metric, q, N, &heap) != DV_OK) abort();
-    dv_code_query_refine(&query, q);
-    if (dv_hnsw_search(&g, &space, &query, 1 + round % EF, &scratch) != DV_OK) abort();
-    add_u64(scratch.n_distances);
-    for (size_t i = 0; i < scratch.n_pool; i++) {
-      add_u64(scratch.pool[i].row);
-      add_float(scratch.pool[i].distance);
-    }
-    dv_code_query_free(&query);
-  }
+  add_searches(&g, &space, v, q, NULL, &scratch);
+  report(what);
+  for (uint32_t r = 0; r < N_ROWS; r++)
+    if (dv_hnsw_is_linked(&g, r)) order[n_linked++] = r;
+  if (dv_hnsw_growth(&g, &space, order, n_linked, growth) != DV_OK) abort();
+  for (size_t i = 0; i < DV_HNSW_OCTAVES; i++) add_double(growth[i]);
+  add_searches(&g, &space, v, q, growth, &scratch);
+  report(by_growth);
   dv_hnsw_scratch_free(&scratch);
   dv_hnsw_free(&g);
-  report(what);
 }
 
 int main(void) {
@@ -434,8 +449,8 @@ int main(void) {
   codes();
   distances();
   numbers();
-  graph(DV_L2, "graph l2");
-  graph(DV_COSINE, "graph cos");
-  graph(DV_IP, "graph ip");
+  graph(DV_L2, "graph l2", "growth l2");
+  graph(DV_COSINE, "graph cos", "growth cos");
+  graph(DV_IP, "graph ip", "growth ip");
   return n_wrong ? 1 : 0;
 }
