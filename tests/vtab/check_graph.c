@@ -13,6 +13,7 @@
 #include <math.h>
 
 #include "../../ext/thresholds.h"
+#include "dv_checksum.h"
 
 enum { N_DIMENSIONS = 16, M = 4 };
 
@@ -1051,6 +1052,7 @@ enum {
   AT_TOP = 28,
   AT_UPPER = 32,
   AT_UNWALKED = 40,
+  AT_GROWTH = 36,
   AT_CURVE = 44
 };
 
@@ -1372,6 +1374,56 @@ static void check_searches(sqlite3 *db, const char *what, bool is_same) {
   }
 }
 
+/* ... with the checksum that it needs to be believed. */
+static void set_state_rightly(int at, uint32_t value) {
+  uint8_t number[8], checks[16];
+  set_state(at, value);
+  int64_t stamp = atoll(sql_rows(a, "SELECT value FROM docs_meta WHERE key = 'graph_stamp'"));
+  for (int i = 0; i < 8; i++) number[i] = (uint8_t)((uint64_t)stamp >> 8 * i);
+  sqlite3_stmt *stmt = sql_prepare(a, "SELECT value, (SELECT value FROM docs_meta WHERE key = 'graph') FROM docs_meta"
+                                      " WHERE key = 'checks'");
+  ck_assert_int_eq(sqlite3_step(stmt), SQLITE_ROW);
+  ck_assert_int_eq(sqlite3_column_bytes(stmt, 0), sizeof checks);
+  memcpy(checks, sqlite3_column_blob(stmt, 0), sizeof checks);
+  store(checks + 4, dv_crc32c(dv_crc32c(0, number, sizeof number), sqlite3_column_blob(stmt, 1),
+                              (size_t)sqlite3_column_bytes(stmt, 1)));
+  sqlite3_finalize(stmt);
+  stmt = sql_prepare(a, "UPDATE docs_meta SET value = ?1 WHERE key = 'checks'");
+  sqlite3_bind_blob(stmt, 1, checks, sizeof checks, SQLITE_TRANSIENT);
+  finish(a, stmt);
+}
+
+/* 'optimize' measures how distances grow, where they are distances; every connection searches by it; and a file that does
+ * not say it, such as one that was written before it was measured, is searched by ef alone. */
+START_TEST(searches_go_by_how_distances_grow) {
+  enum { N_QUERIES = 60 };
+  static hits by_growth[N_QUERIES];
+  bool is_measured = !strcmp(metrics[_i], "cosine") || !strcmp(metrics[_i], "l2");
+  int n_others = 0;
+  float q[N_DIMENSIONS];
+  create_table(a, metrics[_i], ", index=hnsw");
+  fill_table(a, 1500, false);
+  optimize(a);
+  ck_assert_int_eq(state(AT_GROWTH) != 0, is_measured);
+  for (int i = 0; i < N_QUERIES; i++) {
+    make_vector(1000000 + i, false, q);
+    by_growth[i] = search(a, q, 5, "{\"ef\":16}");
+    hits other = search(b, q, 5, "{\"ef\":16}");
+    ck_assert_mem_eq(other.ids, by_growth[i].ids, 5 * sizeof *other.ids);
+  }
+  set_state_rightly(AT_GROWTH, 0);
+  reopen();
+  sql_sound(a);
+  for (int i = 0; i < N_QUERIES; i++) {
+    make_vector(1000000 + i, false, q);
+    hits h = search(a, q, 5, "{\"ef\":16}");
+    ck_assert_int_eq(h.n, 5);
+    n_others += memcmp(h.ids, by_growth[i].ids, 5 * sizeof *h.ids) != 0;
+  }
+  ck_assert_int_eq(n_others > 0, is_measured);
+}
+END_TEST
+
 static char *check_message(sqlite3 *db) {
   char *message = NULL;
   int rc = sql_try(db, &message, "INSERT INTO docs(docs) VALUES('integrity-check')");
@@ -1623,6 +1675,7 @@ int main(int argc, char **argv) {
   tcase_add_test(t, searches_of_other_kinds);
   tcase_add_test(t, rows_that_pass_are_found_though_few_are_near);
   tcase_add_test(t, auto_switches_at_its_threshold);
+  tcase_add_loop_test(t, searches_go_by_how_distances_grow, 0, N_METRICS);
   tcase_add_loop_test(t, flat_has_no_graph, 0, N_METRICS);
   tcase_add_loop_test(t, change_is_seen_at_once, 0, N_METRICS * N_CHANGES);
   tcase_add_loop_test(t, change_that_is_rolled_back_was_never_there, 0, N_METRICS * N_CHANGES);
