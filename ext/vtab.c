@@ -7,6 +7,7 @@
  *            SQLite hands down) that many rows; without, a stream in batches of growing size, as long as SQLite asks.
  *   lookup   `id = x` or `rowid = n`
  *   scan     every row, in vid order
+ *   refused  a condition on the distance, or an order by it, without a query: xFilter says so
  *
  * each with or without `as_of`. Conditions on metadata columns, and `id IN (…)`, are pushed into a search and a scan
  * (filter.c). idxStr lists the constraints that xFilter gets, one token each: a letter and, for a condition,
@@ -23,7 +24,7 @@ typedef struct table_vtab {
 /* Rows in a stream's first batch; each further one is four times as long. */
 #define VTAB_FIRST_BATCH 64u
 
-enum plan_kind { PLAN_SCAN = 0, PLAN_LOOKUP = 1, PLAN_SEARCH = 2 };
+enum plan_kind { PLAN_SCAN = 0, PLAN_LOOKUP = 1, PLAN_SEARCH = 2, PLAN_REFUSED = 3 };
 
 typedef struct table_cursor {
   sqlite3_vtab_cursor base;
@@ -305,7 +306,24 @@ static void plan_price(sqlite3_index_info *info, enum plan_kind kind, uint32_t n
     info->estimatedCost = rows * (n_filters ? 2 : 4);
     info->estimatedRows = (sqlite3_int64)rows;
     break;
+  case PLAN_REFUSED: info->estimatedCost = 1e30; break; /* if there is any other */
   }
+}
+
+/* Does the statement compare the distance, or order by it? Without a query that would compare NULL: no rows, or, behind a
+ * LIMIT, any. Whether there is no query is not known here, since SQLite plans each half of an OR by itself: for
+ * `MATCH … AND (distance < 1 OR distance > 2)` it asks for both, and takes the search. */
+static bool plan_needs_distance(const dvx_config *c, sqlite3_index_info *info, int lookup) {
+  for (int i = 0; i < info->nConstraint; i++) {
+    int op = info->aConstraint[i].op;
+    if (info->aConstraint[i].iColumn == c->distance_column && (plan_is_order(op) || op == SQLITE_INDEX_CONSTRAINT_EQ))
+      return true;
+  }
+  bool is_one_row = lookup >= 0 && !sqlite3_vtab_in(info, lookup, -1); /* in any order */
+  for (int i = 0; !is_one_row && i < info->nOrderBy; i++) {
+    if (info->aOrderBy[i].iColumn == c->distance_column) return true;
+  }
+  return false;
 }
 
 static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
@@ -324,12 +342,14 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
         dvx_fail(t->conn, t, SQLITE_ERROR, "k needs a query: WHERE %s MATCH :query AND k = 10", c->vector_name));
   }
 
-  enum plan_kind kind = f.match >= 0 ? PLAN_SEARCH : f.id >= 0 || f.rowid >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
+  int lookup = f.id >= 0 ? f.id : f.rowid;
+  enum plan_kind kind = f.match >= 0 ? PLAN_SEARCH : lookup >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
+  if (kind != PLAN_SEARCH && plan_needs_distance(c, info, lookup)) kind = PLAN_REFUSED;
   if (f.match >= 0) plan_use(&p, f.match, true, "M");
   if (f.k >= 0) plan_use(&p, f.k, true, "K");
   if (f.second_k >= 0) plan_use(&p, f.second_k, true, "K");
   if (f.as_of >= 0) plan_use(&p, f.as_of, true, "T");
-  if (kind == PLAN_LOOKUP) plan_use(&p, f.id >= 0 ? f.id : f.rowid, false, f.id >= 0 ? "I" : "R");
+  if (kind == PLAN_LOOKUP) plan_use(&p, lookup, false, f.id >= 0 ? "I" : "R");
   int n_left, n_filters = plan_conditions(&p, c, kind, f.as_of >= 0, &n_left);
   bool in_order = info->nOrderBy == 0 ||
                   (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == c->distance_column && !info->aOrderBy[0].desc);
@@ -761,6 +781,11 @@ static int table_filter(sqlite3_vtab_cursor *cursor, int kind, const char *text,
   (void)argc;
   cursor_reset(c);
   c->kind = (enum plan_kind)kind;
+  if (c->kind == PLAN_REFUSED) {
+    return dvx_give_vtab(
+        t->conn, cursor->pVtab,
+        dvx_fail(t->conn, t, SQLITE_ERROR, "distance needs a query: WHERE %s MATCH :query", t->config->vector_name));
+  }
   int rc = dvx_table_begin_read(t);
   if (rc == SQLITE_OK) {
     filter_args a = {NULL, 0};
