@@ -316,6 +316,20 @@ static int txn_spill(dvx_table *t) {
   return SQLITE_OK;
 }
 
+/* Makes room for a record. dv_buf doubles, which would hold 64 MiB for the record that fills 32: up to where records are
+ * written early, the buffer takes no more than that and the record. */
+static int txn_arena_reserve(dvx_overlay *o, const dv_record *rec) {
+  dv_buf *arena = &o->arena;
+  size_t need = arena->n + rec->delta.n_payload + rec->n_fields + rec->n_full + 80; /* of numbers before and between */
+  if (need <= arena->capacity || arena->n > DVX_SPILL_BYTES || arena->capacity <= DVX_SPILL_BYTES / 2) return SQLITE_OK;
+  size_t capacity = need > DVX_SPILL_BYTES ? need : DVX_SPILL_BYTES;
+  uint8_t *grown = sqlite3_realloc64(arena->data, capacity);
+  if (!grown) return SQLITE_NOMEM;
+  arena->data = grown;
+  arena->capacity = capacity;
+  return SQLITE_OK;
+}
+
 int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
   dvx_overlay *o = &t->overlay;
   const dvx_config *c = t->config;
@@ -408,6 +422,7 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
   rec.n_full = full.n;
   rec.full_encoding = full_delta.encoding;
   size_t offset = o->arena.n;
+  if (rc == SQLITE_OK) rc = txn_arena_reserve(o, &rec);
   if (rc == SQLITE_OK) {
     dv_record_write(&o->arena, &rec, &state);
     if (o->arena.status != DV_OK) rc = SQLITE_NOMEM;
