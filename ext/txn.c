@@ -557,6 +557,7 @@ int dvx_table_flush(dvx_table *t) {
   dvx_overlay *o = &t->overlay;
   size_t n = o->n_pending - o->n_written;
   if (n == 0) return SQLITE_OK;
+  o->is_flushing = true;
   sqlite3_int64 last_rowid = sqlite3_last_insert_rowid(t->conn->db);
   int rc = txn_write_rows(t);
   uint64_t *seqs = NULL;
@@ -584,6 +585,7 @@ int dvx_table_flush(dvx_table *t) {
     }
   }
   sqlite3_free(seqs);
+  o->is_flushing = false;
   sqlite3_set_last_insert_rowid(t->conn->db, last_rowid);
   if (rc != SQLITE_OK) dvx_table_poison(t, "an earlier write of this transaction failed half-way");
   return rc;
@@ -726,8 +728,9 @@ void dvx_txn_savepoint(dvx_table *t, int level, int *rc) {
   if (!o->is_open || level < 0) return;
   size_t n = (size_t)level;
   if (n < o->n_levels) return; /* told through another object, or by one that joins: see above */
-  if (o->arena.n > DVX_SAVEPOINT_FLUSH_BYTES && o->n_written < o->n_pending) {
-    /* Deltas that are in the file before the savepoint need not be kept for it. */
+  if (o->arena.n > DVX_SAVEPOINT_FLUSH_BYTES && o->n_written < o->n_pending && !o->is_flushing) {
+    /* Deltas that are in the file before the savepoint need not be kept for it. (While they are written, a savepoint is
+     * that of a statement on a shadow table with a trigger.) */
     *rc = dvx_table_flush(t);
     if (*rc != SQLITE_OK) return;
   }
