@@ -215,6 +215,7 @@ typedef struct plan_terms {
   int match, k, second_k, as_of, id, rowid, limit, offset;
   bool is_unusable; /* the query, k or time comes from a table that this plan puts behind us */
   bool is_k_ordered, is_as_of_ordered; /* k <= 10, as_of < :time */
+  bool has_two_queries;
 } plan_terms;
 
 static bool plan_is_query(const dvx_config *c, int column, int op) {
@@ -223,7 +224,7 @@ static bool plan_is_query(const dvx_config *c, int column, int op) {
 }
 
 static plan_terms plan_find(const dvx_config *c, const sqlite3_index_info *info) {
-  plan_terms f = {-1, -1, -1, -1, -1, -1, -1, -1, false, false, false};
+  plan_terms f = {-1, -1, -1, -1, -1, -1, -1, -1, false, false, false, false};
   for (int i = 0; i < info->nConstraint; i++) {
     int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op;
     bool usable = info->aConstraint[i].usable != 0;
@@ -237,6 +238,7 @@ static plan_terms plan_find(const dvx_config *c, const sqlite3_index_info *info)
     } else if (is_limit) {
       *(op == SQLITE_INDEX_CONSTRAINT_LIMIT ? &f.limit : &f.offset) = i;
     } else if (plan_is_query(c, column, op)) {
+      f.has_two_queries = f.match >= 0;
       f.match = i;
     } else if (is_eq && is_k) {
       f.second_k = f.k; /* options as the table's argument, and k = 10 */
@@ -252,13 +254,14 @@ static plan_terms plan_find(const dvx_config *c, const sqlite3_index_info *info)
   return f;
 }
 
-/* The letter of a bound on the distance; NULL: no bound. */
+/* The letter of a condition on the distance that the search looks at; NULL: none. */
 static const char *plan_bound(int op) {
   switch (op) {
   case SQLITE_INDEX_CONSTRAINT_LT: return "<";
   case SQLITE_INDEX_CONSTRAINT_LE: return "[";
   case SQLITE_INDEX_CONSTRAINT_GT: return ">";
   case SQLITE_INDEX_CONSTRAINT_GE: return "]";
+  case SQLITE_INDEX_CONSTRAINT_EQ: return "="; /* to be a number, no more: docs(:query, 2, '{"exact":true}') is one */
   default: return NULL;
   }
 }
@@ -278,6 +281,7 @@ static int plan_conditions(index_plan *p, const dvx_config *c, enum plan_kind ki
                         plan_is_testable(c, column, &tested);
     if (usable && is_bound) {
       plan_use(p, i, false, plan_bound(op));
+      *n_left += op == SQLITE_INDEX_CONSTRAINT_EQ;
     } else if (usable && is_condition) {
       plan_condition(p, i, tested);
       n_filters++;
@@ -336,6 +340,11 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     return dvx_give_vtab(t->conn, vtab, dvx_fail(t->conn, t, SQLITE_ERROR, "%s", what));
   }
   if (f.is_unusable) return SQLITE_CONSTRAINT; /* another order of the join must serve */
+  if (f.has_two_queries) { /* SQLite would say that it cannot use MATCH, or find no row */
+    return dvx_give_vtab(t->conn, vtab,
+                         dvx_fail(t->conn, t, SQLITE_ERROR,
+                                  "a search has one query, and here are two: WHERE %s MATCH :query", c->vector_name));
+  }
   if (f.match < 0 && f.k >= 0) {
     return dvx_give_vtab(
         t->conn, vtab,
@@ -624,7 +633,7 @@ static int cursor_set_range(table_cursor *c, char op, sqlite3_value *v) {
       c->options.max_distance = d;
       c->options.is_max_inclusive = inclusive;
     }
-  } else if (!c->has_min || d > c->min_distance || (d == c->min_distance && op == '>')) {
+  } else if (op != '=' && (!c->has_min || d > c->min_distance || (d == c->min_distance && op == '>'))) {
     c->has_min = true;
     c->min_distance = d;
     c->is_min_inclusive = op == ']';

@@ -362,6 +362,19 @@ static const refusal refusals[] = {
      {"main.docs", "k takes only =", "k = 10"}},
     {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND k BETWEEN 1 AND 5", SQLITE_ERROR, {"main.docs", "k takes"}},
     {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND k<>5", SQLITE_ERROR, {"main.docs", "k takes only ="}},
+    {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND vector MATCH '[1,0,0]' AND k=1",
+     SQLITE_ERROR,
+     {"main.docs", "a search has one query", "WHERE vector MATCH :query"}},
+    {"SELECT id FROM docs('[1,2,3]') WHERE vector MATCH '[1,0,0]'", SQLITE_ERROR, {"a search has one query"}},
+    {"SELECT id FROM docs('[1,2,3]', 2, '{\"exact\":true}')", /* its third argument is the next hidden column */
+     SQLITE_ERROR,
+     {"main.docs", "distance is compared with '{\"exact\":true}'", "number"}},
+    {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND distance = 'near'",
+     SQLITE_ERROR,
+     {"main.docs", "distance is compared with 'near'", "number"}},
+    {"SELECT id FROM docs WHERE vector MATCH zeroblob(24) AND k=5", /* somebody's array of doubles */
+     SQLITE_ERROR,
+     {"main.docs", "query", "6 dimensions", "expected 3", "64-bit floats: 32-bit ones"}},
     {"SELECT id FROM docs WHERE distance<3",
      SQLITE_ERROR,
      {"main.docs", "distance needs a query", "WHERE vector MATCH :query"}},
@@ -678,6 +691,15 @@ START_TEST(distances_with_a_query_elsewhere) {
   sql_is(db, "NULL", "SELECT min(distance) FROM docs");
   sql_is(db, "a b", "SELECT id FROM docs WHERE distance IS NULL");
   sql_is(db, "", "SELECT id FROM docs WHERE distance IS NOT NULL");
+  sql_is(db, "b", "SELECT id FROM docs WHERE vector MATCH '[0,2,1]' AND distance = 1");
+  sql_is(db, "b", "SELECT id FROM docs('[0,2,1]', 2, 1)");
+  sql_is(db, "b", "SELECT id FROM docs WHERE vector MATCH '[0,0,0]' AND distance = 2 ORDER BY distance LIMIT 1");
+  sql_is(db, "", "SELECT id FROM docs WHERE vector MATCH '[0,0,0]' AND distance = 2 AND k = 1");
+  sql_is(db, "b", "SELECT id FROM docs WHERE vector MATCH '[0,2,1]' AND distance IN (1, 5)");
+  sql_is(db, "", "SELECT id FROM docs WHERE vector MATCH '[0,2,1]' AND distance = NULL");
+  sql_is(db, "a b",
+         "SELECT id FROM docs WHERE vector MATCH '[1,0.5,0]' AND k=1 UNION ALL SELECT id FROM docs WHERE vector MATCH "
+         "'[0,2,1]' AND k=1");
   sql_is(db, "", "SELECT id FROM docs WHERE distance < 3 AND 0");
 }
 END_TEST
