@@ -114,6 +114,10 @@ static const refusal refusals[] = {
      {"main.little", "row 'two' exists already"}},
     {"SELECT delta_apply('little', 'three', delta_create('[1]'))", SQLITE_ERROR, {"main.little", "max_vectors=2"}},
 
+    {"UPDATE docs SET as_of='2100-01-01' WHERE id='a'", /* nothing happened, in silence */
+     SQLITE_ERROR,
+     {"main.docs", "row 'a'", "as_of is the time of a change, and nothing is changed"}},
+
     /* ---- columns with types */
     {"INSERT INTO items(id, embedding) VALUES('seven', '[1,2]')",
      SQLITE_ERROR,
