@@ -614,6 +614,7 @@ typedef struct dvx_overlay {
   uint32_t stored_vid; /* rows up to here have their line in %_row */
   unsigned rewrites; /* of the stored log in this transaction */
   unsigned n_calls; /* dvx_table_write in progress */
+  bool is_flushing; /* pendings are being written */
   bool is_settled_touched;
   bool is_renamed; /* away, in this transaction, ... */
   size_t renamed_level; /* ... under this many savepoints */

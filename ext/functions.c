@@ -559,8 +559,8 @@ static void fn_delta_sparse(sqlite3_context *ctx, int argc, sqlite3_value **argv
   }
   if (rc == SQLITE_OK && x.n != n) {
     rc = dvx_fail(conn, NULL, SQLITE_ERROR,
-                  "delta_sparse(): %u indices and %u values are given, expected one value an index", (uint64_t)n,
-                  (uint64_t)x.n);
+                  "delta_sparse(): the number of indices is %u, that of values %u: expected one value an index",
+                  (uint64_t)n, (uint64_t)x.n);
   }
   if (rc == SQLITE_OK) {
     dv_status status = dv_delta_encode_sparse(&payload, &delta, (const uint32_t *)(const void *)indices.data, x.v, n,

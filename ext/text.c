@@ -509,6 +509,11 @@ int dvx_value_vector(dvx_conn *conn, const dvx_table *t, sqlite3_value *v, size_
                       "%s: vector is %v: a little-endian f32 blob has 4 bytes a dimension, expected %u", what, v,
                       (uint64_t)n_expected * 4);
     }
+    if (n_expected && count == 2 * n_expected) { /* numpy's, and JavaScript's, own numbers */
+      return dvx_fail(conn, t, SQLITE_ERROR,
+                      "%s: vector has %u dimensions, expected %u (if these are 64-bit floats: 32-bit ones are needed)",
+                      what, (uint64_t)count, (uint64_t)n_expected);
+    }
     /* Compared before the bytes are asked for: a wrong zeroblob of a gigabyte costs nothing. */
     if (n_expected ? count != n_expected : count == 0 || count > DV_MAX_DIMENSIONS) {
       return text_fail_length(conn, t, count, n_expected, what);

@@ -316,6 +316,20 @@ static int txn_spill(dvx_table *t) {
   return SQLITE_OK;
 }
 
+/* Makes room for a record. dv_buf doubles, which would hold 64 MiB for the record that fills 32: up to where records are
+ * written early, the buffer takes no more than that and the record. */
+static int txn_arena_reserve(dvx_overlay *o, const dv_record *rec) {
+  dv_buf *arena = &o->arena;
+  size_t need = arena->n + rec->delta.n_payload + rec->n_fields + rec->n_full + 80; /* of numbers before and between */
+  if (need <= arena->capacity || arena->n > DVX_SPILL_BYTES || arena->capacity <= DVX_SPILL_BYTES / 2) return SQLITE_OK;
+  size_t capacity = need > DVX_SPILL_BYTES ? need : DVX_SPILL_BYTES;
+  uint8_t *grown = sqlite3_realloc64(arena->data, capacity);
+  if (!grown) return SQLITE_NOMEM;
+  arena->data = grown;
+  arena->capacity = capacity;
+  return SQLITE_OK;
+}
+
 int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
   dvx_overlay *o = &t->overlay;
   const dvx_config *c = t->config;
@@ -408,6 +422,7 @@ int dvx_append(dvx_table *t, const dvx_change *ch, uint64_t *seq) {
   rec.n_full = full.n;
   rec.full_encoding = full_delta.encoding;
   size_t offset = o->arena.n;
+  if (rc == SQLITE_OK) rc = txn_arena_reserve(o, &rec);
   if (rc == SQLITE_OK) {
     dv_record_write(&o->arena, &rec, &state);
     if (o->arena.status != DV_OK) rc = SQLITE_NOMEM;
@@ -542,6 +557,7 @@ int dvx_table_flush(dvx_table *t) {
   dvx_overlay *o = &t->overlay;
   size_t n = o->n_pending - o->n_written;
   if (n == 0) return SQLITE_OK;
+  o->is_flushing = true;
   sqlite3_int64 last_rowid = sqlite3_last_insert_rowid(t->conn->db);
   int rc = txn_write_rows(t);
   uint64_t *seqs = NULL;
@@ -569,6 +585,7 @@ int dvx_table_flush(dvx_table *t) {
     }
   }
   sqlite3_free(seqs);
+  o->is_flushing = false;
   sqlite3_set_last_insert_rowid(t->conn->db, last_rowid);
   if (rc != SQLITE_OK) dvx_table_poison(t, "an earlier write of this transaction failed half-way");
   return rc;
@@ -711,8 +728,9 @@ void dvx_txn_savepoint(dvx_table *t, int level, int *rc) {
   if (!o->is_open || level < 0) return;
   size_t n = (size_t)level;
   if (n < o->n_levels) return; /* told through another object, or by one that joins: see above */
-  if (o->arena.n > DVX_SAVEPOINT_FLUSH_BYTES && o->n_written < o->n_pending) {
-    /* Deltas that are in the file before the savepoint need not be kept for it. */
+  if (o->arena.n > DVX_SAVEPOINT_FLUSH_BYTES && o->n_written < o->n_pending && !o->is_flushing) {
+    /* Deltas that are in the file before the savepoint need not be kept for it. (While they are written, a savepoint is
+     * that of a statement on a shadow table with a trigger.) */
     *rc = dvx_table_flush(t);
     if (*rc != SQLITE_OK) return;
   }

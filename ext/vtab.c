@@ -7,6 +7,7 @@
  *            SQLite hands down) that many rows; without, a stream in batches of growing size, as long as SQLite asks.
  *   lookup   `id = x` or `rowid = n`
  *   scan     every row, in vid order
+ *   refused  a condition on the distance, or an order by it, without a query: xFilter says so
  *
  * each with or without `as_of`. Conditions on metadata columns, and `id IN (…)`, are pushed into a search and a scan
  * (filter.c). idxStr lists the constraints that xFilter gets, one token each: a letter and, for a condition,
@@ -23,7 +24,7 @@ typedef struct table_vtab {
 /* Rows in a stream's first batch; each further one is four times as long. */
 #define VTAB_FIRST_BATCH 64u
 
-enum plan_kind { PLAN_SCAN = 0, PLAN_LOOKUP = 1, PLAN_SEARCH = 2 };
+enum plan_kind { PLAN_SCAN = 0, PLAN_LOOKUP = 1, PLAN_SEARCH = 2, PLAN_REFUSED = 3 };
 
 typedef struct table_cursor {
   sqlite3_vtab_cursor base;
@@ -214,6 +215,7 @@ typedef struct plan_terms {
   int match, k, second_k, as_of, id, rowid, limit, offset;
   bool is_unusable; /* the query, k or time comes from a table that this plan puts behind us */
   bool is_k_ordered, is_as_of_ordered; /* k <= 10, as_of < :time */
+  bool has_two_queries;
 } plan_terms;
 
 static bool plan_is_query(const dvx_config *c, int column, int op) {
@@ -222,7 +224,7 @@ static bool plan_is_query(const dvx_config *c, int column, int op) {
 }
 
 static plan_terms plan_find(const dvx_config *c, const sqlite3_index_info *info) {
-  plan_terms f = {-1, -1, -1, -1, -1, -1, -1, -1, false, false, false};
+  plan_terms f = {-1, -1, -1, -1, -1, -1, -1, -1, false, false, false, false};
   for (int i = 0; i < info->nConstraint; i++) {
     int column = info->aConstraint[i].iColumn, op = info->aConstraint[i].op;
     bool usable = info->aConstraint[i].usable != 0;
@@ -236,6 +238,7 @@ static plan_terms plan_find(const dvx_config *c, const sqlite3_index_info *info)
     } else if (is_limit) {
       *(op == SQLITE_INDEX_CONSTRAINT_LIMIT ? &f.limit : &f.offset) = i;
     } else if (plan_is_query(c, column, op)) {
+      f.has_two_queries = f.match >= 0;
       f.match = i;
     } else if (is_eq && is_k) {
       f.second_k = f.k; /* options as the table's argument, and k = 10 */
@@ -251,13 +254,14 @@ static plan_terms plan_find(const dvx_config *c, const sqlite3_index_info *info)
   return f;
 }
 
-/* The letter of a bound on the distance; NULL: no bound. */
+/* The letter of a condition on the distance that the search looks at; NULL: none. */
 static const char *plan_bound(int op) {
   switch (op) {
   case SQLITE_INDEX_CONSTRAINT_LT: return "<";
   case SQLITE_INDEX_CONSTRAINT_LE: return "[";
   case SQLITE_INDEX_CONSTRAINT_GT: return ">";
   case SQLITE_INDEX_CONSTRAINT_GE: return "]";
+  case SQLITE_INDEX_CONSTRAINT_EQ: return "="; /* to be a number, no more: docs(:query, 2, '{"exact":true}') is one */
   default: return NULL;
   }
 }
@@ -277,6 +281,7 @@ static int plan_conditions(index_plan *p, const dvx_config *c, enum plan_kind ki
                         plan_is_testable(c, column, &tested);
     if (usable && is_bound) {
       plan_use(p, i, false, plan_bound(op));
+      *n_left += op == SQLITE_INDEX_CONSTRAINT_EQ;
     } else if (usable && is_condition) {
       plan_condition(p, i, tested);
       n_filters++;
@@ -305,7 +310,24 @@ static void plan_price(sqlite3_index_info *info, enum plan_kind kind, uint32_t n
     info->estimatedCost = rows * (n_filters ? 2 : 4);
     info->estimatedRows = (sqlite3_int64)rows;
     break;
+  case PLAN_REFUSED: info->estimatedCost = 1e30; break; /* if there is any other */
   }
+}
+
+/* Does the statement compare the distance, or order by it? Without a query that would compare NULL: no rows, or, behind a
+ * LIMIT, any. Whether there is no query is not known here, since SQLite plans each half of an OR by itself: for
+ * `MATCH … AND (distance < 1 OR distance > 2)` it asks for both, and takes the search. */
+static bool plan_needs_distance(const dvx_config *c, sqlite3_index_info *info, int lookup) {
+  for (int i = 0; i < info->nConstraint; i++) {
+    int op = info->aConstraint[i].op;
+    if (info->aConstraint[i].iColumn == c->distance_column && (plan_is_order(op) || op == SQLITE_INDEX_CONSTRAINT_EQ))
+      return true;
+  }
+  bool is_one_row = lookup >= 0 && !sqlite3_vtab_in(info, lookup, -1); /* in any order */
+  for (int i = 0; !is_one_row && i < info->nOrderBy; i++) {
+    if (info->aOrderBy[i].iColumn == c->distance_column) return true;
+  }
+  return false;
 }
 
 static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
@@ -318,18 +340,25 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     return dvx_give_vtab(t->conn, vtab, dvx_fail(t->conn, t, SQLITE_ERROR, "%s", what));
   }
   if (f.is_unusable) return SQLITE_CONSTRAINT; /* another order of the join must serve */
+  if (f.has_two_queries) { /* SQLite would say that it cannot use MATCH, or find no row */
+    return dvx_give_vtab(t->conn, vtab,
+                         dvx_fail(t->conn, t, SQLITE_ERROR,
+                                  "a search has one query, and here are two: WHERE %s MATCH :query", c->vector_name));
+  }
   if (f.match < 0 && f.k >= 0) {
     return dvx_give_vtab(
         t->conn, vtab,
         dvx_fail(t->conn, t, SQLITE_ERROR, "k needs a query: WHERE %s MATCH :query AND k = 10", c->vector_name));
   }
 
-  enum plan_kind kind = f.match >= 0 ? PLAN_SEARCH : f.id >= 0 || f.rowid >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
+  int lookup = f.id >= 0 ? f.id : f.rowid;
+  enum plan_kind kind = f.match >= 0 ? PLAN_SEARCH : lookup >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
+  if (kind != PLAN_SEARCH && plan_needs_distance(c, info, lookup)) kind = PLAN_REFUSED;
   if (f.match >= 0) plan_use(&p, f.match, true, "M");
   if (f.k >= 0) plan_use(&p, f.k, true, "K");
   if (f.second_k >= 0) plan_use(&p, f.second_k, true, "K");
   if (f.as_of >= 0) plan_use(&p, f.as_of, true, "T");
-  if (kind == PLAN_LOOKUP) plan_use(&p, f.id >= 0 ? f.id : f.rowid, false, f.id >= 0 ? "I" : "R");
+  if (kind == PLAN_LOOKUP) plan_use(&p, lookup, false, f.id >= 0 ? "I" : "R");
   int n_left, n_filters = plan_conditions(&p, c, kind, f.as_of >= 0, &n_left);
   bool in_order = info->nOrderBy == 0 ||
                   (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == c->distance_column && !info->aOrderBy[0].desc);
@@ -604,7 +633,7 @@ static int cursor_set_range(table_cursor *c, char op, sqlite3_value *v) {
       c->options.max_distance = d;
       c->options.is_max_inclusive = inclusive;
     }
-  } else if (!c->has_min || d > c->min_distance || (d == c->min_distance && op == '>')) {
+  } else if (op != '=' && (!c->has_min || d > c->min_distance || (d == c->min_distance && op == '>'))) {
     c->has_min = true;
     c->min_distance = d;
     c->is_min_inclusive = op == ']';
@@ -761,6 +790,11 @@ static int table_filter(sqlite3_vtab_cursor *cursor, int kind, const char *text,
   (void)argc;
   cursor_reset(c);
   c->kind = (enum plan_kind)kind;
+  if (c->kind == PLAN_REFUSED) {
+    return dvx_give_vtab(
+        t->conn, cursor->pVtab,
+        dvx_fail(t->conn, t, SQLITE_ERROR, "distance needs a query: WHERE %s MATCH :query", t->config->vector_name));
+  }
   int rc = dvx_table_begin_read(t);
   if (rc == SQLITE_OK) {
     filter_args a = {NULL, 0};

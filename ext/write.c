@@ -367,7 +367,10 @@ static int write_update(dvx_table *t, sqlite3_value **argv) {
     dv_buf_free(&v);
     return rc;
   }
-  if (!any) return SQLITE_OK; /* UPDATE t SET id = id, or a hidden column: nothing is changed */
+  if (!any && ch.has_time) {
+    return dvx_fail(t->conn, t, SQLITE_ERROR, "row %I: as_of is the time of a change, and nothing is changed", &ch.id);
+  }
+  if (!any) return SQLITE_OK; /* UPDATE t SET id = id */
   dv_buf payload;
   dv_buf_init(&payload, &dvx_alloc);
   dv_status status = dv_delta_encode_sparse(&payload, &ch.delta, NULL, NULL, 0, c->dimensions, NULL);

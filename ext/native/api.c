@@ -171,7 +171,9 @@ int dvec_open(const char *path, const dvec_open_options *options, dvec_db **out)
 
 int dvec_close(dvec_db *db) {
   if (!db) return DVEC_OK;
-  if (db->n_cursors > 0) return fail(db, DVEC_BUSY, "delta_vectors: %d cursors are open", db->n_cursors);
+  if (db->n_cursors == 1) return fail(db, DVEC_BUSY, "delta_vectors: a cursor is open: close it first");
+  if (db->n_cursors > 1)
+    return fail(db, DVEC_BUSY, "delta_vectors: %d cursors are open: close them first", db->n_cursors);
   for (int i = 0; i < STMT_COUNT; i++) {
     (void)sqlite3_finalize(db->stmts[i]);
     db->stmts[i] = NULL;

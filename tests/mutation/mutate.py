@@ -6,7 +6,8 @@ changed, one at a time (< to <=, == to !=, and so on), and each change must make
 
 For each: the changed file is compiled, and the tests run in this order until one fails: unit/check_delta,
 unit/check_frame, of vtab/check_upkeep what holds with any thresholds, the differential test on a library with small
-thresholds, and, for core, the unit tests under AddressSanitizer. What no test can notice, because the result is the same
+thresholds, and, for core, the unit tests under AddressSanitizer, for ext, the rest of vtab/check_upkeep, with usual thresholds.
+What no test can notice, because the result is the same
 or nobody is promised another, stands in equivalent.txt beside this file, with the reason. Prints a line for each, and at
 the end how many were caught; exits with 1 if one survived.
 
@@ -119,6 +120,25 @@ def main():
                 return True
         return False
 
+    usual_objects = {}
+
+    def usual(source, mutant):
+        """Does vtab/check_upkeep fail with usual thresholds? For what only makes it slow, or a backlog long."""
+        directory = WORK / "usual"
+        flags = [flag for flag in FLAGS if flag != "-DDVX_SMALL_LIMITS"]
+        directory.mkdir(exist_ok=True)
+        if not usual_objects:
+            for s in sources:
+                usual_objects[s] = directory / (s.stem + ".o")
+                must(["cc", *flags, *include, "-c", s, "-o", usual_objects[s]])
+            must(["cc", *flags, *include, f'-DDV_EXTENSION_PATH="{directory}/delta_vectors"', ROOT / "tests/vtab/check_upkeep.c",
+                  ROOT / "tests/vtab/support.c", "-o", directory / "check_upkeep", *check, "-lsqlite3", "-lm"])
+        obj = directory / "mutant.o"
+        must(["cc", *flags, f"-I{source.parent}", *include, "-c", mutant, "-o", obj])
+        others = [o for s, o in usual_objects.items() if s != source]
+        must(["cc", "-shared", "-o", directory / "delta_vectors.so", obj, *others, "-lm"])
+        return run(["env", "CK_RUN_CASE=upkeep", directory / "check_upkeep"]) != 0
+
     os.environ["CK_DEFAULT_TIMEOUT"] = "3600"  # what run() allows is less
     os.chdir(WORK)
     for test, command in tests():
@@ -149,6 +169,8 @@ def main():
                     break
             if by is None and source.parent.name == "core" and sanitized(source, mutant):
                 by = "unit tests under AddressSanitizer"
+            if by is None and source.parent.name == "ext" and usual(source, mutant):
+                by = "vtab/check_upkeep with usual thresholds"
         shutil.copy(good, obj)
         survived += by is None
         print(f"{'caught' if by else 'SURVIVED':11} {key}{f' by {by}' if by else ''}", flush=True)

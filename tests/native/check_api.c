@@ -345,7 +345,7 @@ START_TEST(chains_and_the_log_are_walked) {
   const dvec_change *c = NULL;
   float v[3] = {0};
   ok(dvec_chain(db, "docs", &id, &cursor));
-  refused(DVEC_BUSY, "1 cursors", dvec_close(db));
+  refused(DVEC_BUSY, "a cursor is open: close it first", dvec_close(db));
   ok(dvec_cursor_next(cursor, &c));
   ck_assert(c->seq == 2 && c->operation == DVEC_CREATE && c->is_checkpoint == 1 && c->metadata == NULL);
   ck_assert_str_eq(c->id.text, "r1");
@@ -366,9 +366,13 @@ START_TEST(chains_and_the_log_are_walked) {
   for (ok(dvec_cursor_next(cursor, &c)); c; ok(dvec_cursor_next(cursor, &c))) ck_assert_int_eq(c->seq, expected++);
   ck_assert_int_eq(expected, 4);
   dvec_cursor_close(cursor);
+  dvec_cursor *other = NULL;
+  ok(dvec_log(db, "docs", 0, &other));
   ok(dvec_log(db, "nowhere", 0, &cursor));
+  refused(DVEC_BUSY, "2 cursors are open: close them first", dvec_close(db));
   refused(DVEC_ERROR, "no such table", dvec_cursor_next(cursor, &c));
   dvec_cursor_close(cursor);
+  dvec_cursor_close(other);
   refused(DVEC_ERROR, "not a delta", dvec_patch(db, "x", 1, v, 3));
   ck_assert(v[0] == 4);
 }

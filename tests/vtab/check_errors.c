@@ -114,6 +114,10 @@ static const refusal refusals[] = {
      {"main.little", "row 'two' exists already"}},
     {"SELECT delta_apply('little', 'three', delta_create('[1]'))", SQLITE_ERROR, {"main.little", "max_vectors=2"}},
 
+    {"UPDATE docs SET as_of='2100-01-01' WHERE id='a'", /* nothing happened, in silence */
+     SQLITE_ERROR,
+     {"main.docs", "row 'a'", "as_of is the time of a change, and nothing is changed"}},
+
     /* ---- columns with types */
     {"INSERT INTO items(id, embedding) VALUES('seven', '[1,2]')",
      SQLITE_ERROR,
@@ -362,6 +366,41 @@ static const refusal refusals[] = {
      {"main.docs", "k takes only =", "k = 10"}},
     {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND k BETWEEN 1 AND 5", SQLITE_ERROR, {"main.docs", "k takes"}},
     {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND k<>5", SQLITE_ERROR, {"main.docs", "k takes only ="}},
+    {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND vector MATCH '[1,0,0]' AND k=1",
+     SQLITE_ERROR,
+     {"main.docs", "a search has one query", "WHERE vector MATCH :query"}},
+    {"SELECT id FROM docs('[1,2,3]') WHERE vector MATCH '[1,0,0]'", SQLITE_ERROR, {"a search has one query"}},
+    {"SELECT id FROM docs('[1,2,3]', 2, '{\"exact\":true}')", /* its third argument is the next hidden column */
+     SQLITE_ERROR,
+     {"main.docs", "distance is compared with '{\"exact\":true}'", "number"}},
+    {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND distance = 'near'",
+     SQLITE_ERROR,
+     {"main.docs", "distance is compared with 'near'", "number"}},
+    {"SELECT id FROM docs WHERE vector MATCH zeroblob(24) AND k=5", /* somebody's array of doubles */
+     SQLITE_ERROR,
+     {"main.docs", "query", "6 dimensions", "expected 3", "64-bit floats: 32-bit ones"}},
+    {"SELECT id FROM docs WHERE distance<3",
+     SQLITE_ERROR,
+     {"main.docs", "distance needs a query", "WHERE vector MATCH :query"}},
+    {"SELECT id FROM items WHERE 3 > distance AND n = 5",
+     SQLITE_ERROR,
+     {"main.items", "distance needs a query", "WHERE embedding MATCH :query"}},
+    {"SELECT id FROM docs WHERE id = 'a' AND distance BETWEEN 0 AND 3", SQLITE_ERROR, {"distance needs a query"}},
+    {"SELECT id FROM docs WHERE distance = 0", SQLITE_ERROR, {"main.docs", "distance needs a query"}},
+    {"SELECT id FROM docs WHERE distance <> 0", SQLITE_ERROR, {"main.docs", "distance needs a query"}},
+    {"SELECT id FROM docs ORDER BY distance LIMIT 2", SQLITE_ERROR, {"main.docs", "distance needs a query", "MATCH"}},
+    {"SELECT id FROM docs WHERE as_of = 5000 ORDER BY distance DESC, id", SQLITE_ERROR, {"distance needs a query"}},
+    {"SELECT id FROM docs WHERE id IN (SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND k=1) ORDER BY distance",
+     SQLITE_ERROR,
+     {"main.docs", "distance needs a query"}},
+    {"SELECT d.id FROM (SELECT 5 AS far) AS s, docs AS d WHERE d.distance < s.far",
+     SQLITE_ERROR,
+     {"main.docs", "distance needs a query"}},
+    {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND k=1 UNION ALL SELECT id FROM docs WHERE distance < 2",
+     SQLITE_ERROR,
+     {"main.docs", "distance needs a query"}},
+    {"DELETE FROM docs WHERE distance > 0.5", SQLITE_ERROR, {"main.docs", "distance needs a query"}},
+    {"UPDATE docs SET delta = delta_scale(2) WHERE distance > 0.5", SQLITE_ERROR, {"distance needs a query"}},
     {"SELECT id FROM docs WHERE as_of<5000", SQLITE_ERROR, {"main.docs", "as_of takes only =", "as_of = :time"}},
     {"SELECT d.id FROM (SELECT 5000 AS t) AS s, docs AS d WHERE d.as_of>=s.t", SQLITE_ERROR, {"as_of takes only ="}},
     {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND k=5 AND as_of='soon'",
@@ -620,6 +659,55 @@ START_TEST(questions_without_an_answer) {
 }
 END_TEST
 
+/* A condition on the distance, or an order by it, is refused without a query, and nowhere else: SQLite plans the halves of
+ * an OR by themselves, and joins in every order, and then the query is not to be seen. */
+START_TEST(distances_with_a_query_elsewhere) {
+  sql_run(db, "DELETE FROM docs WHERE id = 'big'; CREATE TABLE q(n INTEGER PRIMARY KEY, v, far);"
+              "INSERT INTO q VALUES(1, '[0,0,0]', 1.5), (2, '[0,2,0]', 1.9)");
+  const char *pairs = "2|b|0.0 1|a|1.118 2|a|1.803";
+  sql_is(db, pairs,
+         "SELECT n, id, round(distance, 3) FROM q JOIN docs ON vector MATCH v AND distance < far ORDER BY distance");
+  sql_is(db, pairs,
+         "SELECT n, id, round(distance, 3) FROM docs JOIN q ON vector MATCH v AND distance < far ORDER BY distance");
+  sql_is(
+      db, pairs,
+      "SELECT n, id, round(distance, 3) FROM q LEFT JOIN docs ON vector MATCH v AND distance < far ORDER BY distance");
+  sql_is(db, pairs,
+         "SELECT n, id, round(distance, 3) FROM docs, q WHERE vector MATCH v AND far > distance ORDER BY distance");
+  sql_is(db, "a b", "SELECT id FROM docs WHERE vector MATCH '[0,0,0]' AND (distance < 1.5 OR distance > 1.9)");
+  sql_is(db, "a b",
+         "SELECT id FROM docs WHERE vector MATCH '[0,0,0]' AND (id = 'a' OR distance > 1.5) ORDER BY distance");
+  sql_is(db, "a b",
+         "SELECT id FROM docs WHERE vector MATCH '[0,0,0]' AND (distance > 1.5 OR id = 'a') ORDER BY distance");
+  sql_is(
+      db, "b|NULL a|1.118",
+      "SELECT id, round(distance, 3) FROM docs WHERE (vector MATCH '[0,0,0]' AND k=1) OR id = 'b' ORDER BY distance");
+  sql_is(db, "a b", "SELECT d.id FROM vector_search('docs', '[0,0,0]', 2) s NATURAL JOIN docs d ORDER BY s.distance");
+  sql_is(db, "a",
+         "SELECT id FROM (SELECT id, distance FROM docs WHERE vector MATCH '[0,0,0]' AND k=2) WHERE distance < 1.5");
+  sql_run(db, "CREATE VIEW v AS SELECT id, vector, distance FROM docs");
+  sql_is(db, "a", "SELECT id FROM v WHERE vector MATCH '[0,0,0]' AND distance < 1.5 ORDER BY distance");
+  sql_is(db, "a",
+         "SELECT d.id FROM docs d WHERE EXISTS(SELECT 1 FROM docs e WHERE e.vector MATCH d.vector AND e.distance "
+         "BETWEEN 1 AND 2) AND d.distance IS NULL LIMIT 1");
+  sql_is(db, "a|NULL b|NULL", "SELECT id, distance FROM docs");
+  sql_is(db, "a", "SELECT id FROM docs WHERE id = 'a' ORDER BY distance");
+  sql_is(db, "NULL", "SELECT min(distance) FROM docs");
+  sql_is(db, "a b", "SELECT id FROM docs WHERE distance IS NULL");
+  sql_is(db, "", "SELECT id FROM docs WHERE distance IS NOT NULL");
+  sql_is(db, "b", "SELECT id FROM docs WHERE vector MATCH '[0,2,1]' AND distance = 1");
+  sql_is(db, "b", "SELECT id FROM docs('[0,2,1]', 2, 1)");
+  sql_is(db, "b", "SELECT id FROM docs WHERE vector MATCH '[0,0,0]' AND distance = 2 ORDER BY distance LIMIT 1");
+  sql_is(db, "", "SELECT id FROM docs WHERE vector MATCH '[0,0,0]' AND distance = 2 AND k = 1");
+  sql_is(db, "b", "SELECT id FROM docs WHERE vector MATCH '[0,2,1]' AND distance IN (1, 5)");
+  sql_is(db, "", "SELECT id FROM docs WHERE vector MATCH '[0,2,1]' AND distance = NULL");
+  sql_is(db, "a b",
+         "SELECT id FROM docs WHERE vector MATCH '[1,0.5,0]' AND k=1 UNION ALL SELECT id FROM docs WHERE vector MATCH "
+         "'[0,2,1]' AND k=1");
+  sql_is(db, "", "SELECT id FROM docs WHERE distance < 3 AND 0");
+}
+END_TEST
+
 /* A value as long as SQLite allows gives a message of one line all the same, without control characters. */
 START_TEST(messages_are_short) {
   static const char *const wild[] = {
@@ -669,6 +757,7 @@ int main(int argc, char **argv) {
   Suite *suite = suite_create("errors");
   TCase *t = tcase_create("refusals");
   tcase_set_timeout(t, 120);
+  tcase_add_test(t, distances_with_a_query_elsewhere);
   tcase_add_checked_fixture(t, set_up, tear_down);
   tcase_add_loop_test(t, refusal_in_autocommit_mode, 0, N_REFUSALS);
   tcase_add_loop_test(t, refusal_inside_a_transaction, 0, N_REFUSALS);

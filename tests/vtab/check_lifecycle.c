@@ -1395,6 +1395,29 @@ START_TEST(one_file_attached_twice) {
 }
 END_TEST
 
+/* A trigger that somebody has put on a shadow table: its statement is a savepoint to SQLite, in the middle of writing a
+ * transaction with more pending than a savepoint need keep. The commit was refused, with "bad parameter or other API
+ * misuse". */
+START_TEST(trigger_on_a_shadow_table) {
+  enum { WIDE = 4096, N = 80 }; /* 1.25 MiB */
+  sql_run(a, "CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=%d, metric=l2, compression=off)", WIDE);
+  sql_run(a, "CREATE TABLE audit(vid); CREATE TRIGGER t AFTER INSERT ON docs_row BEGIN INSERT INTO audit "
+             "VALUES(coalesce(new.vid, 0)); UPDATE audit SET vid=vid; END");
+  for (int is_undone = 0; is_undone < 2; is_undone++) {
+    sql_run(a, "BEGIN");
+    for (int i = 0; i < N; i++)
+      sql_run(a, "INSERT INTO docs(id, vector) VALUES('%d %d', zeroblob(%d))", is_undone, i, 4 * WIDE);
+    if (is_undone)
+      sql_run(a, "SAVEPOINT s; DELETE FROM docs; ROLLBACK TO s; INSERT INTO docs(id, vector) VALUES('x', zeroblob(%d))",
+              4 * WIDE);
+    sql_run(a, "COMMIT");
+  }
+  sql_is(a, "161|161|161",
+         "SELECT count(*), (SELECT count(*) FROM audit), (SELECT max(seq) FROM delta_log('docs')) FROM docs");
+  sql_agrees(a);
+}
+END_TEST
+
 /* vector_search and the other functions on a table of an attached file read one snapshot, whatever others commit
  * meanwhile. */
 START_TEST(table_valued_function_on_attached_table) {
@@ -2368,6 +2391,7 @@ static void add_tests(Suite *suite, const sql_profile *profile, void (*open)(voi
   tcase_add_test(t, detach_attach_other_file_only_read);
   tcase_add_test(t, deserialize_only_read);
   tcase_add_test(t, one_file_attached_twice);
+  tcase_add_test(t, trigger_on_a_shadow_table);
   tcase_add_test(t, table_valued_function_on_attached_table);
   tcase_add_test(t, search_that_outlives_the_read_it_began_in);
   tcase_add_test(t, names_resolve_as_in_sql);

@@ -240,6 +240,28 @@ START_TEST(limit_is_set_by_a_command_for_good) {
 }
 END_TEST
 
+/* Pending deltas are held up to 32 MiB: so is their memory, and not twice as much. Then it is given back. */
+START_TEST(a_large_transaction_holds_what_it_says) {
+  enum { WIDE = 4096, MOST = 32 << 20, SLACK = 2 << 20, WRITTEN = MOST / (WIDE * 4) + 40 };
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=%d, metric=l2, compression=off); BEGIN", WIDE);
+  int64_t most = 0, last = 0;
+  for (int i = 0; i < WRITTEN; i++) {
+    sql_run(db, "INSERT INTO docs(id, vector) VALUES(%d, zeroblob(%d))", i, WIDE * 4);
+    last = memory_of("docs");
+    if (last > most) most = last;
+  }
+  ck_assert_msg(most > MOST && most < MOST + SLACK, "%lld bytes", (long long)most);
+  ck_assert_msg(last < SLACK, "%lld bytes", (long long)last);
+  /* Behind a savepoint all of them stay, and are there after a ROLLBACK TO behind them. */
+  sql_run(db, "SAVEPOINT s");
+  for (int i = 0; i < WRITTEN; i++) sql_run(db, "UPDATE docs SET vector=zeroblob(%d) WHERE id=%d", WIDE * 4, i);
+  ck_assert_int_gt(memory_of("docs"), MOST);
+  sql_run(db, "SAVEPOINT t; DELETE FROM docs; ROLLBACK TO t; COMMIT");
+  sql_is(db, "2088|4176", "SELECT delta_status('docs') ->> 'rows', delta_status('docs') ->> 'deltas'");
+  sql_sound(db);
+}
+END_TEST
+
 static const int thread_counts[] = {0, 1, 2, 3, 8, 64};
 
 /* All blocks of the graph, and what %_meta says of it, in one number and a length. */
@@ -305,6 +327,7 @@ int main(int argc, char **argv) {
   tcase_add_test(memory, what_is_searched_again_and_again_gets_large_pages);
 #endif
   tcase_add_test(memory, limit_is_set_by_a_command_for_good);
+  tcase_add_test(memory, a_large_transaction_holds_what_it_says);
   suite_add_tcase(suite, memory);
   tcase_add_checked_fixture(threads, memory_setup, memory_teardown);
   tcase_add_test(threads, threads_build_the_same_graph);

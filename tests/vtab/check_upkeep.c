@@ -373,6 +373,181 @@ START_TEST(changed_rows_are_found_by_scans) {
 }
 END_TEST
 
+static int count_log_reads(unsigned kind, void *n, void *statement, void *sql) {
+  (void)kind, (void)statement;
+  *(int *)n += strstr(sql, "docs_log") != NULL;
+  return 0;
+}
+
+/* Chains that lie side by side in the log are walked together: each pack is read about once, and not once for each row. */
+START_TEST(walks_read_each_pack_about_once) {
+  enum {
+    N = 6000,
+    N_CHANGED = 16,
+    N_ROUNDS = 40
+  }; /* a round fills a pack; more of them than a table keeps in memory */
+  const char *file = sql_path("packs.db");
+  sqlite3 *db = sql_open(file);
+  sql_run(db,
+          "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[8] distance_metric=l2, +body "
+          "TEXT, index=flat)");
+  sql_run(db,
+          "WITH RECURSIVE i(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM i WHERE k < %d)"
+          " INSERT INTO docs(id, v, body) SELECT k, json_array(k, 1, 2, 0, 0, 0, 0, 0), hex(zeroblob(2100)) FROM i",
+          N);
+  sql_run(db, "INSERT INTO docs(docs) VALUES('optimize')");
+  ck_assert_int_gt(sql_integer(db, "SELECT count(*) FROM docs_code"), 0); /* so that a search needs few vectors */
+  sql_close(db);
+  db = sql_open(file);
+  ck_assert_int_eq(sql_integer(db, "SELECT id FROM docs WHERE v MATCH '[7,1,2,0,0,0,0,0]' AND k = 1"), 7);
+  sqlite3 *other = sql_open(file);
+  for (int round = 1; round <= N_ROUNDS; round++) {
+    sql_run(other, "BEGIN");
+    for (int i = 1; i <= N_CHANGED; i++)
+      sql_run(
+          other,
+          "SELECT delta_apply('docs', %d, delta_sparse('[7]', '[%d]'), NULL, json_object('body', hex(zeroblob(250))))",
+          300 * i, round);
+    sql_run(other, "COMMIT");
+  }
+  int n_reads = 0;
+  sqlite3_trace_v2(db, SQLITE_TRACE_STMT, count_log_reads, &n_reads);
+  for (int i = 1; i <= N_CHANGED; i++)
+    ck_assert_int_eq(
+        sql_integer(db, "SELECT id FROM docs WHERE v MATCH json_array(%d,1,2,0,0,0,0,%d) AND k = 1", 300 * i, N_ROUNDS),
+        300 * i);
+  sqlite3_trace_v2(db, 0, NULL, NULL);
+  ck_assert_msg(n_reads >= N_ROUNDS && n_reads < 5 * N_ROUNDS, "the log was read %d times", n_reads);
+  sql_close(other);
+  sql_close(db);
+}
+END_TEST
+
+static uint64_t load_u64(const uint8_t *p) {
+  uint64_t v = 0;
+  for (int i = 7; i >= 0; i--) v = v << 8 | p[i];
+  return v;
+}
+
+static void store_u64(uint8_t *p, uint64_t v) {
+  for (int i = 0; i < 8; i++) p[i] = (uint8_t)(v >> 8 * i);
+}
+
+/* docs/file-format.md, `settled` */
+static uint64_t mix(uint32_t vid, uint64_t word) {
+  uint64_t h = word ^ vid * UINT64_C(0x9e3779b97f4a7c15);
+  h = (h ^ h >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+  h = (h ^ h >> 27) * UINT64_C(0x94d049bb133111eb);
+  return h ^ h >> 31;
+}
+
+static void read_blob(sqlite3 *db, const char *sql, uint8_t *out, int n) {
+  sqlite3_stmt *s = sql_prepare(db, "%s", sql);
+  ck_assert_int_eq(sqlite3_step(s), SQLITE_ROW);
+  ck_assert_int_ge(sqlite3_column_bytes(s, 0), n);
+  memcpy(out, sqlite3_column_blob(s, 0), (size_t)n);
+  sqlite3_finalize(s);
+}
+
+/* A file whose heads say that a row is there, with right checksums, where the log says that it was deleted: whoever asks for
+ * its vector is told so, and gets no numbers from anywhere. */
+START_TEST(head_of_a_deleted_row_that_says_it_is_there) {
+  const char *file = sql_path("heads.db");
+  sqlite3 *db = sql_open(file);
+  sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[2] distance_metric=l2, "
+              "index=flat);"
+              "INSERT INTO docs VALUES(1, '[1,1]'), (2, '[2,2]'), (3, '[3,3]'); DELETE FROM docs WHERE id = 2;"
+              "INSERT INTO docs(docs) VALUES('optimize')");
+  sql_close(db);
+  db = sql_open(file);
+  uint8_t head[16], settled[56];
+  read_blob(db, "SELECT heads FROM docs_head", head, sizeof head);
+  read_blob(db, "SELECT value FROM docs_meta WHERE key = 'settled'", settled, sizeof settled);
+  uint64_t word = load_u64(head + 8), there = word & ~UINT64_C(0x8000);
+  ck_assert(word != there);
+  store_u64(head + 8, there);
+  store_u64(settled + 48, load_u64(settled + 48) - mix(2, word) + mix(2, there));
+  sqlite3_stmt *s = sql_prepare(db, "UPDATE docs_head SET heads = CAST(?1 || substr(heads, 17) AS BLOB)");
+  sqlite3_bind_blob(s, 1, head, sizeof head, SQLITE_STATIC);
+  ck_assert_int_eq(sqlite3_step(s), SQLITE_DONE);
+  sqlite3_finalize(s);
+  s = sql_prepare(db, "UPDATE docs_meta SET value = CAST(?1 || substr(value, 57) AS BLOB) WHERE key = 'settled'");
+  sqlite3_bind_blob(s, 1, settled, sizeof settled, SQLITE_STATIC);
+  ck_assert_int_eq(sqlite3_step(s), SQLITE_DONE);
+  sqlite3_finalize(s);
+  sql_run(db, "DELETE FROM docs_meta WHERE key = 'checks'"); /* as in a file made before there were any */
+  sql_close(db);
+  db = sql_open(file);
+  sql_is(db, "3", "SELECT delta_status('docs') ->> 'rows'"); /* it is believed, so far */
+  sql_fails(db, SQLITE_CORRUPT, "the chain of row number 2 does not fold at record 4", "SELECT vector_at('docs', 2)");
+  sql_fails(db, SQLITE_CORRUPT, "the chain of row number 2 does not fold at record 4",
+            "SELECT v FROM docs WHERE id = 2");
+  sql_is(db, "[3,3]", "SELECT vector_json(vector_at('docs', 3))");
+  sql_close(db);
+}
+END_TEST
+
+/* ---- memory with an edge ------------------------------------------------------------------------------------------ */
+
+enum { EDGE = 64 };
+static sqlite3_mem_methods plain;
+
+static bool edge_is_whole(const void *p) {
+  const uint8_t *edge = (const uint8_t *)p + plain.xSize((void *)(uintptr_t)p) - EDGE;
+  for (int i = 0; i < EDGE; i++)
+    if (edge[i] != 0xed) return false;
+  return true;
+}
+
+static void *edged(void *p) {
+  if (p) memset((uint8_t *)p + plain.xSize(p) - EDGE, 0xed, EDGE);
+  return p;
+}
+
+static void *edge_malloc(int n) { return edged(plain.xMalloc(n + EDGE)); }
+static int edge_size(void *p) { return plain.xSize(p) - EDGE; }
+static int edge_roundup(int n) { return plain.xRoundup(n); }
+
+static void edge_free(void *p) {
+  ck_assert_msg(edge_is_whole(p), "something was written behind the end of %d bytes", edge_size(p));
+  plain.xFree(p);
+}
+
+static void *edge_realloc(void *p, int n) {
+  ck_assert_msg(edge_is_whole(p), "something was written behind the end of %d bytes", edge_size(p));
+  return edged(plain.xRealloc(p, n + EDGE));
+}
+
+/* As deep as somebody likes. What a level needs is remembered in an array, which grows at the 17th, the 33rd, ...: one that
+ * did so one too late was noticed by nobody, so here each piece of memory has an edge. */
+START_TEST(savepoints_as_deep_as_somebody_likes) {
+  static const int depths[] = {15, 16, 17, 18, 32, 33, 34, 65};
+  sqlite3_shutdown();
+  ck_assert_int_eq(sqlite3_config(SQLITE_CONFIG_GETMALLOC, &plain), SQLITE_OK);
+  sqlite3_mem_methods edge = plain;
+  edge.xMalloc = edge_malloc, edge.xFree = edge_free, edge.xRealloc = edge_realloc, edge.xSize = edge_size;
+  edge.xRoundup = edge_roundup;
+  ck_assert_int_eq(sqlite3_config(SQLITE_CONFIG_MALLOC, &edge), SQLITE_OK);
+  for (size_t d = 0; d < sizeof depths / sizeof *depths; d++) {
+    sqlite3 *db = sql_open(":memory:");
+    sql_run(db, "CREATE VIRTUAL TABLE docs USING delta_vectors(id INTEGER PRIMARY KEY, v FLOAT[1], index=flat); BEGIN");
+    for (int i = 1; i <= depths[d]; i++)
+      sql_run(db, "SAVEPOINT s%d; INSERT INTO docs(id, v) VALUES(%d, '[%d]')", i, i, i);
+    for (int i = depths[d]; i >= 1; i--) {
+      sql_run(db, "ROLLBACK TO s%d", i);
+      ck_assert_int_eq(sql_integer(db, "SELECT count(*) FROM docs"), i - 1);
+      if (i % 2) sql_run(db, "RELEASE s%d", i);
+    }
+    sql_run(db, "INSERT INTO docs(id, v) VALUES(1, '[1]'); COMMIT");
+    sql_is(db, "1", "SELECT id FROM docs");
+    sql_sound(db);
+    sql_close(db);
+  }
+  sqlite3_shutdown();
+  ck_assert_int_eq(sqlite3_config(SQLITE_CONFIG_MALLOC, &plain), SQLITE_OK);
+}
+END_TEST
+
 int main(void) {
   Suite *suite = suite_create("upkeep");
   TCase *tc = tcase_create("upkeep");
@@ -380,12 +555,15 @@ int main(void) {
   tcase_add_checked_fixture(tc, sql_setup, sql_teardown);
   tcase_add_test(tc, backlog_stays_short);
   tcase_add_test(tc, changed_rows_are_found_by_scans);
+  tcase_add_test(tc, walks_read_each_pack_about_once);
   suite_add_tcase(suite, tc);
   /* With any thresholds: tests/mutation runs it by its name. */
   TCase *any = tcase_create("any_thresholds");
   tcase_set_timeout(any, 600);
   tcase_add_checked_fixture(any, sql_setup, sql_teardown);
   tcase_add_test(any, same_log_same_graph);
+  tcase_add_test(any, head_of_a_deleted_row_that_says_it_is_there);
+  tcase_add_test(any, savepoints_as_deep_as_somebody_likes);
   tcase_add_loop_test(any, settled_table_is_left_alone, 0, 2);
   tcase_add_loop_test(any, lost_settled_is_made_anew, 0, 2);
   tcase_add_test(any, chains_are_walked_together);

@@ -8,7 +8,7 @@ import path from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
 import { DeltaVectorDB, loadDeltaVectors } from '../../dist/index.js';
 import { sqliteOf } from '../node/sqlite.mjs';
-import { COMPONENT, nodeHost, wasmtimeHost } from './hosts.mjs';
+import { COMPONENT, killHosts, nodeHost, wasmtimeHost } from './hosts.mjs';
 import { f32 } from './programs.mjs';
 
 const { EXTENSION, SQLITE3 = 'sqlite3' } = process.env;
@@ -228,4 +228,5 @@ it('the interface is the one of the ADR, and the component has it', async () => 
   assert.ok(imports.length > 0 && imports.every((name) => /^wasi:(cli|clocks|filesystem|io|random)\//.test(name)), String(imports));
 });
 
+after(killHosts);
 after(() => directory && rmSync(directory, { recursive: true, force: true }));

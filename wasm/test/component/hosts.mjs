@@ -32,10 +32,22 @@ export async function nodeHost() {
   return jsHost('Node', instantiate, getCoreModule, wasi);
 }
 
+const running = new Set();
+
+/** For after(): what a test that failed has left open would keep its process from ending. */
+export const killHosts = () => Promise.all([...running].map((kill) => kill()));
+
 /** wasmtime, in a process of its own. PYTHON has the package. */
 export function wasmtimeHost() {
   const program = fileURLToPath(new URL('wasmtime_host.py', import.meta.url));
   const child = spawn(process.env.WASMTIME_PYTHON, [program, COMPONENT], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const closed = new Promise((resolve) => child.on('close', resolve));
+  const kill = () => {
+    child.kill('SIGKILL');
+    return closed;
+  };
+  running.add(kill);
+  closed.then(() => running.delete(kill));
   child.stdin.on('error', () => {}); // one that was killed takes no more: that there is no answer says so
   const lines = readline.createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const ask = async (request) => {
@@ -64,13 +76,10 @@ export function wasmtimeHost() {
     database: async (dimensions) => wrap(await ask({ call: ['delta-db', '[constructor]database'], args: [dimensions] })),
     open: async (options) => wrap(await ask({ call: ['delta-db-ext', 'open'], args: [options] })),
     limitMemory: (bytes) => ask({ call: ['delta-db-ext', 'limit-memory'], args: [bytes] }),
-    kill: () => {
-      child.kill('SIGKILL');
-      return new Promise((resolve) => child.on('close', resolve));
-    },
+    kill,
     close: () => {
       child.stdin.end();
-      return new Promise((resolve) => child.on('close', resolve));
+      return closed;
     },
   };
 }

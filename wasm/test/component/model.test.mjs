@@ -9,7 +9,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, it } from 'node:test';
-import { nodeHost, wasmtimeHost } from './hosts.mjs';
+import { killHosts, nodeHost, wasmtimeHost } from './hosts.mjs';
 import { openComponentPage } from './page.mjs';
 import { replay } from './programs.mjs';
 
@@ -66,6 +66,7 @@ before(() => {
   execFileSync(DIFFERENTIAL, ['--programs', PROGRAMS, '--ops', '120', '--seed', '815', '--traces', traces, '--extension', EXTENSION.replace(/\.so$/, '')], { stdio: 'ignore' });
   tables = readFileSync(traces, 'utf8').split(/^(?=-- program )/m).filter((p) => p.startsWith('-- program')).flatMap(tablesOf);
 });
+after(killHosts);
 after(() => directory && rmSync(directory, { recursive: true, force: true }));
 
 const HOSTS = {

@@ -1,6 +1,6 @@
 // The programs of programs.mjs in Node and in wasmtime.
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { nodeHost, wasmtimeHost } from './hosts.mjs';
+import { killHosts, nodeHost, wasmtimeHost } from './hosts.mjs';
 import { programs } from './programs.mjs';
 
 for (const makeHost of [nodeHost, wasmtimeHost]) {
@@ -17,3 +17,5 @@ for (const makeHost of [nodeHost, wasmtimeHost]) {
     }
   });
 }
+
+after(killHosts);
