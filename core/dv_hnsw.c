@@ -395,7 +395,8 @@ static inline size_t hnsw_keys_add(dv_hnsw_scratch *s, size_t ef, uint64_t key) 
   return i;
 }
 
-/* Of n rows that were measured, those that are not farther. Most are, and no CPU can guess which: so no branch asks. */
+/* Of n rows that were measured, those that are not farther than that. Most are, and no CPU can guess which: so no branch
+ * asks. */
 static inline size_t hnsw_keep_near(dv_hnsw_scratch *s, size_t n, float farthest) {
   size_t n_near = 0;
   for (size_t i = 0; i < n; i++) {
@@ -618,10 +619,11 @@ static void hnsw_pool_restart(const dv_hnsw *g, dv_hnsw_scratch *s) {
 }
 
 /*
- * Where a search for the k nearest ends if it is known how distances grow. With ef alone a search goes on to the ef-th of what it has found, so to where it lies
- * for this query. To go as many times as far as the k-th nearest as the ef-th is at the mean spends on queries with near
- * neighbours, which are easy, what those without them need ("Distance Adaptive Beam Search for Provably Accurate Graph-Based
- * Nearest Neighbor Search", arXiv 2505.15636). ef / 2 rows are expanded in any case, and 2 ef at most.
+ * Where a search for the k nearest ends if it is known how distances grow. With ef alone it ends at the distance of the
+ * ef-th of what it has found, wherever that is for this query. Here it ends at as many times the distance of the k-th as
+ * the ef-th has at the mean: what queries with near neighbours, which are easy, do not need is spent on those without
+ * ("Distance Adaptive Beam Search for Provably Accurate Graph-Based Nearest Neighbor Search", arXiv 2505.15636). ef / 2
+ * rows are expanded in any case, and 2 ef at most.
  */
 static hnsw_end hnsw_end_by_growth(const hnsw_target *t, size_t k, size_t ef, const double *growth) {
   hnsw_end end = hnsw_end_of(ef);

@@ -607,7 +607,7 @@ static int graph_measure_curve(dvx_table *t, bool with_growth) {
     status = dv_hnsw_growth(&gr->hnsw, &space, rows, n, growth);
     for (size_t i = 0; status == DV_OK && i < DV_HNSW_OCTAVES; i++) {
       double part = (growth[i] - 1.0) * GRAPH_GROWTH_UNIT;
-      gr->growth[i] = (uint8_t)(part < 255.0 ? part : 255.0);
+      gr->growth[i] = (uint8_t)(!(part > 0.0) ? 0.0 : part < 255.0 ? part : 255.0);
     }
   }
   double grown[DV_HNSW_OCTAVES];
