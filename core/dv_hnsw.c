@@ -328,9 +328,10 @@ static bool hnsw_is_apart(const hnsw_target *t, double *unit, double *offset, do
 static double hnsw_growth_to(size_t n, const double *growth) {
   double x = (double)n / HNSW_NEAR, far = 1.0;
   size_t octave = 0;
-  for (; x >= 2.0; x /= 2.0) {
+  while (x >= 2.0) {
     far *= growth[octave];
     if (octave + 1 < DV_HNSW_OCTAVES) octave++;
+    x /= 2.0;
   }
   return far * (1.0 + (x - 1.0) * (growth[octave] - 1.0));
 }
@@ -611,6 +612,7 @@ static void hnsw_refine(const hnsw_target *t, dv_hnsw_scratch *s) {
 
 /* Nothing is visited but what is in the pool, and that is to be expanded again, on another level. */
 static void hnsw_pool_restart(const dv_hnsw *g, dv_hnsw_scratch *s) {
+  DV_ASSERT(s->visited != NULL); /* a graph with an entry has rows, and so has their bitmap */
   memset(s->visited, 0, ((size_t)g->n + 63) / 64 * sizeof *s->visited);
   for (size_t i = 0; i < s->n_pool; i++) {
     (void)hnsw_visit(s->visited, s->pool[i].row & ~HNSW_FRESH);
