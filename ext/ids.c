@@ -56,7 +56,8 @@ bool dvx_ids_value(const dvx_ids *ids, uint32_t vid, dv_value *id) {
     id->integer = e->key.integer;
   } else {
     id->type = DV_TEXT;
-    id->bytes = ids->texts.data + e->key.text;
+    /* Where all texts are empty there are no bytes to point at. */
+    id->bytes = e->n_text ? ids->texts.data + e->key.text : (const uint8_t *)"";
     id->n_bytes = e->n_text;
   }
   return true;
@@ -69,7 +70,7 @@ void dvx_ids_prefetch(const dvx_ids *ids, const dv_hit *hits, size_t n) {
   }
   for (size_t i = 0; i < n; i++) {
     const dvx_id_entry *e = ids_entry(ids, hits[i].vid);
-    if (e && e->n_text != UINT32_MAX) DV_PREFETCH(ids->texts.data + e->key.text);
+    if (e && e->n_text != UINT32_MAX && e->n_text != 0) DV_PREFETCH(ids->texts.data + e->key.text);
   }
 }
 
