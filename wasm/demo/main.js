@@ -179,7 +179,8 @@ function timeText(time) {
 
 function goTo(step) {
   const first = moments.findIndex((moment) => moment >= picture.firstTime);
-  at = step >= 1000 || moments.length === 0 ? Infinity : moments[first + Math.floor(((moments.length - 1 - first) * step) / 1000)];
+  // Until the feed has told of the whole past, nobody knows where it begins.
+  at = step >= 1000 || moments.length < past || moments.length === 0 ? Infinity : moments[first + Math.floor(((moments.length - 1 - first) * step) / 1000)];
   $('time').value = at === Infinity ? 1000 : step;
   const text = at === Infinity ? 'now' : timeText(at);
   $('time').setAttribute('aria-valuetext', text);
@@ -199,8 +200,9 @@ $('now').addEventListener('click', () => {
 const feedRows = [];
 let arrived = 0;
 let unfollow;
-/** What was there when the page was opened is shown, but is nobody's work of this moment. */
-let lastOld = 0;
+/** So many deltas were there when the feed was begun: they are shown, but are nobody's work of this moment. */
+let past = 0;
+let known = 0;
 
 function describe({ type, indices }) {
   return type === 'sparse' ? `sets ${indices.length} of ${DIMENSIONS}` : type;
@@ -209,13 +211,14 @@ function describe({ type, indices }) {
 function follow(delta) {
   picture.apply(delta);
   moments.push(delta.timestamp.getTime());
-  if (delta.seq > lastOld) arrived++;
+  if (moments.length > past) arrived++;
   if (feedRows.unshift([delta.seq, describe(delta.operation), texts.get(delta.vectorId) ?? delta.vectorId]) > FEED_ROWS) feedRows.pop();
 }
 
 /** From the first change that there is. */
-function followAll() {
+function followAll(deltas) {
   unfollow?.();
+  past = known = deltas;
   picture.clear();
   moments.length = feedRows.length = 0;
   unfollow = db.onDelta(follow, { fromSeq: 0 });
@@ -245,8 +248,6 @@ function showFeed() {
   return showStatus();
 }
 
-let known = 0;
-
 async function showStatus() {
   const { rows, deltas, bytes } = await db.status();
   $('rows').textContent = number(rows);
@@ -254,7 +255,7 @@ async function showStatus() {
   $('bytes').textContent = size(bytes);
   // Fewer than there were: this tab or another has made the database forget.
   if (deltas < known) {
-    followAll();
+    followAll(deltas);
     goTo(1000);
   }
   known = deltas;
@@ -323,7 +324,6 @@ async function start() {
   } else {
     showWhere(`${number(found)} sentences found, open after ${Math.round(await openAfter)} ms`);
   }
-  lastOld = await db.lastSeq();
   await measureSearches();
 
   picture.fit(sentences.map(({ vector }) => vector));
@@ -331,7 +331,7 @@ async function start() {
   $('legend').innerHTML =
     '<span><i class="query"></i>the query</span><span><i class="rank">1</i>its nearest</span>' +
     parts.map((pos) => `<span><i style="background:var(--${pos})"></i>${PARTS[pos]}</span>`).join('');
-  followAll();
+  followAll((await db.status()).deltas);
   await showFeed();
   for (const id of ['query', 'time', 'drift', 'restore', 'forget']) $(id).disabled = false;
   query = sentences.find(({ id }) => id === null) ?? sentences[0];

@@ -32,8 +32,23 @@ async function visit(size = { width: 1280, height: 900 }) {
 const shoot = async (page, name) => process.env.SCREENSHOTS && page.screenshot({ path: path.join(process.env.SCREENSHOTS, `${name}.png`) });
 const results = (page) => page.$$eval('#results li', (items) => items.map((li) => li.querySelector('span').textContent));
 async function until(page, expected) {
-  for (let i = 0; i < 100 && (await results(page)).join() !== expected.join(); i++) await page.waitForTimeout(30);
-  assert.deepEqual(await results(page), expected);
+  let found;
+  for (let i = 0; i < 100 && found?.join() !== expected.join(); i++) {
+    if (i > 0) await page.waitForTimeout(30);
+    found = await results(page);
+  }
+  assert.deepEqual(found, expected);
+}
+
+/** By keyboard, to the beginning of time, until its results are there. A tab that still reads the feed has no past yet: it is asked again. */
+async function goToTheBeginning(page) {
+  const isThere = () => page.evaluate(() => /, as it was at \d/.test(document.getElementById('asked').textContent));
+  await page.focus('#time');
+  for (let i = 0; i < 100 && !(await isThere()); i++) {
+    await page.keyboard.press('Home');
+    await page.waitForTimeout(30);
+  }
+  assert.ok(await isThere());
 }
 const chips = (page) => page.$$eval('.chip', (items) => items.map((c) => c.textContent).join(' | '));
 
@@ -77,12 +92,10 @@ it('finds its data after a reload, lets them drift, and searches the past', asyn
   const now = await results(page);
   assert.notDeepEqual(now, before);
 
-  // By keyboard, to the beginning of time: as it was.
-  await page.focus('#time');
-  await page.keyboard.press('Home');
+  // At the beginning of time: as it was.
+  await goToTheBeginning(page);
   assert.notEqual(await page.textContent('#time-text'), 'now');
   assert.equal(await page.getAttribute('#time', 'aria-valuetext'), await page.textContent('#time-text'));
-  await page.waitForFunction(() => /, as it was at \d/.test(document.getElementById('asked').textContent));
   await until(page, before);
   await shoot(page, 'past');
   await page.click('#now');
@@ -95,9 +108,7 @@ it('finds its data after a reload, lets them drift, and searches the past', asyn
 it('puts the vectors back, and forgets the past, in all tabs', async () => {
   const [page, other] = [await visit(), await visit()];
   const count = async (page) => Number((await page.textContent('#deltas')).replaceAll(',', ''));
-  await page.focus('#time');
-  await page.keyboard.press('Home');
-  await page.waitForFunction(() => /, as it was at \d/.test(document.getElementById('asked').textContent));
+  await goToTheBeginning(page);
   const first = await results(page);
   await page.keyboard.press('End');
   assert.equal(await page.textContent('#time-text'), 'now');
@@ -110,8 +121,7 @@ it('puts the vectors back, and forgets the past, in all tabs', async () => {
   await page.keyboard.press('Enter');
   for (const tab of [page, other]) {
     await tab.waitForFunction(() => document.getElementById('deltas').textContent === '2,000');
-    await tab.focus('#time');
-    await tab.keyboard.press('Home'); // what is left of the past is the present
+    await goToTheBeginning(tab); // what is left of the past is the present
     await until(tab, first);
     assert.deepEqual(tab.errors, []);
     await tab.close();
@@ -142,7 +152,11 @@ for (const [name, width, height] of [['phone', 360, 740], ['tablet', 768, 1024],
     await page.keyboard.type('food');
     await page.waitForSelector('#suggestions li');
     // What was found can be seen while one types: all but what a list above it covers on a phone.
-    const covered = await page.$$eval('#results li', (items, bottom) => items.filter((li) => li.getBoundingClientRect().top < bottom).length, (await box('#suggestions')).bottom);
+    // (Counted in one step: a search that ends between two would leave rows that are in the page no more, with no place.)
+    const covered = await page.evaluate(() => {
+      const { bottom } = document.querySelector('#suggestions').getBoundingClientRect();
+      return [...document.querySelectorAll('#results li')].filter((li) => li.getBoundingClientRect().top < bottom).length;
+    });
     assert.ok(covered <= (width < 700 ? 1 : 0), `the suggestions cover ${covered} results`);
     const shownAt = (await box('#suggestions')).height;
     await page.keyboard.type('zz'); // fewer are found, nothing jumps
