@@ -778,6 +778,7 @@ struct dvx_table {
   int n_refs;
   int n_objects; /* sqlite3_vtab objects among them */
   bool is_registered; /* can be found by name */
+  bool is_found_by_schema; /* 'schema.name' is this one: no table has a dot in its name and is called so */
   bool is_attached; /* the schema may be detached, and be another file next time */
   char *schema;
   char *name;

@@ -250,7 +250,9 @@ static dvx_table *table_lookup_qualified(dvx_conn *conn, const char *name) {
   return NULL;
 }
 
-/* The one table of this name that is connected already. With two of them SQLite must say which it is. */
+/* The one table of this name that is connected already. With two of them SQLite must say which it is; and if the name has
+ * that of a schema, whether it is not all the name of a table. That it has said before is enough: whoever creates another
+ * table connects it, or changes the schema. */
 static dvx_table *table_lookup_only(dvx_conn *conn, const char *name) {
   dvx_table *found = NULL;
   for (dvx_table *t = conn->tables; t; t = t->next) {
@@ -258,7 +260,9 @@ static dvx_table *table_lookup_only(dvx_conn *conn, const char *name) {
     if (found) return NULL;
     found = t;
   }
-  return found;
+  if (found) return found;
+  found = table_lookup_qualified(conn, name);
+  return found && found->is_found_by_schema ? found : NULL;
 }
 
 /* Makes SQLite connect the virtual table by preparing a statement on it. */
@@ -344,6 +348,7 @@ static int table_find_by_connecting(dvx_conn *conn, const char *name, dvx_table 
   if (t == NULL && dot) {
     int rc2 = table_connect(conn, name, (int)(dot - name), dot + 1);
     t = rc2 == SQLITE_OK ? table_lookup_qualified(conn, name) : NULL;
+    if (t) t->is_found_by_schema = true;
     if (rc != SQLITE_OK) rc = rc2;
   }
   *out = t;
