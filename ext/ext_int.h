@@ -706,6 +706,7 @@ typedef struct dvx_graph {
   uint16_t curve_stored[DVX_CURVE_POINTS]; /* ... by the last 'optimize' or 'rebuild' */
   uint8_t growth[DV_HNSW_OCTAVES]; /* dv_hnsw_growth, less 1, in 1/512, measured then; all 0: it was not */
   size_t n_unwalked; /* rows linked or unlinked since it was known that links lead to all */
+  bool is_changed; /* ... or since 'optimize' measured recall */
   uint32_t links_change; /* of the sum of checksums of blocks, while they are written */
   uint32_t *block_checks; /* of blocks of rows that were written: what they contribute to it; 0: look */
   size_t n_block_checks;

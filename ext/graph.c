@@ -32,6 +32,7 @@
 #define GRAPH_VERSION 1u
 #define GRAPH_SEED 0x64656c7461u /* any number: the same log is to give the same graph */
 #define GRAPH_FRESH_BLOCKS (-((int64_t)1 << 40))
+#define GRAPH_CHANGED ((uint32_t)1 << 31) /* the bit beside n_unwalked for is_changed */
 #define GRAPH_WALK_PART 8u /* a walk over the graph when so large a part of it was linked or unlinked */
 #define GRAPH_WALK_ROWS 4096u /* ... and always when there are no more rows than this */
 #define GRAPH_CHUNK 512u /* rows linked between two looks at sqlite3_interrupt() */
@@ -282,7 +283,8 @@ static int graph_write_state(dvx_table *t, int64_t stamp) {
   dv_store_u32(b + 32, g->n_upper);
   memcpy(b + 36, gr->growth, sizeof gr->growth);
   for (size_t i = 0; i < DVX_CURVE_POINTS; i++) dv_store_u16(b + 44 + 2 * i, gr->curve_stored[i]);
-  dv_store_u32(b + 40, gr->n_unwalked < UINT32_MAX ? (uint32_t)gr->n_unwalked : UINT32_MAX);
+  uint32_t n_unwalked = gr->n_unwalked < GRAPH_CHANGED ? (uint32_t)gr->n_unwalked : GRAPH_CHANGED - 1;
+  dv_store_u32(b + 40, n_unwalked | (gr->is_changed ? GRAPH_CHANGED : 0));
   dvx_checks checks;
   bool has_checks;
   int rc = dvx_meta_get_blob(t, "graph", stored, sizeof stored, &is_there);
@@ -337,7 +339,8 @@ static int graph_load(dvx_table *t, int64_t stamp) {
     t->mirror.is_whole = false;
   }
   memcpy(gr->growth, b + 36, sizeof gr->growth);
-  gr->n_unwalked = dv_load_u32(b + 40);
+  gr->n_unwalked = dv_load_u32(b + 40) & (GRAPH_CHANGED - 1);
+  gr->is_changed = (dv_load_u32(b + 40) & GRAPH_CHANGED) != 0;
   for (size_t i = 0; i < DVX_CURVE_POINTS; i++) gr->curve_stored[i] = dv_load_u16(b + 44 + 2 * i);
   memcpy(gr->curve, gr->curve_stored, sizeof gr->curve);
   g->n_linked = dv_load_u32(b + 20);
@@ -530,6 +533,7 @@ static int graph_relink(dvx_table *t, const uint32_t *rows, size_t n, uint32_t *
                                     is_shared ? &runner : NULL, &n_done));
   if (rc != SQLITE_OK || !gr->is_there) return rc;
   gr->n_unwalked += n;
+  gr->is_changed = true;
   for (size_t i = 0; i < n_alive; i++) graph_set(placed, alive[i]);
   for (size_t i = 0; i < n; i++) graph_set_fresh(gr, rows[i], false);
   return SQLITE_OK;
@@ -580,41 +584,52 @@ static dv_status graph_judge_l1(void *ctx, uint32_t from, const uint32_t *rows, 
   return DV_OK;
 }
 
-/* Measures recall by ef with linked rows as queries, spread over the table: the same ones each time; with_growth: how
- * distances grow, first. */
-static int graph_measure_curve(dvx_table *t, bool with_growth) {
+/* Linked rows to be looked for, spread over the table: the same ones each time. */
+static size_t graph_sample(const dv_hnsw *g, uint32_t *rows) {
+  size_t n = 0;
+  for (uint32_t i = 0; i < GRAPH_CURVE_ROWS; i++) {
+    uint32_t row = (uint32_t)((uint64_t)g->n * i / GRAPH_CURVE_ROWS);
+    while (row < g->n && !dv_hnsw_is_linked(g, row)) row++;
+    if (row < g->n) rows[n++] = row;
+  }
+  return n;
+}
+
+/* Measures how distances grow; 0 where they do not. What was known of recall holds no more: searches end elsewhere now. */
+static int graph_measure_growth(dvx_table *t) {
   dvx_graph *gr = &t->graph;
   dv_hnsw_space space;
   dv_hnsw_pager pager;
   uint32_t rows[GRAPH_CURVE_ROWS];
-  double recall[DVX_CURVE_POINTS];
-  size_t n = 0;
+  double growth[DV_HNSW_OCTAVES];
+  memset(gr->growth, 0, sizeof gr->growth);
+  memset(gr->curve, 0, sizeof gr->curve);
+  memset(gr->curve_stored, 0, sizeof gr->curve_stored);
+  if (gr->hnsw.n_linked < GRAPH_CURVE_FROM_ROWS || t->config->metric == DV_L1) return SQLITE_OK;
+  dvx_graph_space(t, &space, &pager);
+  int rc = graph_status(t, dv_hnsw_growth(&gr->hnsw, &space, rows, graph_sample(&gr->hnsw, rows), growth));
+  for (size_t i = 0; rc == SQLITE_OK && gr->is_there && i < DV_HNSW_OCTAVES; i++) {
+    double part = (growth[i] - 1.0) * GRAPH_GROWTH_UNIT;
+    gr->growth[i] = (uint8_t)(!(part > 0.0) ? 0.0 : part < 255.0 ? part : 255.0);
+  }
+  return rc;
+}
+
+/* Measures recall by ef with the sampled rows as queries. */
+static int graph_measure_curve(dvx_table *t) {
+  dvx_graph *gr = &t->graph;
+  dv_hnsw_space space;
+  dv_hnsw_pager pager;
+  uint32_t rows[GRAPH_CURVE_ROWS];
+  double recall[DVX_CURVE_POINTS], growth[DV_HNSW_OCTAVES];
   if (gr->hnsw.n_linked < GRAPH_CURVE_FROM_ROWS) return SQLITE_OK;
   int rc = graph_need_all(t);
   if (rc != SQLITE_OK || !gr->is_there) return rc;
-  for (uint32_t i = 0; i < GRAPH_CURVE_ROWS; i++) {
-    uint32_t row = (uint32_t)((uint64_t)gr->hnsw.n * i / GRAPH_CURVE_ROWS);
-    while (row < gr->hnsw.n && !dv_hnsw_is_linked(&gr->hnsw, row)) row++;
-    if (row < gr->hnsw.n) rows[n++] = row;
-  }
   dvx_graph_space(t, &space, &pager);
   const dv_hnsw_judge judge = {graph_judge_l1, t};
-  dv_status status = DV_OK;
-  if (t->config->metric == DV_L1) {
-    space.judge = &judge;
-  } else if (with_growth) {
-    double growth[DV_HNSW_OCTAVES];
-    status = dv_hnsw_growth(&gr->hnsw, &space, rows, n, growth);
-    for (size_t i = 0; status == DV_OK && i < DV_HNSW_OCTAVES; i++) {
-      double part = (growth[i] - 1.0) * GRAPH_GROWTH_UNIT;
-      gr->growth[i] = (uint8_t)(!(part > 0.0) ? 0.0 : part < 255.0 ? part : 255.0);
-    }
-  }
-  double grown[DV_HNSW_OCTAVES];
-  const double *growth = dvx_graph_growth(t, grown);
-  if (status == DV_OK)
-    status =
-        dv_hnsw_recall(&gr->hnsw, &space, rows, n, GRAPH_CURVE_K, growth, graph_curve_ef, DVX_CURVE_POINTS, recall);
+  if (t->config->metric == DV_L1) space.judge = &judge;
+  dv_status status = dv_hnsw_recall(&gr->hnsw, &space, rows, graph_sample(&gr->hnsw, rows), GRAPH_CURVE_K,
+                                    dvx_graph_growth(t, growth), graph_curve_ef, DVX_CURVE_POINTS, recall);
   if (status != DV_OK) return graph_status(t, status);
   for (size_t i = 0; i < DVX_CURVE_POINTS; i++) {
     uint16_t r = (uint16_t)(recall[i] * 10000.0);
@@ -646,7 +661,7 @@ double dvx_graph_recall_at(const dvx_table *t, size_t ef) {
 int dvx_graph_ef_for(dvx_table *t, double recall, size_t k, size_t *ef) {
   dvx_graph *gr = &t->graph;
   *ef = 0;
-  int rc = gr->is_there && gr->curve[0] == 0 ? graph_measure_curve(t, false) : SQLITE_OK;
+  int rc = gr->is_there && gr->curve[0] == 0 ? graph_measure_curve(t) : SQLITE_OK;
   if (rc != SQLITE_OK || !gr->is_there || gr->curve[0] == 0) return rc;
   /* A sample says it within some tenths of a point: a part of what may be missed is kept in hand. */
   double needed = recall + (1.0 - recall) * 0.5;
@@ -991,20 +1006,24 @@ static int graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_al
   size_t limit = graph_fresh_limit(gr);
   if (!is_all) max_links = gr->n_fresh > limit ? DVX_LINKS_A_COMMIT : 0;
   if (rc == SQLITE_OK && max_links > 0) rc = graph_link_fresh(t, max_links, noted, placed);
-  bool is_same = gr->n_unwalked == 0 && gr->curve_stored[0] != 0; /* nothing was linked since it was last measured */
-  bool is_due =
-      is_all || gr->n_unwalked * GRAPH_WALK_PART >= n_rows || (n_rows <= GRAPH_WALK_ROWS && gr->n_unwalked > 0);
+  bool is_much = gr->n_unwalked * GRAPH_WALK_PART >= n_rows;
+  bool is_due = is_all || is_much || (n_rows <= GRAPH_WALK_ROWS && gr->n_unwalked > 0);
   for (int pass = 0; rc == SQLITE_OK && gr->is_there && is_due && pass < 3; pass++) {
     size_t n_lost;
     rc = graph_find_lost(t, &n_lost);
     is_due = n_lost > 0 && is_all; /* else they wait */
     if (rc == SQLITE_OK && is_due && gr->is_there) rc = graph_link_fresh(t, max_links, noted, placed);
   }
-  if (rc == SQLITE_OK && gr->is_there && is_all && gr->hnsw.n_linked > 0 && !is_same) {
-    memset(gr->curve, 0, sizeof gr->curve);
-    memset(gr->growth, 0, sizeof gr->growth);
-    rc = graph_measure_curve(t, true);
-    memcpy(gr->curve_stored, gr->curve, sizeof gr->curve);
+  /* What 'optimize' has measured holds until the next one, if anything was linked in between. Who never calls it has at least
+   * what costs a few searches. */
+  bool is_known = gr->curve_stored[0] != 0;
+  if (rc == SQLITE_OK && gr->is_there && (is_all ? !is_known || gr->is_changed : !is_known && is_much)) {
+    rc = graph_measure_growth(t);
+    if (is_all) {
+      if (rc == SQLITE_OK && gr->is_there) rc = graph_measure_curve(t);
+      memcpy(gr->curve_stored, gr->curve, sizeof gr->curve);
+      gr->is_changed = false;
+    }
   }
   if (rc == SQLITE_OK && gr->is_there) rc = graph_save(t, placed);
   *is_due_again = gr->is_there && gr->n_fresh > limit;

@@ -544,8 +544,9 @@ START_TEST(names_with_a_dot_come_first) {
   static const char first[] = "[1,0,0]";
   for (int mine = 0; mine < 2; mine++) {
     for (int i = 0; i < 2; i++) sql_is(b, first, "%s", look);
-    sql_run(mine ? b : a, "CREATE VIRTUAL TABLE \"main.docs\" USING delta_vectors(dimensions=2); INSERT INTO \"main.docs\""
-                          "(id, vector) VALUES('a', '[1,2]')");
+    sql_run(mine ? b : a,
+            "CREATE VIRTUAL TABLE \"main.docs\" USING delta_vectors(dimensions=2); INSERT INTO \"main.docs\""
+            "(id, vector) VALUES('a', '[1,2]')");
     for (int i = 0; i < 2; i++) sql_is(b, "[1,2]", "%s", look);
     sql_is(b, "[1,2]", "SELECT vector_json(vector_at('main.main.docs', 'a'))");
     sql_is(b, first, "SELECT vector_json(vector_at('docs', 'a'))");

@@ -1425,6 +1425,70 @@ START_TEST(searches_go_by_how_distances_grow) {
 }
 END_TEST
 
+static void settle_all(sqlite3 *db) {
+  while (atoi(sql_rows(db, "SELECT delta_settle('docs')")) > 0) {
+  }
+}
+
+/* Who never calls 'optimize' has it measured by the commits that link rows, and again when much has changed. What 'optimize'
+ * has measured stays, and recall with it. */
+START_TEST(commits_measure_how_distances_grow) {
+  bool is_measured = !strcmp(metrics[_i], "cosine") || !strcmp(metrics[_i], "l2");
+  create_table(a, metrics[_i], ", index=hnsw");
+  uint32_t seen[2] = {0, 0};
+  for (int round = 0; round < 2; round++) {
+    sql_run(a, "BEGIN");
+    insert_rows(a, 5000 * round + 1, 5000 * (round + 1), round > 0);
+    sql_run(a, "COMMIT");
+    settle_all(a);
+    ck_assert_str_eq(status(a, "fresh"), "0");
+    seen[round] = state(AT_GROWTH);
+    ck_assert_int_eq(seen[round] != 0, is_measured);
+    ck_assert_int_eq((int)state(AT_CURVE), 0);
+  }
+  ck_assert_int_eq(seen[1] != seen[0], is_measured);
+  optimize(a);
+  uint32_t growth = state(AT_GROWTH), curve = state(AT_CURVE);
+  ck_assert_int_eq(growth != 0, is_measured);
+  ck_assert_uint_ne(curve, 0);
+  sql_run(a, "DELETE FROM docs WHERE id > 7000");
+  settle_all(a);
+  sql_sound(a);
+  ck_assert_uint_eq(state(AT_GROWTH), growth);
+  ck_assert_uint_eq(state(AT_CURVE), curve);
+}
+END_TEST
+
+/* What commits have linked, and walked over, since 'optimize' measured recall, is measured by the next one: as by one that
+ * never measured it. */
+START_TEST(optimize_measures_what_commits_linked) {
+  const char *copy = sql_path("copy.db");
+  create_table(a, metrics[_i], ", index=hnsw");
+  fill_table(a, 1500, false);
+  optimize(a);
+  sql_run(a, "BEGIN");
+  insert_rows(a, 1501, 1900, true);
+  sql_run(a, "COMMIT");
+  settle_all(a);
+  ck_assert_str_eq(status(a, "fresh"), "0");
+  ck_assert_int_eq((int)state(AT_LINKED), 1900);
+  sql_copy_file(file, copy);
+  optimize(a);
+  char *one = graph_bytes(a);
+  sql_close(a);
+  a = sql_open(copy);
+  for (int i = 0; i < 5; i++) set_state_rightly(AT_CURVE + 4 * i, 0);
+  sql_close(a);
+  a = sql_open(copy);
+  optimize(a);
+  sql_sound(a);
+  char *other = graph_bytes(a);
+  ck_assert_msg(strcmp(one, other) == 0, "the graph is measured otherwise");
+  free(one);
+  free(other);
+}
+END_TEST
+
 static char *check_message(sqlite3 *db) {
   char *message = NULL;
   int rc = sql_try(db, &message, "INSERT INTO docs(docs) VALUES('integrity-check')");
@@ -1677,6 +1741,8 @@ int main(int argc, char **argv) {
   tcase_add_test(t, rows_that_pass_are_found_though_few_are_near);
   tcase_add_test(t, auto_switches_at_its_threshold);
   tcase_add_loop_test(t, searches_go_by_how_distances_grow, 0, N_METRICS);
+  tcase_add_loop_test(t, commits_measure_how_distances_grow, 0, N_METRICS);
+  tcase_add_loop_test(t, optimize_measures_what_commits_linked, 0, N_METRICS);
   tcase_add_loop_test(t, flat_has_no_graph, 0, N_METRICS);
   tcase_add_loop_test(t, change_is_seen_at_once, 0, N_METRICS * N_CHANGES);
   tcase_add_loop_test(t, change_that_is_rolled_back_was_never_there, 0, N_METRICS * N_CHANGES);
