@@ -1473,6 +1473,7 @@ START_TEST(optimize_measures_what_commits_linked) {
   ck_assert_str_eq(status(a, "fresh"), "0");
   ck_assert_int_eq((int)state(AT_LINKED), 1900);
   sql_copy_file(file, copy);
+  reopen();
   optimize(a);
   char *one = graph_bytes(a);
   sql_close(a);
