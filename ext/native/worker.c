@@ -29,6 +29,16 @@ int dvn_worker_open(const char *path, const char *sql, sqlite3 **sqlite, char **
   return rc == SQLITE_OK ? rc : worker_fail(sqlite, rc, path, message);
 }
 
+int dvn_fail_null(const char *function, const char *arguments, char **message) {
+  if (message) *message = sqlite3_mprintf("delta_vectors: %s: %s must not be NULL", function, arguments);
+  return DVEC_MISUSE;
+}
+
+int dvn_explain(int rc, char **message) {
+  if (rc != DVEC_OK && message && !*message) *message = sqlite3_mprintf("%s", dvec_code_text(rc));
+  return rc;
+}
+
 bool dvn_code_is_of_delta(int rc) {
   rc &= 0xff;
   return rc == SQLITE_ERROR || rc == SQLITE_CONSTRAINT || rc == SQLITE_TOOBIG || rc == SQLITE_MISMATCH;

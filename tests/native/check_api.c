@@ -309,6 +309,41 @@ START_TEST(a_borrowed_vector_is_that_of_now) {
 }
 END_TEST
 
+static sqlite3 *replacer;
+static int replace_at; /* the n-th statement from now; 0: none */
+
+static int replace_table(unsigned what, void *user, void *statement, void *text) {
+  (void)what, (void)user, (void)statement, (void)text;
+  if (replace_at > 0 && --replace_at == 0) {
+    sql_run(replacer, "DROP TABLE docs; CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=4000);"
+                      "INSERT INTO docs(id, vector) VALUES('r1', zeroblob(16000))");
+  }
+  return 0;
+}
+
+/* The number of dimensions is that of the vector, even if another connection replaces the table in the middle. */
+START_TEST(a_borrowed_vector_has_its_own_dimensions) {
+  sql_run(dvec_sqlite(db), "PRAGMA journal_mode=WAL");
+  replacer = sql_open(sqlite3_db_filename(dvec_sqlite(db), "main"));
+  const float *v = NULL;
+  dvec_id id = dvec_id_text("r1");
+  for (int at = 1; at <= 16; at++) {
+    size_t n = 0;
+    sql_run(replacer, "DROP TABLE IF EXISTS docs");
+    create_docs(3);
+    create_rows(2);
+    ok(dvec_borrow(db, "docs", &id, &v, &n));
+    sqlite3_trace_v2(dvec_sqlite(db), SQLITE_TRACE_STMT, replace_table, NULL);
+    replace_at = at;
+    ok(dvec_borrow(db, "docs", &id, &v, &n));
+    replace_at = 0;
+    sqlite3_trace_v2(dvec_sqlite(db), 0, NULL, NULL);
+    ck_assert_msg(n == (v[0] == 1 ? 3 : 4000), "at %d: %zu dimensions of a vector that begins with %g", at, n, v[0]);
+  }
+  sql_close(replacer);
+}
+END_TEST
+
 /* Two copies of the extension in one process: the connection's is not ours, so its memory is not touched. */
 START_TEST(attaches_where_the_loadable_is_loaded) {
   sqlite3_reset_auto_extension();
@@ -375,6 +410,32 @@ START_TEST(chains_and_the_log_are_walked) {
   dvec_cursor_close(other);
   refused(DVEC_ERROR, "not a delta", dvec_patch(db, "x", 1, v, 3));
   ck_assert(v[0] == 4);
+}
+END_TEST
+
+static int interrupt(void *countdown) { return (*(int *)countdown)-- == 0; }
+
+/* SQLite would begin the statement anew, and with it the rows. */
+START_TEST(a_cursor_that_failed_stays_failed) {
+  create_docs(3);
+  create_rows(300);
+  const dvec_change *change = NULL, *last = NULL;
+  dvec_cursor *cursor = NULL;
+  int countdown = -1;
+  ok(dvec_log(db, "docs", 0, &cursor));
+  for (int i = 1; i <= 5; i++) {
+    ok(dvec_cursor_next(cursor, &change));
+    ck_assert_int_eq(change->seq, i);
+  }
+  countdown = 0;
+  sqlite3_progress_handler(dvec_sqlite(db), 1, interrupt, &countdown);
+  last = change;
+  refused(DVEC_INTERRUPT, "interrupted", dvec_cursor_next(cursor, &change));
+  ck_assert_ptr_eq(change, last); /* not written */
+  sqlite3_progress_handler(dvec_sqlite(db), 0, NULL, NULL);
+  refused(DVEC_INTERRUPT, "the cursor has failed", dvec_cursor_next(cursor, &change));
+  ck_assert_int_eq(sqlite3_txn_state(dvec_sqlite(db), "main"), SQLITE_TXN_NONE);
+  dvec_cursor_close(cursor);
 }
 END_TEST
 
@@ -497,6 +558,44 @@ START_TEST(null_arguments_are_named) {
 }
 END_TEST
 
+/* Whatever the reason: a code, and a message that is not empty. */
+START_TEST(no_failure_is_without_a_message) {
+  create_docs(3);
+  create_rows(2);
+  float v[3] = {0};
+  dvec_hits *hits = NULL;
+  dvec_value value = {.type = 9};
+  dvec_search_options o = {.size = sizeof o, .filter = "metadata = ?", .n_values = 1};
+  refused(DVEC_MISUSE, "dvec_search: values must not be NULL", dvec_search(db, "docs", v, 3, &o, &hits));
+  o.values = &value;
+  refused(DVEC_MISUSE, "value 0 of the filter: type 9", dvec_search(db, "docs", v, 3, &o, &hits));
+  value = (dvec_value){.type = DVEC_BLOB, .bytes = "x", .n_bytes = -1};
+  refused(DVEC_MISUSE, "value 0 of the filter: a blob of -1 bytes", dvec_search(db, "docs", v, 3, &o, &hits));
+  value = (dvec_value){.type = DVEC_TEXT, .bytes = "x", .n_bytes = (int64_t)1 << 40};
+  refused(18, "too big", dvec_search(db, "docs", v, 3, &o, &hits)); /* SQLITE_TOOBIG */
+  refused(18, "too big", dvec_search(db, "docs", v, (size_t)1 << 40, NULL, &hits));
+  dvec_id id = {"r0", (int64_t)1 << 40, 0};
+  dvec_cursor *cursor = NULL;
+  refused(18, "too big", dvec_get(db, "docs", &id, v, 3));
+  refused(18, "too big", dvec_rollback(db, "docs", &id, 1, NULL));
+  refused(18, "too big", dvec_chain(db, "docs", &id, &cursor));
+  dvec_db *bad = NULL;
+  ck_assert_int_eq(dvec_open("/nowhere/at/all.db", NULL, &bad), 14);
+  ck_assert_int_eq(dvec_search(bad, "docs", v, 3, &o, &hits), DVEC_MISUSE);
+  ck_assert_str_ne(dvec_message(bad), "");
+  ck_assert_int_eq(dvec_close(bad), DVEC_OK);
+}
+END_TEST
+
+/* An id that is cut in a message is cut between two characters. */
+START_TEST(messages_are_utf8) {
+  create_docs(3);
+  dvec_delta d = delta_of(DVEC_SCALE, "€€€€€€€€€€€€€€€€€€€€€€€€€");
+  d.amount = NAN;
+  refused(DVEC_ERROR, "row '€€€€€€€€€€€€€€€€': the amount", dvec_apply(db, "docs", &d, NULL));
+}
+END_TEST
+
 /* A limit that is no number has its name in the message; one that is infinite is none. */
 START_TEST(limits_that_are_not_finite) {
   create_docs(3);
@@ -529,6 +628,10 @@ int main(int argc, char **argv) {
   tcase_add_test(t, searches_with_options);
   tcase_add_test(t, filters_take_values);
   tcase_add_test(t, null_arguments_are_named);
+  tcase_add_test(t, no_failure_is_without_a_message);
+  tcase_add_test(t, messages_are_utf8);
+  tcase_add_test(t, a_cursor_that_failed_stays_failed);
+  tcase_add_test(t, a_borrowed_vector_has_its_own_dimensions);
   tcase_add_test(t, limits_that_are_not_finite);
   tcase_add_test(t, a_filtered_search_gives_ids);
   tcase_add_test(t, a_borrowed_vector_is_that_of_now);

@@ -454,6 +454,24 @@ START_TEST(what_cannot_be_opened) {
 }
 END_TEST
 
+/* Every failure has a message: also those that no connection tells of. */
+START_TEST(no_failure_is_without_a_message) {
+  char *message = NULL, text[100] = "stale";
+  dvec_stream_options o = {.size = sizeof o, .queue_bytes = UINT64_MAX};
+  ck_assert_int_eq(dvec_stream_open(NULL, path, "docs", NULL, &stream, &message), DVEC_MISUSE);
+  ck_assert_msg(message && strstr(message, "dvec_stream_open: loop, path and table"), "%s", message);
+  dvec_free(message);
+  ck_assert_int_eq(dvec_stream_open(&loop, path, "docs", &o, &stream, &message), DVEC_NOMEM);
+  ck_assert_ptr_nonnull(message);
+  ck_assert_str_eq(message, "out of memory");
+  dvec_free(message);
+  open_stream((dvec_stream_options){0});
+  ck_assert_int_eq(dvec_stream_push(stream, NULL, NULL, text, sizeof text), DVEC_MISUSE);
+  ck_assert_msg(strstr(text, "delta must not be NULL") != NULL, "%s", text);
+  close_and_run(DVEC_DRAIN);
+}
+END_TEST
+
 int main(int argc, char **argv) {
   Suite *suite = suite_create("stream");
   TCase *t = tcase_create("stream");
@@ -475,6 +493,7 @@ int main(int argc, char **argv) {
   tcase_add_test(t, a_thread_does_the_checkpoints);
   tcase_add_test(t, a_table_that_goes_away);
   tcase_add_test(t, what_cannot_be_opened);
+  tcase_add_test(t, no_failure_is_without_a_message);
   suite_add_tcase(suite, t);
   return sql_main(suite, argc, argv);
 }
