@@ -15,7 +15,7 @@ static int worker_fail(sqlite3 **sqlite, int rc, const char *what, char **messag
 int dvn_worker_open(const char *path, const char *sql, sqlite3 **sqlite, char **message) {
   char *reason = NULL;
   if (message) *message = NULL;
-  int rc = sqlite3_open_v2(path, sqlite, SQLITE_OPEN_READWRITE | SQLITE_OPEN_URI, NULL);
+  int rc = sqlite3_open_v2(path, sqlite, DVN_OPEN_FLAGS, NULL);
   if (rc != SQLITE_OK) return worker_fail(sqlite, rc, path, message);
   rc = sqlite3_deltavectors_init(*sqlite, &reason, NULL);
   if (rc != SQLITE_OK) {

@@ -97,6 +97,7 @@ START_TEST(every_operation_does_what_sql_does) {
          "1|create|{\"lang\":\"en\"} 2|sparse|NULL 3|scale|NULL 4|offset|NULL 5|dense|NULL 6|delete|NULL",
          "SELECT seq, operation, metadata FROM delta_chain('docs', 'a')");
   int64_t new_seq = 0;
+  refused(DVEC_ERROR, "seq is -1", dvec_rollback(db, "docs", &a, -1, &new_seq));
   ok(dvec_rollback(db, "docs", &a, 2, &new_seq));
   ck_assert_int_eq(new_seq, 7);
   ok(dvec_get(db, "docs", &a, out, 3));
