@@ -44,6 +44,7 @@ struct dvec_db {
   char *message; /* NULL: none */
   sqlite3_stmt *stmts[STMT_COUNT];
   char *filter_key; /* what stmts[STMT_FILTER] was made for */
+  char *filter_id; /* the column of the id in it */
   dv_buf frames; /* of the call in progress */
   float *borrowed; /* dvec_borrow() of a loaded extension */
 };
@@ -188,6 +189,7 @@ int dvec_close(dvec_db *db) {
   if (db->is_owner && sqlite3_close(db->sqlite) != SQLITE_OK) return fail_sqlite(db, DVEC_BUSY);
   dv_buf_free(&db->frames);
   sqlite3_free(db->filter_key);
+  sqlite3_free(db->filter_id);
   sqlite3_free(db->borrowed);
   sqlite3_free(db->message);
   sqlite3_free(db);
@@ -527,6 +529,24 @@ static int id_column(dvec_db *db, const char *table, char **id) {
   return rc == SQLITE_OK || rc == SQLITE_NOMEM ? rc : fail_sqlite(db, rc);
 }
 
+static void forget_filter(dvec_db *db) {
+  (void)sqlite3_finalize(db->stmts[STMT_FILTER]);
+  db->stmts[STMT_FILTER] = NULL;
+  sqlite3_free(db->filter_key);
+  sqlite3_free(db->filter_id);
+  db->filter_key = db->filter_id = NULL;
+}
+
+/* Has the table been made anew, with another column for its ids? SQLite prepares the statement again, as it was. */
+static bool is_filter_stale(dvec_db *db, const char *table, int rc) {
+  bool is_new = sqlite3_stmt_status(db->stmts[STMT_FILTER], SQLITE_STMTSTATUS_REPREPARE, 1) > 0;
+  if (rc == SQLITE_OK ? !is_new : rc != SQLITE_ERROR) return false;
+  char *id = NULL;
+  bool is = id_column(db, table, &id) == SQLITE_OK && strcmp(id, db->filter_id) != 0;
+  sqlite3_free(id);
+  return is;
+}
+
 /* The table itself as a function, so that the filter is pushed into the search. Without k it streams, so a filter that
  * SQLite has to test itself drops no rows from the k. */
 static int prepare_filter(dvec_db *db, const char *table, const char *filter, sqlite3_stmt **stmt) {
@@ -538,23 +558,20 @@ static int prepare_filter(dvec_db *db, const char *table, const char *filter, sq
     *stmt = db->stmts[STMT_FILTER];
     return SQLITE_OK;
   }
-  (void)sqlite3_finalize(db->stmts[STMT_FILTER]);
-  db->stmts[STMT_FILTER] = NULL;
-  sqlite3_free(db->filter_key);
+  forget_filter(db);
   db->filter_key = key;
-  char *id = NULL, *sql = NULL;
+  char *sql = NULL;
   char *quoted = key ? dvn_table_quoted(db->sqlite, table) : NULL;
-  int rc = quoted ? id_column(db, table, &id) : SQLITE_NOMEM;
+  int rc = quoted ? id_column(db, table, &db->filter_id) : SQLITE_NOMEM;
   if (rc == SQLITE_OK) {
-    sql = sqlite3_mprintf("SELECT %s, distance FROM %s(?1, ?2) WHERE (%s\n) ORDER BY distance LIMIT ?", id, quoted,
-                          filter);
+    sql = sqlite3_mprintf("SELECT %s, distance FROM %s(?1, ?2) WHERE (%s\n) ORDER BY distance LIMIT ?", db->filter_id,
+                          quoted, filter);
     if (!sql) rc = SQLITE_NOMEM;
   }
   if (rc == SQLITE_OK) {
     rc = sqlite3_prepare_v3(db->sqlite, sql, -1, SQLITE_PREPARE_PERSISTENT, &db->stmts[STMT_FILTER], NULL);
     if (rc != SQLITE_OK) rc = fail_sqlite(db, rc);
   }
-  sqlite3_free(id);
   sqlite3_free(sql);
   sqlite3_free(quoted);
   *stmt = db->stmts[STMT_FILTER];
@@ -655,6 +672,11 @@ int dvec_search(dvec_db *db, const char *table, const float *query, size_t dimen
   }
   rc = end(db, stmt, rc == SQLITE_DONE ? SQLITE_OK : rc);
   sqlite3_free(json);
+  if (o.filter && is_filter_stale(db, table, rc)) {
+    dvec_hits_free(hits);
+    forget_filter(db);
+    return dvec_search(db, table, query, dimensions, options, out);
+  }
   if (rc != SQLITE_OK) {
     dvec_hits_free(hits);
     return rc;

@@ -281,6 +281,31 @@ START_TEST(a_filtered_search_gives_ids) {
 }
 END_TEST
 
+/* The statement is kept, but not the column of the id, if the table has been made anew with another. */
+START_TEST(a_filtered_search_in_a_table_made_anew) {
+  static const char *const columns[] = {"id TEXT PRIMARY KEY, a TEXT", "number INTEGER PRIMARY KEY, a TEXT",
+                                        "key INTEGER PRIMARY KEY, id TEXT, number INTEGER"};
+  static const char *const found[] = {"seven=0", "7=0", "7=0"};
+  float v[3] = {1, 2, 3};
+  dvec_search_options o = {.size = sizeof o, .filter = "true"};
+  for (int i = 0; i < 6; i++) {
+    dvec_table_options t = {.size = sizeof t, .dimensions = 3, .metric = "l2", .columns = columns[i % 3]};
+    /* Where "id" is never a text, the kept statement fails. */
+    if (i == 3) sqlite3_db_config(dvec_sqlite(db), SQLITE_DBCONFIG_DQS_DML, 0, NULL);
+    ok(dvec_create_table(db, "docs", &t));
+    dvec_delta d = dense(DVEC_CREATE, "seven", v, 3);
+    if (i % 3) d.id = dvec_id_integer(7);
+    ok(dvec_apply(db, "docs", &d, NULL));
+    hits_are(found[i % 3], v, &o, "docs");
+    hits_are(found[i % 3], v, &o, "main.docs");
+    hits_are(found[i % 3], v, &o, "docs");
+    sql_run(dvec_sqlite(db), "DROP TABLE docs");
+    dvec_hits *hits = NULL;
+    refused(DVEC_ERROR, "no such", dvec_search(db, "docs", v, 3, &o, &hits));
+  }
+}
+END_TEST
+
 START_TEST(a_borrowed_vector_is_that_of_now) {
   create_docs(3);
   create_rows(3);
@@ -635,6 +660,7 @@ int main(int argc, char **argv) {
   tcase_add_test(t, a_borrowed_vector_has_its_own_dimensions);
   tcase_add_test(t, limits_that_are_not_finite);
   tcase_add_test(t, a_filtered_search_gives_ids);
+  tcase_add_test(t, a_filtered_search_in_a_table_made_anew);
   tcase_add_test(t, a_borrowed_vector_is_that_of_now);
   tcase_add_test(t, attaches_where_the_loadable_is_loaded);
   tcase_add_test(t, chains_and_the_log_are_walked);
