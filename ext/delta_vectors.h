@@ -280,7 +280,7 @@ typedef struct dvec_cursor dvec_cursor;
  * read transaction is open. */
 DV_EXPORT int dvec_chain(dvec_db *db, const char *table, const dvec_id *id, dvec_cursor **cursor);
 DV_EXPORT int dvec_log(dvec_db *db, const char *table, int64_t since_seq, dvec_cursor **cursor);
-/* *change is NULL behind the last one. */
+/* *change is NULL behind the last one. A cursor that has failed stays failed: close it, and open another. */
 DV_EXPORT int dvec_cursor_next(dvec_cursor *cursor, const dvec_change **change);
 DV_EXPORT void dvec_cursor_close(dvec_cursor *cursor);
 

@@ -1038,13 +1038,12 @@ static void history_rollback_to(sqlite3_context *ctx, int argc, sqlite3_value **
   dvx_table *t;
   (void)argc;
   int rc = dvx_table_find_argument(conn, "delta_rollback", argv[0], &t);
-  if (rc == SQLITE_OK && sqlite3_value_numeric_type(argv[2]) != SQLITE_INTEGER) {
+  if (rc == SQLITE_OK && (sqlite3_value_numeric_type(argv[2]) != SQLITE_INTEGER || sqlite3_value_int64(argv[2]) < 0)) {
     rc = dvx_fail(conn, t, SQLITE_ERROR,
                   "delta_rollback: seq is %v: expected the seq of one of the row's deltas (see delta_chain)", argv[2]);
   }
   if (rc == SQLITE_OK) {
-    int64_t to = sqlite3_value_int64(argv[2]);
-    history_rollback job = {argv[1], to > 0 ? (uint64_t)to : 0, 0};
+    history_rollback job = {argv[1], (uint64_t)sqlite3_value_int64(argv[2]), 0};
     rc = dvx_table_write(t, history_rollback_write, &job);
     if (rc == SQLITE_OK) sqlite3_result_int64(ctx, (int64_t)job.seq);
   }

@@ -44,6 +44,7 @@ struct dvec_db {
   char *message; /* NULL: none */
   sqlite3_stmt *stmts[STMT_COUNT];
   char *filter_key; /* what stmts[STMT_FILTER] was made for */
+  char *filter_id; /* the column of the id in it */
   dv_buf frames; /* of the call in progress */
   float *borrowed; /* dvec_borrow() of a loaded extension */
 };
@@ -59,6 +60,7 @@ struct dvec_cursor {
   sqlite3_stmt *stmt;
   bool is_chain;
   bool is_done;
+  int failure; /* for good: SQLite would begin the statement anew */
   dvec_change change;
 };
 
@@ -97,6 +99,12 @@ static int fail(dvec_db *db, int rc, const char *format, ...) {
 /* db, or what is named, is NULL and must not be. */
 static int fail_null(dvec_db *db, const char *function, const char *arguments) {
   return db ? fail(db, DVEC_MISUSE, "delta_vectors: %s: %s must not be NULL", function, arguments) : DVEC_MISUSE;
+}
+
+/* A failure that has no message yet gets that of its code: one that neither SQLite nor a check of ours has told of. */
+static int explain(dvec_db *db, int rc) {
+  if (rc == DVEC_OK || rc == DVEC_NOTFOUND || db->message) return rc;
+  return fail(db, rc, "delta_vectors: %s", dvec_code_text(rc));
 }
 
 static int fail_sqlite(dvec_db *db, int rc) { return fail(db, rc & 0xff, "%s", sqlite3_errmsg(db->sqlite)); }
@@ -181,6 +189,7 @@ int dvec_close(dvec_db *db) {
   if (db->is_owner && sqlite3_close(db->sqlite) != SQLITE_OK) return fail_sqlite(db, DVEC_BUSY);
   dv_buf_free(&db->frames);
   sqlite3_free(db->filter_key);
+  sqlite3_free(db->filter_id);
   sqlite3_free(db->borrowed);
   sqlite3_free(db->message);
   sqlite3_free(db);
@@ -198,7 +207,7 @@ static int begin(dvec_db *db, int which, const char *table, sqlite3_stmt **stmt)
     if (rc != SQLITE_OK) return fail_sqlite(db, rc);
   }
   *stmt = db->stmts[which];
-  return sqlite3_bind_text(*stmt, 1, table, -1, SQLITE_STATIC);
+  return explain(db, sqlite3_bind_text(*stmt, 1, table, -1, SQLITE_STATIC));
 }
 
 /* SQLITE_OK with a row, SQLITE_DONE without one. */
@@ -213,14 +222,13 @@ static int end(dvec_db *db, sqlite3_stmt *stmt, int rc) {
   int final = sqlite3_reset(stmt);
   (void)sqlite3_clear_bindings(stmt);
   if (rc == SQLITE_OK && final != SQLITE_OK) rc = fail_sqlite(db, final);
-  return rc & 0xff;
+  return explain(db, rc & 0xff);
 }
 
-static int bind_id(sqlite3_stmt *stmt, int i, const dvec_id *id) {
-  if (!id) return SQLITE_MISUSE;
+static int bind_id(sqlite3_stmt *stmt, int i, const dvec_id *id, sqlite3_destructor_type lives) {
   if (!id->text) return sqlite3_bind_int64(stmt, i, id->integer);
   if (id->n_text > INT32_MAX) return SQLITE_TOOBIG;
-  return sqlite3_bind_text(stmt, i, id->text, id->n_text < 0 ? -1 : (int)id->n_text, SQLITE_STATIC);
+  return sqlite3_bind_text(stmt, i, id->text, id->n_text < 0 ? -1 : (int)id->n_text, lives);
 }
 
 static int bind_blob(sqlite3_stmt *stmt, int i, const void *bytes, size_t n) {
@@ -378,10 +386,10 @@ static int get(dvec_db *db, int which, const char *table, const dvec_id *id, int
                size_t dimensions) {
   sqlite3_stmt *stmt = NULL;
   int rc = begin(db, which, table, &stmt);
-  if (rc == SQLITE_OK) rc = bind_id(stmt, 2, id);
-  if (rc == SQLITE_OK && which == STMT_VECTOR_AT) rc = sqlite3_bind_int64(stmt, 3, time);
   if (rc != SQLITE_OK) return rc;
-  rc = step(db, stmt);
+  rc = bind_id(stmt, 2, id, SQLITE_STATIC);
+  if (rc == SQLITE_OK && which == STMT_VECTOR_AT) rc = sqlite3_bind_int64(stmt, 3, time);
+  if (rc == SQLITE_OK) rc = step(db, stmt);
   if (rc == SQLITE_OK) {
     const void *bytes = sqlite3_column_blob(stmt, 0);
     size_t n = (size_t)sqlite3_column_bytes(stmt, 0);
@@ -418,7 +426,7 @@ static int borrow_copy(dvec_db *db, const char *table, const dvec_id *id, const 
   int rc = dvec_dimensions(db, table, &n);
   if (rc != DVEC_OK) return rc;
   float *copy = sqlite3_realloc64(db->borrowed, (n ? n : 1) * sizeof *copy);
-  if (!copy) return DVEC_NOMEM;
+  if (!copy) return explain(db, DVEC_NOMEM);
   db->borrowed = copy;
   rc = dvec_get(db, table, id, copy, n);
   if (rc == DVEC_OK) *vector = copy;
@@ -433,12 +441,18 @@ int dvec_borrow(dvec_db *db, const char *table, const dvec_id *id, const float *
   dvx_conn *conn = own_conn(db);
   if (!conn) return borrow_copy(db, table, id, vector, dimensions);
   const float *found = NULL;
+  size_t n = 0;
   dvx_table *t = NULL;
   dv_value value = {.type = id->text ? DV_TEXT : DV_INTEGER, .integer = id->integer};
   value.bytes = (const uint8_t *)id->text;
   if (id->text) value.n_bytes = id->n_text < 0 ? strlen(id->text) : (size_t)id->n_text;
-  int rc = dvx_direct_vector(conn, table, &value, false, &found);
-  if (rc == SQLITE_OK && found) rc = dvx_table_find(conn, table, &t);
+  /* One read for both: another connection may replace the table. */
+  int rc = dvx_table_find_to_read(conn, table, &t);
+  if (rc == SQLITE_OK) {
+    rc = dvx_direct_vector(conn, table, &value, false, &found);
+    n = t->config->dimensions;
+    dvx_table_end_read(t);
+  }
   if (rc != SQLITE_OK) {
     rc = fail(db, rc & 0xff, "%s", conn->error ? conn->error : sqlite3_errstr(rc));
     sqlite3_free(conn->error);
@@ -447,7 +461,7 @@ int dvec_borrow(dvec_db *db, const char *table, const dvec_id *id, const float *
   }
   if (!found) return DVEC_NOTFOUND;
   *vector = found;
-  if (dimensions) *dimensions = t->config->dimensions;
+  if (dimensions) *dimensions = n;
   return DVEC_OK;
 }
 
@@ -461,7 +475,7 @@ int dvec_patch(dvec_db *db, const void *delta, size_t n_delta, float *vector, si
     return fail(db, DVEC_ERROR, "delta_vectors: dvec_patch: the bytes are not a delta");
   }
   float *copy = sqlite3_malloc64((dimensions ? dimensions : 1) * sizeof *copy);
-  if (!copy) return DVEC_NOMEM;
+  if (!copy) return explain(db, DVEC_NOMEM);
   memcpy(copy, vector, dimensions * sizeof *copy);
   int rc = DVEC_OK;
   if (dv_delta_check(&frame.delta, dimensions, &detail) != DV_OK ||
@@ -511,7 +525,26 @@ static int id_column(dvec_db *db, const char *table, char **id) {
     if (!*id) rc = SQLITE_NOMEM;
   }
   int end = sqlite3_finalize(stmt);
-  return rc == SQLITE_OK && end != SQLITE_OK ? fail_sqlite(db, end) : rc;
+  if (rc == SQLITE_OK) rc = end;
+  return rc == SQLITE_OK || rc == SQLITE_NOMEM ? rc : fail_sqlite(db, rc);
+}
+
+static void forget_filter(dvec_db *db) {
+  (void)sqlite3_finalize(db->stmts[STMT_FILTER]);
+  db->stmts[STMT_FILTER] = NULL;
+  sqlite3_free(db->filter_key);
+  sqlite3_free(db->filter_id);
+  db->filter_key = db->filter_id = NULL;
+}
+
+/* Has the table been made anew, with another column for its ids? SQLite prepares the statement again, as it was. */
+static bool is_filter_stale(dvec_db *db, const char *table, int rc) {
+  bool is_new = sqlite3_stmt_status(db->stmts[STMT_FILTER], SQLITE_STMTSTATUS_REPREPARE, 1) > 0;
+  if (rc == SQLITE_OK ? !is_new : rc != SQLITE_ERROR) return false;
+  char *id = NULL;
+  bool is = id_column(db, table, &id) == SQLITE_OK && strcmp(id, db->filter_id) != 0;
+  sqlite3_free(id);
+  return is;
 }
 
 /* The table itself as a function, so that the filter is pushed into the search. Without k it streams, so a filter that
@@ -525,39 +558,43 @@ static int prepare_filter(dvec_db *db, const char *table, const char *filter, sq
     *stmt = db->stmts[STMT_FILTER];
     return SQLITE_OK;
   }
-  (void)sqlite3_finalize(db->stmts[STMT_FILTER]);
-  db->stmts[STMT_FILTER] = NULL;
-  sqlite3_free(db->filter_key);
+  forget_filter(db);
   db->filter_key = key;
-  char *id = NULL, *sql = NULL;
+  char *sql = NULL;
   char *quoted = key ? dvn_table_quoted(db->sqlite, table) : NULL;
-  int rc = quoted ? id_column(db, table, &id) : SQLITE_NOMEM;
+  int rc = quoted ? id_column(db, table, &db->filter_id) : SQLITE_NOMEM;
   if (rc == SQLITE_OK) {
-    sql = sqlite3_mprintf("SELECT %s, distance FROM %s(?1, ?2) WHERE (%s\n) ORDER BY distance LIMIT ?", id, quoted,
-                          filter);
+    sql = sqlite3_mprintf("SELECT %s, distance FROM %s(?1, ?2) WHERE (%s\n) ORDER BY distance LIMIT ?", db->filter_id,
+                          quoted, filter);
     if (!sql) rc = SQLITE_NOMEM;
   }
   if (rc == SQLITE_OK) {
     rc = sqlite3_prepare_v3(db->sqlite, sql, -1, SQLITE_PREPARE_PERSISTENT, &db->stmts[STMT_FILTER], NULL);
     if (rc != SQLITE_OK) rc = fail_sqlite(db, rc);
   }
-  sqlite3_free(id);
   sqlite3_free(sql);
   sqlite3_free(quoted);
   *stmt = db->stmts[STMT_FILTER];
-  return rc;
+  return explain(db, rc);
 }
 
-static int bind_value(sqlite3_stmt *stmt, int i, const dvec_value *v) {
+/* The value of the filter's parameter n, counted from 0. */
+static int bind_value(dvec_db *db, sqlite3_stmt *stmt, int n, const dvec_value *v) {
+  int i = 3 + n;
   switch (v->type) {
   case DVEC_INTEGER: return sqlite3_bind_int64(stmt, i, v->integer);
   case DVEC_REAL: return sqlite3_bind_double(stmt, i, v->real);
   case DVEC_TEXT:
     if (v->n_bytes > INT32_MAX) return SQLITE_TOOBIG;
     return sqlite3_bind_text(stmt, i, v->bytes, v->n_bytes < 0 ? -1 : (int)v->n_bytes, SQLITE_STATIC);
-  case DVEC_BLOB: return v->n_bytes < 0 ? SQLITE_MISUSE : bind_blob(stmt, i, v->bytes, (size_t)v->n_bytes);
+  case DVEC_BLOB:
+    if (v->n_bytes >= 0) return bind_blob(stmt, i, v->bytes, (size_t)v->n_bytes);
+    return fail(db, DVEC_MISUSE, "delta_vectors: value %d of the filter: a blob of %lld bytes", n,
+                (long long)v->n_bytes);
   case DVEC_NULL: return sqlite3_bind_null(stmt, i);
-  default: return SQLITE_MISUSE;
+  default:
+    return fail(db, DVEC_MISUSE, "delta_vectors: value %d of the filter: type %d: expected DVEC_NULL to DVEC_BLOB", n,
+                (int)v->type);
   }
 }
 
@@ -599,6 +636,7 @@ int dvec_search(dvec_db *db, const char *table, const float *query, size_t dimen
   if (!db || !query || !out) return fail_null(db, "dvec_search", "query and hits");
   forget_message(db);
   if (!dvn_options_read(&o, sizeof o, options)) return fail_options(db, "dvec_search_options");
+  if (o.n_values && !o.values) return fail_null(db, "dvec_search", "values");
   int64_t k = o.k ? o.k : 10;
   if (k < 0) return fail(db, DVEC_ERROR, "delta_vectors: k is %lld: expected a whole number, 0 or more", (long long)k);
   int rc = o.filter ? prepare_filter(db, table, o.filter, &stmt) : begin(db, STMT_SEARCH, table, &stmt);
@@ -608,7 +646,7 @@ int dvec_search(dvec_db *db, const char *table, const float *query, size_t dimen
   if (!json || !hits) {
     sqlite3_free(json);
     sqlite3_free(hits);
-    return DVEC_NOMEM;
+    return explain(db, DVEC_NOMEM);
   }
   memset(hits, 0, sizeof *hits);
   dv_buf_init(&hits->array, &dvx_alloc);
@@ -622,7 +660,7 @@ int dvec_search(dvec_db *db, const char *table, const float *query, size_t dimen
       rc = fail(db, DVEC_MISUSE, "delta_vectors: the filter has %d parameters, %d values are given", n_values,
                 (int)o.n_values);
     }
-    for (int i = 0; rc == SQLITE_OK && i < n_values; i++) rc = bind_value(stmt, 3 + i, &o.values[i]);
+    for (int i = 0; rc == SQLITE_OK && i < n_values; i++) rc = bind_value(db, stmt, i, &o.values[i]);
   } else {
     rc = bind_blob(stmt, 2, query, dimensions * sizeof *query);
     if (rc == SQLITE_OK) rc = sqlite3_bind_int64(stmt, 3, k);
@@ -634,6 +672,11 @@ int dvec_search(dvec_db *db, const char *table, const float *query, size_t dimen
   }
   rc = end(db, stmt, rc == SQLITE_DONE ? SQLITE_OK : rc);
   sqlite3_free(json);
+  if (o.filter && is_filter_stale(db, table, rc)) {
+    dvec_hits_free(hits);
+    forget_filter(db);
+    return dvec_search(db, table, query, dimensions, options, out);
+  }
   if (rc != SQLITE_OK) {
     dvec_hits_free(hits);
     return rc;
@@ -688,19 +731,18 @@ static int cursor_open(dvec_db *db, const char *sql, const char *table, const dv
   forget_message(db);
   if (!db->sqlite || !table) return fail(db, DVEC_MISUSE, "delta_vectors: no database, or no table is named");
   dvec_cursor *c = sqlite3_malloc64(sizeof *c);
-  if (!c) return DVEC_NOMEM;
+  if (!c) return explain(db, DVEC_NOMEM);
   memset(c, 0, sizeof *c);
   c->db = db;
   int rc = sqlite3_prepare_v2(db->sqlite, sql, -1, &c->stmt, NULL);
   if (rc == SQLITE_OK) rc = sqlite3_bind_text(c->stmt, 1, table, -1, SQLITE_TRANSIENT);
   if (rc == SQLITE_OK && id) {
-    rc = id->text ? sqlite3_bind_text(c->stmt, 2, id->text, id->n_text < 0 ? -1 : (int)id->n_text, SQLITE_TRANSIENT)
-                  : sqlite3_bind_int64(c->stmt, 2, id->integer);
+    rc = bind_id(c->stmt, 2, id, SQLITE_TRANSIENT);
   } else if (rc == SQLITE_OK) {
     rc = sqlite3_bind_int64(c->stmt, 2, since);
   }
   if (rc != SQLITE_OK) {
-    rc = fail_sqlite(db, rc);
+    rc = rc == SQLITE_TOOBIG ? explain(db, rc) : fail_sqlite(db, rc);
     (void)sqlite3_finalize(c->stmt);
     sqlite3_free(c);
     return rc;
@@ -724,17 +766,21 @@ int dvec_log(dvec_db *db, const char *table, int64_t since_seq, dvec_cursor **cu
 int dvec_cursor_next(dvec_cursor *c, const dvec_change **change) {
   if (!c || !change) return fail_null(c ? c->db : NULL, "dvec_cursor_next", "change");
   forget_message(c->db);
-  *change = NULL;
-  if (c->is_done) return DVEC_OK;
-  int rc = step(c->db, c->stmt);
-  if (rc == SQLITE_DONE) {
-    c->is_done = true;
-    (void)sqlite3_reset(c->stmt); /* ends the read transaction */
+  if (c->failure) return fail(c->db, c->failure, "delta_vectors: the cursor has failed before: open another");
+  int rc = c->is_done ? SQLITE_DONE : step(c->db, c->stmt);
+  if (rc == SQLITE_OK) rc = dvn_change_read(c->stmt, &c->change);
+  if (rc == SQLITE_OK) {
+    *change = &c->change;
     return DVEC_OK;
   }
-  if (rc == SQLITE_OK) rc = dvn_change_read(c->stmt, &c->change);
-  if (rc == SQLITE_OK) *change = &c->change;
-  return rc & 0xff;
+  (void)sqlite3_reset(c->stmt); /* ends the read transaction */
+  if (rc == SQLITE_DONE) {
+    c->is_done = true;
+    *change = NULL;
+    return DVEC_OK;
+  }
+  c->failure = rc & 0xff;
+  return explain(c->db, c->failure);
 }
 
 void dvec_cursor_close(dvec_cursor *c) {
@@ -750,7 +796,7 @@ int dvec_rollback(dvec_db *db, const char *table, const dvec_id *id, int64_t seq
   if (!db || !id) return fail_null(db, "dvec_rollback", "id");
   int rc = begin(db, STMT_ROLLBACK, table, &stmt);
   if (rc != SQLITE_OK) return rc;
-  rc = bind_id(stmt, 2, id);
+  rc = bind_id(stmt, 2, id, SQLITE_STATIC);
   if (rc == SQLITE_OK) rc = sqlite3_bind_int64(stmt, 3, seq);
   rc = run_text(db, stmt, rc, &text);
   if (text && new_seq) *new_seq = strtoll(text, NULL, 10);

@@ -84,7 +84,7 @@ static int open_own(dvn_checkpointer *c, const char *path) {
   static const char *const syncs[] = {"PRAGMA synchronous=OFF", "PRAGMA synchronous=NORMAL", "PRAGMA synchronous=FULL",
                                       "PRAGMA synchronous=EXTRA"};
   int sync = pragma(c->writer, "PRAGMA synchronous", NULL);
-  int rc = sqlite3_open_v2(path, &c->own, SQLITE_OPEN_READWRITE | SQLITE_OPEN_URI, NULL);
+  int rc = sqlite3_open_v2(path, &c->own, DVN_OPEN_FLAGS, NULL);
   if (rc == SQLITE_OK) rc = sqlite3_exec(c->own, syncs[sync & 3], NULL, NULL, NULL);
   return rc;
 }

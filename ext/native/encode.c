@@ -34,10 +34,17 @@ int64_t dvn_json_integer(const char *json, const char *key) {
   return at ? strtoll(at + strlen(quoted), NULL, 10) : 0;
 }
 
+/* The bytes of an id's text that a message shows: whole characters. */
+static int shown(const dvec_id *id) {
+  int n = id->n_text > 50 ? 50 : (int)id->n_text;
+  while (n < id->n_text && n > 0 && ((uint8_t)id->text[n] & 0xc0) == 0x80) n--;
+  return n;
+}
+
 static int refuse(char *message, const dvec_delta *d, const char *what, long long number) {
   char id[64], text[120];
   if (d->id.text)
-    sqlite3_snprintf((int)sizeof id, id, "'%.*s'", (int)(d->id.n_text > 50 ? 50 : d->id.n_text), d->id.text);
+    sqlite3_snprintf((int)sizeof id, id, "'%.*s'", shown(&d->id), d->id.text);
   else
     sqlite3_snprintf((int)sizeof id, id, "%lld", (long long)d->id.integer);
   sqlite3_snprintf((int)sizeof text, text, what, number);
@@ -105,7 +112,11 @@ int dvn_delta_encode(dv_buf *out, const void *delta, char message[DVN_MESSAGE]) 
   dv_frame frame;
   size_t n_before = out->n;
   message[0] = 0;
-  if (!delta || !dvn_options_read(&d, sizeof d, delta)) {
+  if (!delta) {
+    sqlite3_snprintf(DVN_MESSAGE, message, "delta_vectors: the delta must not be NULL");
+    return SQLITE_MISUSE;
+  }
+  if (!dvn_options_read(&d, sizeof d, delta)) {
     sqlite3_snprintf(DVN_MESSAGE, message,
                      "delta_vectors: dvec_delta has a size or fields that this library (%s) does not know",
                      DELTA_VECTORS_VERSION);

@@ -47,9 +47,16 @@ int dvn_table_command(sqlite3 *sqlite, const char *table, const char *command);
  * worker.c: a connection for a thread of its own
  */
 
+/* A worker's cache is its own, also where the program shares caches: it waits for locks of the file only. */
+#define DVN_OPEN_FLAGS (SQLITE_OPEN_READWRITE | SQLITE_OPEN_URI | SQLITE_OPEN_PRIVATECACHE)
+
 /* Opens path with the extension on it, in WAL mode, and runs `sql` (NULL: nothing). On failure *sqlite is NULL and *message
  * (if asked for) a text for sqlite3_free(). */
 int dvn_worker_open(const char *path, const char *sql, sqlite3 **sqlite, char **message);
+/* What a function that opens returns for a NULL among its `arguments`, with a message (if asked for). */
+int dvn_fail_null(const char *function, const char *arguments, char **message);
+/* rc, with a message (if asked for, and if there is none yet) that says what the code means. */
+int dvn_explain(int rc, char **message);
 /* Is it one of the failures that a delta itself can be blamed for? */
 bool dvn_code_is_of_delta(int rc);
 

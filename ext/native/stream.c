@@ -150,7 +150,7 @@ static bool is_window_full(const dvec_stream *s) {
 int dvec_stream_push(dvec_stream *s, const dvec_delta *delta, uint64_t *position, char *message, size_t n_message) {
   char reason[DVN_MESSAGE] = "";
   dv_buf frame;
-  if (!s || !delta) return DVEC_MISUSE;
+  if (!s) return DVEC_MISUSE;
   dv_buf_init(&frame, &dvn_heap);
   int rc = dvn_delta_encode(&frame, delta, reason);
   if (rc == SQLITE_OK && frame.n > s->options.max_bytes) {
@@ -575,9 +575,9 @@ int dvec_stream_open(struct uv_loop_s *loop, const char *path, const char *table
   if (message) *message = NULL;
   if (!out) return DVEC_MISUSE;
   *out = NULL;
-  if (!loop || !path || !table) return DVEC_MISUSE;
+  if (!loop || !path || !table) return dvn_fail_null("dvec_stream_open", "loop, path and table", message);
   dvec_stream *s = calloc(1, sizeof *s);
-  if (!s) return DVEC_NOMEM;
+  if (!s) return dvn_explain(DVEC_NOMEM, message);
   if (!dvn_options_read(&s->options, sizeof s->options, options) || s->options.when_full < DVEC_BLOCK ||
       s->options.when_full > DVEC_DROP_OLDEST) {
     free(s);
@@ -611,9 +611,9 @@ int dvec_stream_open(struct uv_loop_s *loop, const char *path, const char *table
     /* The handle is the loop's until it has run. */
     release_connection(s, s->sqlite);
     uv_close((uv_handle_t *)&s->async, on_stillborn_closed);
-    return DVEC_NOMEM;
+    return dvn_explain(DVEC_NOMEM, message);
   }
   release_connection(s, s->sqlite);
   free_stream(s);
-  return rc;
+  return dvn_explain(rc, message);
 }

@@ -400,9 +400,15 @@ int dvec_subscribe(struct uv_loop_s *loop, const char *path, const char *table, 
   if (message) *message = NULL;
   if (!out) return DVEC_MISUSE;
   *out = NULL;
-  if (!loop || !path || !table || from_seq < 0) return DVEC_MISUSE;
+  if (!loop || !path || !table) return dvn_fail_null("dvec_subscribe", "loop, path and table", message);
+  if (from_seq < 0) {
+    if (message)
+      *message =
+          sqlite3_mprintf("delta_vectors: dvec_subscribe: from_seq is %lld: expected 0 or more", (long long)from_seq);
+    return DVEC_MISUSE;
+  }
   dvec_subscription *s = calloc(1, sizeof *s);
-  if (!s) return DVEC_NOMEM;
+  if (!s) return dvn_explain(DVEC_NOMEM, message);
   if (!dvn_options_read(&s->options, sizeof s->options, options) || !s->options.on_change) {
     free(s);
     if (message)
@@ -422,7 +428,7 @@ int dvec_subscribe(struct uv_loop_s *loop, const char *path, const char *table, 
   if (rc != SQLITE_OK) {
     abandon(s);
     free_subscription(s);
-    return rc;
+    return dvn_explain(rc, message);
   }
   s->async.data = s;
   s->options.sql = NULL; /* the caller's */
@@ -437,5 +443,5 @@ int dvec_subscribe(struct uv_loop_s *loop, const char *path, const char *table, 
   s->is_finishing = true;
   uv_close((uv_handle_t *)&s->async, on_handle_gone);
   if (rc == SQLITE_OK) uv_close((uv_handle_t *)&s->bell, on_handle_gone);
-  return DVEC_NOMEM;
+  return dvn_explain(DVEC_NOMEM, message);
 }

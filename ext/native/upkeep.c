@@ -168,9 +168,9 @@ int dvec_upkeep_start(const char *path, const char *table, const dvec_upkeep_opt
   if (message) *message = NULL;
   if (!out) return DVEC_MISUSE;
   *out = NULL;
-  if (!path || !table) return DVEC_MISUSE;
+  if (!path || !table) return dvn_fail_null("dvec_upkeep_start", "path and table", message);
   dvec_upkeep *u = calloc(1, sizeof *u);
-  if (!u) return DVEC_NOMEM;
+  if (!u) return dvn_explain(DVEC_NOMEM, message);
   if (!dvn_options_read(&u->options, sizeof u->options, options)) {
     free(u);
     if (message) *message = sqlite3_mprintf("delta_vectors: dvec_upkeep_options has values that are not known");
@@ -191,5 +191,5 @@ int dvec_upkeep_start(const char *path, const char *table, const dvec_upkeep_opt
   (void)sqlite3_finalize(u->version);
   (void)sqlite3_close(u->sqlite);
   free_upkeep(u);
-  return rc;
+  return dvn_explain(rc, message);
 }

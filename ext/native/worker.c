@@ -15,7 +15,7 @@ static int worker_fail(sqlite3 **sqlite, int rc, const char *what, char **messag
 int dvn_worker_open(const char *path, const char *sql, sqlite3 **sqlite, char **message) {
   char *reason = NULL;
   if (message) *message = NULL;
-  int rc = sqlite3_open_v2(path, sqlite, SQLITE_OPEN_READWRITE | SQLITE_OPEN_URI, NULL);
+  int rc = sqlite3_open_v2(path, sqlite, DVN_OPEN_FLAGS, NULL);
   if (rc != SQLITE_OK) return worker_fail(sqlite, rc, path, message);
   rc = sqlite3_deltavectors_init(*sqlite, &reason, NULL);
   if (rc != SQLITE_OK) {
@@ -27,6 +27,16 @@ int dvn_worker_open(const char *path, const char *sql, sqlite3 **sqlite, char **
   rc = sqlite3_exec(*sqlite, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL", NULL, NULL, NULL);
   if (rc == SQLITE_OK && sql) rc = sqlite3_exec(*sqlite, sql, NULL, NULL, NULL);
   return rc == SQLITE_OK ? rc : worker_fail(sqlite, rc, path, message);
+}
+
+int dvn_fail_null(const char *function, const char *arguments, char **message) {
+  if (message) *message = sqlite3_mprintf("delta_vectors: %s: %s must not be NULL", function, arguments);
+  return DVEC_MISUSE;
+}
+
+int dvn_explain(int rc, char **message) {
+  if (rc != DVEC_OK && message && !*message) *message = sqlite3_mprintf("%s", dvec_code_text(rc));
+  return rc;
 }
 
 bool dvn_code_is_of_delta(int rc) {

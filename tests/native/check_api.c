@@ -97,6 +97,7 @@ START_TEST(every_operation_does_what_sql_does) {
          "1|create|{\"lang\":\"en\"} 2|sparse|NULL 3|scale|NULL 4|offset|NULL 5|dense|NULL 6|delete|NULL",
          "SELECT seq, operation, metadata FROM delta_chain('docs', 'a')");
   int64_t new_seq = 0;
+  refused(DVEC_ERROR, "seq is -1", dvec_rollback(db, "docs", &a, -1, &new_seq));
   ok(dvec_rollback(db, "docs", &a, 2, &new_seq));
   ck_assert_int_eq(new_seq, 7);
   ok(dvec_get(db, "docs", &a, out, 3));
@@ -280,6 +281,31 @@ START_TEST(a_filtered_search_gives_ids) {
 }
 END_TEST
 
+/* The statement is kept, but not the column of the id, if the table has been made anew with another. */
+START_TEST(a_filtered_search_in_a_table_made_anew) {
+  static const char *const columns[] = {"id TEXT PRIMARY KEY, a TEXT", "number INTEGER PRIMARY KEY, a TEXT",
+                                        "key INTEGER PRIMARY KEY, id TEXT, number INTEGER"};
+  static const char *const found[] = {"seven=0", "7=0", "7=0"};
+  float v[3] = {1, 2, 3};
+  dvec_search_options o = {.size = sizeof o, .filter = "true"};
+  for (int i = 0; i < 6; i++) {
+    dvec_table_options t = {.size = sizeof t, .dimensions = 3, .metric = "l2", .columns = columns[i % 3]};
+    /* Where "id" is never a text, the kept statement fails. */
+    if (i == 3) sqlite3_db_config(dvec_sqlite(db), SQLITE_DBCONFIG_DQS_DML, 0, NULL);
+    ok(dvec_create_table(db, "docs", &t));
+    dvec_delta d = dense(DVEC_CREATE, "seven", v, 3);
+    if (i % 3) d.id = dvec_id_integer(7);
+    ok(dvec_apply(db, "docs", &d, NULL));
+    hits_are(found[i % 3], v, &o, "docs");
+    hits_are(found[i % 3], v, &o, "main.docs");
+    hits_are(found[i % 3], v, &o, "docs");
+    sql_run(dvec_sqlite(db), "DROP TABLE docs");
+    dvec_hits *hits = NULL;
+    refused(DVEC_ERROR, "no such", dvec_search(db, "docs", v, 3, &o, &hits));
+  }
+}
+END_TEST
+
 START_TEST(a_borrowed_vector_is_that_of_now) {
   create_docs(3);
   create_rows(3);
@@ -306,6 +332,41 @@ START_TEST(a_borrowed_vector_is_that_of_now) {
   sql_close(other);
   ok(dvec_borrow(db, "docs", &id, &v, &n));
   ck_assert(v[0] == 3 && v[1] == 1);
+}
+END_TEST
+
+static sqlite3 *replacer;
+static int replace_at; /* the n-th statement from now; 0: none */
+
+static int replace_table(unsigned what, void *user, void *statement, void *text) {
+  (void)what, (void)user, (void)statement, (void)text;
+  if (replace_at > 0 && --replace_at == 0) {
+    sql_run(replacer, "DROP TABLE docs; CREATE VIRTUAL TABLE docs USING delta_vectors(dimensions=4000);"
+                      "INSERT INTO docs(id, vector) VALUES('r1', zeroblob(16000))");
+  }
+  return 0;
+}
+
+/* The number of dimensions is that of the vector, even if another connection replaces the table in the middle. */
+START_TEST(a_borrowed_vector_has_its_own_dimensions) {
+  sql_run(dvec_sqlite(db), "PRAGMA journal_mode=WAL");
+  replacer = sql_open(sqlite3_db_filename(dvec_sqlite(db), "main"));
+  const float *v = NULL;
+  dvec_id id = dvec_id_text("r1");
+  for (int at = 1; at <= 16; at++) {
+    size_t n = 0;
+    sql_run(replacer, "DROP TABLE IF EXISTS docs");
+    create_docs(3);
+    create_rows(2);
+    ok(dvec_borrow(db, "docs", &id, &v, &n));
+    sqlite3_trace_v2(dvec_sqlite(db), SQLITE_TRACE_STMT, replace_table, NULL);
+    replace_at = at;
+    ok(dvec_borrow(db, "docs", &id, &v, &n));
+    replace_at = 0;
+    sqlite3_trace_v2(dvec_sqlite(db), 0, NULL, NULL);
+    ck_assert_msg(n == (v[0] == 1 ? 3 : 4000), "at %d: %zu dimensions of a vector that begins with %g", at, n, v[0]);
+  }
+  sql_close(replacer);
 }
 END_TEST
 
@@ -375,6 +436,32 @@ START_TEST(chains_and_the_log_are_walked) {
   dvec_cursor_close(other);
   refused(DVEC_ERROR, "not a delta", dvec_patch(db, "x", 1, v, 3));
   ck_assert(v[0] == 4);
+}
+END_TEST
+
+static int interrupt(void *countdown) { return (*(int *)countdown)-- == 0; }
+
+/* SQLite would begin the statement anew, and with it the rows. */
+START_TEST(a_cursor_that_failed_stays_failed) {
+  create_docs(3);
+  create_rows(300);
+  const dvec_change *change = NULL, *last = NULL;
+  dvec_cursor *cursor = NULL;
+  int countdown = -1;
+  ok(dvec_log(db, "docs", 0, &cursor));
+  for (int i = 1; i <= 5; i++) {
+    ok(dvec_cursor_next(cursor, &change));
+    ck_assert_int_eq(change->seq, i);
+  }
+  countdown = 0;
+  sqlite3_progress_handler(dvec_sqlite(db), 1, interrupt, &countdown);
+  last = change;
+  refused(DVEC_INTERRUPT, "interrupted", dvec_cursor_next(cursor, &change));
+  ck_assert_ptr_eq(change, last); /* not written */
+  sqlite3_progress_handler(dvec_sqlite(db), 0, NULL, NULL);
+  refused(DVEC_INTERRUPT, "the cursor has failed", dvec_cursor_next(cursor, &change));
+  ck_assert_int_eq(sqlite3_txn_state(dvec_sqlite(db), "main"), SQLITE_TXN_NONE);
+  dvec_cursor_close(cursor);
 }
 END_TEST
 
@@ -497,6 +584,44 @@ START_TEST(null_arguments_are_named) {
 }
 END_TEST
 
+/* Whatever the reason: a code, and a message that is not empty. */
+START_TEST(no_failure_is_without_a_message) {
+  create_docs(3);
+  create_rows(2);
+  float v[3] = {0};
+  dvec_hits *hits = NULL;
+  dvec_value value = {.type = 9};
+  dvec_search_options o = {.size = sizeof o, .filter = "metadata = ?", .n_values = 1};
+  refused(DVEC_MISUSE, "dvec_search: values must not be NULL", dvec_search(db, "docs", v, 3, &o, &hits));
+  o.values = &value;
+  refused(DVEC_MISUSE, "value 0 of the filter: type 9", dvec_search(db, "docs", v, 3, &o, &hits));
+  value = (dvec_value){.type = DVEC_BLOB, .bytes = "x", .n_bytes = -1};
+  refused(DVEC_MISUSE, "value 0 of the filter: a blob of -1 bytes", dvec_search(db, "docs", v, 3, &o, &hits));
+  value = (dvec_value){.type = DVEC_TEXT, .bytes = "x", .n_bytes = (int64_t)1 << 40};
+  refused(18, "too big", dvec_search(db, "docs", v, 3, &o, &hits)); /* SQLITE_TOOBIG */
+  refused(18, "too big", dvec_search(db, "docs", v, (size_t)1 << 40, NULL, &hits));
+  dvec_id id = {"r0", (int64_t)1 << 40, 0};
+  dvec_cursor *cursor = NULL;
+  refused(18, "too big", dvec_get(db, "docs", &id, v, 3));
+  refused(18, "too big", dvec_rollback(db, "docs", &id, 1, NULL));
+  refused(18, "too big", dvec_chain(db, "docs", &id, &cursor));
+  dvec_db *bad = NULL;
+  ck_assert_int_eq(dvec_open("/nowhere/at/all.db", NULL, &bad), 14);
+  ck_assert_int_eq(dvec_search(bad, "docs", v, 3, &o, &hits), DVEC_MISUSE);
+  ck_assert_str_ne(dvec_message(bad), "");
+  ck_assert_int_eq(dvec_close(bad), DVEC_OK);
+}
+END_TEST
+
+/* An id that is cut in a message is cut between two characters. */
+START_TEST(messages_are_utf8) {
+  create_docs(3);
+  dvec_delta d = delta_of(DVEC_SCALE, "€€€€€€€€€€€€€€€€€€€€€€€€€");
+  d.amount = NAN;
+  refused(DVEC_ERROR, "row '€€€€€€€€€€€€€€€€': the amount", dvec_apply(db, "docs", &d, NULL));
+}
+END_TEST
+
 /* A limit that is no number has its name in the message; one that is infinite is none. */
 START_TEST(limits_that_are_not_finite) {
   create_docs(3);
@@ -529,8 +654,13 @@ int main(int argc, char **argv) {
   tcase_add_test(t, searches_with_options);
   tcase_add_test(t, filters_take_values);
   tcase_add_test(t, null_arguments_are_named);
+  tcase_add_test(t, no_failure_is_without_a_message);
+  tcase_add_test(t, messages_are_utf8);
+  tcase_add_test(t, a_cursor_that_failed_stays_failed);
+  tcase_add_test(t, a_borrowed_vector_has_its_own_dimensions);
   tcase_add_test(t, limits_that_are_not_finite);
   tcase_add_test(t, a_filtered_search_gives_ids);
+  tcase_add_test(t, a_filtered_search_in_a_table_made_anew);
   tcase_add_test(t, a_borrowed_vector_is_that_of_now);
   tcase_add_test(t, attaches_where_the_loadable_is_loaded);
   tcase_add_test(t, chains_and_the_log_are_walked);

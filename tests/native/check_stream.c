@@ -350,6 +350,29 @@ START_TEST(cancelled_while_locked_out) {
 END_TEST
 
 /* A loop that is stopped stops nothing; run again, it hears all. */
+/* Where the program has turned on the shared cache, a lock is one of tables, for which SQLite does not wait: the worker
+ * has a cache of its own. */
+START_TEST(locked_out_beside_a_shared_cache) {
+  dvec_db *shared = NULL;
+  ck_assert_int_eq(sqlite3_enable_shared_cache(1), SQLITE_OK);
+  ck_assert_int_eq(dvec_open(path, NULL, &shared), DVEC_OK);
+  open_stream((dvec_stream_options){0});
+  ck_assert_int_eq(sqlite3_enable_shared_cache(0), SQLITE_OK);
+  sql_run(dvec_sqlite(shared), "BEGIN IMMEDIATE");
+  ck_assert_int_eq(push_row(1), DVEC_OK);
+  for (int i = 0; i < 50; i++) {
+    usleep(1000);
+    uv_run(&loop, UV_RUN_NOWAIT);
+  }
+  ck_assert_int_eq(book.n_acks, 0); /* it waits */
+  sql_run(dvec_sqlite(shared), "COMMIT");
+  close_and_run(DVEC_DRAIN);
+  ck_assert_uint_eq(book.n[APPLIED], 1);
+  ck_assert_int_eq(dvec_close(shared), DVEC_OK);
+  database_agrees();
+}
+END_TEST
+
 START_TEST(the_loop_may_stop) {
   open_stream((dvec_stream_options){.max_count = 10});
   book.stop_at_ack = 3;
@@ -454,6 +477,19 @@ START_TEST(what_cannot_be_opened) {
 }
 END_TEST
 
+/* Every failure has a message: also those that no connection tells of. */
+START_TEST(no_failure_is_without_a_message) {
+  char *message = NULL, text[100] = "stale";
+  ck_assert_int_eq(dvec_stream_open(NULL, path, "docs", NULL, &stream, &message), DVEC_MISUSE);
+  ck_assert_msg(message && strstr(message, "dvec_stream_open: loop, path and table"), "%s", message);
+  dvec_free(message);
+  open_stream((dvec_stream_options){0});
+  ck_assert_int_eq(dvec_stream_push(stream, NULL, NULL, text, sizeof text), DVEC_MISUSE);
+  ck_assert_msg(strstr(text, "delta must not be NULL") != NULL, "%s", text);
+  close_and_run(DVEC_DRAIN);
+}
+END_TEST
+
 int main(int argc, char **argv) {
   Suite *suite = suite_create("stream");
   TCase *t = tcase_create("stream");
@@ -469,12 +505,14 @@ int main(int argc, char **argv) {
   tcase_add_loop_test(t, cancelled_at_any_point, 0, 60);
   tcase_add_loop_test(t, closed_from_a_callback, 0, 20);
   tcase_add_loop_test(t, cancelled_while_locked_out, 0, 8);
+  tcase_add_test(t, locked_out_beside_a_shared_cache);
   tcase_add_test(t, the_loop_may_stop);
   tcase_add_loop_test(t, a_slow_loop_slows_the_worker, 0, 2);
   tcase_add_loop_test(t, the_wal_stays_short, 0, 3);
   tcase_add_test(t, a_thread_does_the_checkpoints);
   tcase_add_test(t, a_table_that_goes_away);
   tcase_add_test(t, what_cannot_be_opened);
+  tcase_add_test(t, no_failure_is_without_a_message);
   suite_add_tcase(suite, t);
   return sql_main(suite, argc, argv);
 }

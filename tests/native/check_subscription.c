@@ -280,7 +280,12 @@ START_TEST(what_cannot_be_opened) {
   ck_assert_int_eq(dvec_subscribe(&loop, "/nowhere/at/all", "docs", 0, &o, &subscription, NULL), 14);
   o.on_change = NULL;
   ck_assert_int_eq(dvec_subscribe(&loop, file, "docs", 0, &o, &subscription, NULL), DVEC_MISUSE);
-  ck_assert_int_eq(dvec_subscribe(&loop, file, "docs", -1, &o, &subscription, NULL), DVEC_MISUSE);
+  ck_assert_int_eq(dvec_subscribe(&loop, file, "docs", -1, &o, &subscription, &message), DVEC_MISUSE);
+  ck_assert_msg(message && strstr(message, "from_seq is -1"), "%s", message);
+  dvec_free(message);
+  ck_assert_int_eq(dvec_subscribe(&loop, file, NULL, 0, &o, &subscription, &message), DVEC_MISUSE);
+  ck_assert_msg(message && strstr(message, "dvec_subscribe: loop, path and table"), "%s", message);
+  dvec_free(message);
   ck_assert_ptr_null(subscription);
 }
 END_TEST

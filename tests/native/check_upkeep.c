@@ -112,6 +112,9 @@ START_TEST(what_cannot_be_started) {
   ck_assert_msg(strstr(message, "no such table: nowhere") != NULL, "%s", message);
   dvec_free(message);
   ck_assert_int_eq(dvec_upkeep_start("/nowhere/at/all", "docs", NULL, &upkeep, NULL), 14);
+  ck_assert_int_eq(dvec_upkeep_start(file, NULL, NULL, &upkeep, &message), DVEC_MISUSE);
+  ck_assert_msg(message && strstr(message, "dvec_upkeep_start: path and table"), "%s", message);
+  dvec_free(message);
   ck_assert_ptr_null(upkeep);
   dvec_upkeep_stop(NULL);
 }

@@ -20,6 +20,9 @@ test "$(pkg-config --modversion delta_vectors)" = "$version"
 ./minimal >out
 diff "$examples/minimal.out" out
 echo "pkg-config: minimal.c runs"
+# shellcheck disable=SC2046
+"$cc" -std=gnu11 -Wall -Wextra -Werror "$examples/sensors.c" $(pkg-config --cflags --libs delta_vectors libuv) -o sensors
+echo "pkg-config: sensors.c links with libuv"
 
 mkdir consumer
 cat >consumer/CMakeLists.txt <<END
