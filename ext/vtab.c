@@ -34,6 +34,7 @@ typedef struct table_cursor {
   uint32_t last_vid;
   bool has_as_of;
   int64_t as_of;
+  sqlite3_value *moment; /* as_of as it was given, if that was text: SQLite may compare the column with it once more */
   uint64_t past_seq; /* with as_of: the row's last record of that time */
   uint64_t *allowed; /* pushed-down conditions; NULL: none */
   size_t n_allowed;
@@ -44,13 +45,13 @@ typedef struct table_cursor {
   dv_topk hits;
   size_t at;
   size_t n_given;
-  size_t n_wanted;    /* rows to give in all */
+  size_t n_wanted; /* rows to give in all */
   bool has_k;
-  bool is_k_option;   /* it stands in the options */
+  bool is_k_option; /* it stands in the options */
   bool is_stream;
-  uint64_t *given;    /* a stream's rows so far, by vid - 1 */
+  uint64_t *given; /* a stream's rows so far, by vid - 1 */
   size_t n_given_words;
-  bool has_min;       /* distance > or >= min_distance */
+  bool has_min; /* distance > or >= min_distance */
   bool is_min_inclusive;
   double min_distance;
 
@@ -345,15 +346,11 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
                          dvx_fail(t->conn, t, SQLITE_ERROR,
                                   "a search has one query, and here are two: WHERE %s MATCH :query", c->vector_name));
   }
-  if (f.match < 0 && f.k >= 0) {
-    return dvx_give_vtab(
-        t->conn, vtab,
-        dvx_fail(t->conn, t, SQLITE_ERROR, "k needs a query: WHERE %s MATCH :query AND k = 10", c->vector_name));
-  }
 
   int lookup = f.id >= 0 ? f.id : f.rowid;
   enum plan_kind kind = f.match >= 0 ? PLAN_SEARCH : lookup >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
-  if (kind != PLAN_SEARCH && plan_needs_distance(c, info, lookup)) kind = PLAN_REFUSED;
+  /* Not refused here: of `(MATCH … AND k = 1) OR (MATCH … AND k = 1)` SQLite first asks what k = 1 is worth alone. */
+  if (kind != PLAN_SEARCH && (f.k >= 0 || plan_needs_distance(c, info, lookup))) kind = PLAN_REFUSED;
   if (f.match >= 0) plan_use(&p, f.match, true, "M");
   if (f.k >= 0) plan_use(&p, f.k, true, "K");
   if (f.second_k >= 0) plan_use(&p, f.second_k, true, "K");
@@ -396,7 +393,9 @@ static void cursor_reset(table_cursor *c) {
   sqlite3_free(c->allowed);
   sqlite3_free(c->query);
   sqlite3_free(c->given);
+  sqlite3_value_free(c->moment);
   dv_topk_free(&c->hits);
+  c->moment = NULL;
   c->allowed = NULL;
   c->query = NULL;
   c->given = NULL;
@@ -743,6 +742,8 @@ static int cursor_filter(table_cursor *c, const char *text, sqlite3_value **argv
     case 'T':
       c->has_as_of = true;
       rc = dvx_time_parse(t->conn, t, NULL, v, &c->as_of);
+      if (rc == SQLITE_OK && sqlite3_value_type(v) == SQLITE_TEXT && !(c->moment = sqlite3_value_dup(v)))
+        rc = SQLITE_NOMEM;
       break;
     case 'I':
     case 'R':
@@ -791,9 +792,10 @@ static int table_filter(sqlite3_vtab_cursor *cursor, int kind, const char *text,
   cursor_reset(c);
   c->kind = (enum plan_kind)kind;
   if (c->kind == PLAN_REFUSED) {
-    return dvx_give_vtab(
-        t->conn, cursor->pVtab,
-        dvx_fail(t->conn, t, SQLITE_ERROR, "distance needs a query: WHERE %s MATCH :query", t->config->vector_name));
+    bool has_k = text && *text == 'K';
+    return dvx_give_vtab(t->conn, cursor->pVtab,
+                         dvx_fail(t->conn, t, SQLITE_ERROR, "%s needs a query: WHERE %s MATCH :query%s",
+                                  has_k ? "k" : "distance", t->config->vector_name, has_k ? " AND k = 10" : ""));
   }
   int rc = dvx_table_begin_read(t);
   if (rc == SQLITE_OK) {
@@ -892,6 +894,19 @@ static int cursor_vector(table_cursor *c, sqlite3_context *ctx) {
   return rc;
 }
 
+/* For `as_of = '2026-05-01' AND (id = 'a' OR rowid = 2)` SQLite looks up each half of the OR, and then tests for each row
+ * that as_of is '2026-05-01': with milliseconds it would find no row. */
+static int cursor_moment(const table_cursor *c, sqlite3_context *ctx) {
+  dv_value value;
+  if (!c->moment) {
+    sqlite3_result_int64(ctx, c->as_of);
+    return SQLITE_OK;
+  }
+  int rc = dvx_value_of(c->t->conn, c->moment, &value);
+  if (rc == SQLITE_OK) dvx_result_value(ctx, &value);
+  return rc;
+}
+
 static int cursor_column(table_cursor *c, sqlite3_context *ctx, int column) {
   dvx_table *t = c->t;
   const dvx_config *config = t->config;
@@ -906,7 +921,7 @@ static int cursor_column(table_cursor *c, sqlite3_context *ctx, int column) {
     if (c->kind == PLAN_SEARCH && !sqlite3_vtab_nochange(ctx))
       sqlite3_result_double(ctx, c->hits.hits[c->at - 1].distance);
   } else if (column == config->as_of_column) {
-    if (c->has_as_of && !sqlite3_vtab_nochange(ctx)) sqlite3_result_int64(ctx, c->as_of);
+    if (c->has_as_of && !sqlite3_vtab_nochange(ctx)) rc = cursor_moment(c, ctx);
   } else if (column == config->k_column || column == config->command_column || column == config->delta_column) {
     /* inputs only */
   } else if (!sqlite3_vtab_nochange(ctx)) {
