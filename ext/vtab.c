@@ -215,7 +215,7 @@ static bool plan_is_testable(const dvx_config *c, int declared, int *column) {
 typedef struct plan_terms {
   int match, k, second_k, as_of, id, rowid, limit, offset;
   bool is_unusable; /* the query, k or time comes from a table that this plan puts behind us */
-  bool is_k_ordered, is_as_of_ordered; /* k <= 10, as_of < :time */
+  bool is_k_ordered, is_as_of_ordered; /* k <= 10, as_of < :time, as_of IS :time */
   bool has_two_queries;
 } plan_terms;
 
@@ -232,8 +232,9 @@ static plan_terms plan_find(const dvx_config *c, const sqlite3_index_info *info)
     bool is_eq = op == SQLITE_INDEX_CONSTRAINT_EQ;
     bool is_limit = op == SQLITE_INDEX_CONSTRAINT_LIMIT || op == SQLITE_INDEX_CONSTRAINT_OFFSET; /* of no column */
     bool is_k = !is_limit && column == c->k_column, is_as_of = !is_limit && column == c->as_of_column;
-    f.is_k_ordered = f.is_k_ordered || (is_k && plan_is_order(op));
-    f.is_as_of_ordered = f.is_as_of_ordered || (is_as_of && plan_is_order(op));
+    bool is_other = plan_is_order(op) || op == SQLITE_INDEX_CONSTRAINT_IS;
+    f.is_k_ordered = f.is_k_ordered || (is_k && is_other);
+    f.is_as_of_ordered = f.is_as_of_ordered || (is_as_of && is_other);
     if (!usable) {
       f.is_unusable = f.is_unusable || (!is_limit && plan_is_query(c, column, op)) || (is_eq && (is_k || is_as_of));
     } else if (is_limit) {

@@ -401,6 +401,8 @@ static const refusal refusals[] = {
      {"main.docs", "distance needs a query"}},
     {"DELETE FROM docs WHERE distance > 0.5", SQLITE_ERROR, {"main.docs", "distance needs a query"}},
     {"UPDATE docs SET delta = delta_scale(2) WHERE distance > 0.5", SQLITE_ERROR, {"distance needs a query"}},
+    {"SELECT id FROM docs WHERE as_of IS 5000", SQLITE_ERROR, {"main.docs", "as_of takes only =", "as_of = :time"}},
+    {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND k IS 5", SQLITE_ERROR, {"main.docs", "k takes only ="}},
     {"SELECT id FROM docs WHERE as_of<5000", SQLITE_ERROR, {"main.docs", "as_of takes only =", "as_of = :time"}},
     {"SELECT d.id FROM (SELECT 5000 AS t) AS s, docs AS d WHERE d.as_of>=s.t", SQLITE_ERROR, {"as_of takes only ="}},
     {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND k=5 AND as_of='soon'",
