@@ -49,7 +49,7 @@ typedef struct table_cursor {
   bool has_k;
   bool is_k_option; /* it stands in the options */
   bool is_stream;
-  uint64_t *given; /* a stream's rows so far, by vid - 1 */
+  uint64_t *given; /* the rows of a stream's batches before this one, by vid - 1 */
   size_t n_given_words;
   bool has_min; /* distance > or >= min_distance */
   bool is_min_inclusive;
@@ -453,6 +453,22 @@ static int cursor_scan(table_cursor *c) {
   return SQLITE_OK;
 }
 
+/* A stream has given all of this batch. */
+static int cursor_mark_given(table_cursor *c) {
+  if (!c->given) {
+    size_t n = dvx_table_last_vid(c->t) / 64 + 1;
+    c->given = sqlite3_malloc64(n * sizeof *c->given);
+    if (!c->given) return SQLITE_NOMEM;
+    memset(c->given, 0, n * sizeof *c->given);
+    c->n_given_words = n;
+  }
+  for (size_t h = 0; h < c->hits.n; h++) {
+    size_t i = c->hits.hits[h].vid - 1;
+    if ((i >> 6) < c->n_given_words) c->given[i >> 6] |= (uint64_t)1 << (i & 63);
+  }
+  return SQLITE_OK;
+}
+
 /* Puts the cursor on the next hit. A stream fetches a longer batch when it has used up one: batches are exact, so the
  * longer one begins with the rows of the shorter, which are skipped by their bits. */
 static int cursor_search(table_cursor *c) {
@@ -465,19 +481,19 @@ static int cursor_search(table_cursor *c) {
       if (dvx_row_word(t, hit->vid) == 0) continue; /* a ROLLBACK took the row away under the cursor */
       if (c->has_min && !(c->is_min_inclusive ? hit->distance >= c->min_distance : hit->distance > c->min_distance))
         continue;
-      if (c->is_stream && (i >> 6) < c->n_given_words) {
-        if (c->given[i >> 6] >> (i & 63) & 1) continue;
-        c->given[i >> 6] |= (uint64_t)1 << (i & 63);
-      }
+      if ((i >> 6) < c->n_given_words && (c->given[i >> 6] >> (i & 63) & 1)) continue;
       c->n_given++;
       c->vid = hit->vid;
       return SQLITE_OK;
     }
     if (!c->is_stream || c->hits.n < c->options.k) return SQLITE_OK; /* that was every row there is */
+    int rc = cursor_mark_given(c);
+    if (rc != SQLITE_OK) return rc;
+    c->options.is_exact = true;
     c->options.k = c->options.k < SIZE_MAX / 4 ? c->options.k * 4 : SIZE_MAX;
     c->at = 0;
     dv_topk_free(&c->hits);
-    int rc = dvx_table_begin_read(t);
+    rc = dvx_table_begin_read(t);
     if (rc != SQLITE_OK) return rc;
     rc = dvx_search_run(t, c->query, &c->options, &c->hits);
     dvx_table_end_read(t);
@@ -670,19 +686,20 @@ static int cursor_set_k(table_cursor *c, sqlite3_value *v) {
   return rc;
 }
 
+/* A limit is what SQLite expects to ask for, and where it stops if it does: of a comparison of rows, (a, b) > (1, 2), it
+ * tells us only a >= 1, and drops rows that the limit has counted here. So what is limited goes on as a stream. */
 static int cursor_start_search(table_cursor *c, bool is_limited, size_t limit) {
   dvx_search_options *o = &c->options;
-  c->n_wanted = c->has_k ? o->k : is_limited ? limit : SIZE_MAX;
+  c->n_wanted = c->has_k ? o->k : SIZE_MAX;
   /* k rows beyond a distance are found by streaming past the nearer ones. */
   c->is_stream = c->n_wanted == SIZE_MAX || (c->has_min && c->n_wanted > 0);
   o->k = c->n_wanted;
-  if (c->is_stream) {
+  if (c->is_stream && is_limited && !c->has_min) {
+    o->k = limit ? limit : 1;
+  } else if (c->is_stream) {
+    size_t first = is_limited ? limit : c->n_wanted;
     o->is_exact = true;
-    o->k = c->n_wanted < SIZE_MAX && c->n_wanted > VTAB_FIRST_BATCH ? c->n_wanted : VTAB_FIRST_BATCH;
-    c->n_given_words = dvx_table_last_vid(c->t) / 64 + 1;
-    c->given = sqlite3_malloc64(c->n_given_words * sizeof *c->given);
-    if (!c->given) return SQLITE_NOMEM;
-    memset(c->given, 0, c->n_given_words * sizeof *c->given);
+    o->k = first < SIZE_MAX && first > VTAB_FIRST_BATCH ? first : VTAB_FIRST_BATCH;
   }
   o->allowed = c->allowed;
   o->n_allowed = c->n_allowed;
