@@ -760,8 +760,10 @@ static int cursor_filter(table_cursor *c, const char *text, sqlite3_value **argv
     case 'T':
       c->has_as_of = true;
       rc = dvx_time_parse(t->conn, t, NULL, v, &c->as_of);
-      if (rc == SQLITE_OK && sqlite3_value_type(v) == SQLITE_TEXT && !(c->moment = sqlite3_value_dup(v)))
-        rc = SQLITE_NOMEM;
+      if (rc == SQLITE_OK && sqlite3_value_type(v) == SQLITE_TEXT) {
+        c->moment = sqlite3_value_dup(v);
+        if (!c->moment) rc = SQLITE_NOMEM;
+      }
       break;
     case 'I':
     case 'R':
