@@ -784,6 +784,7 @@ static int search_disconnect(sqlite3_vtab *vtab) {
 static int search_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
   int given[4] = {-1, -1, -1, -1};
   int mask = 0, n = 0;
+  (void)vtab;
   for (int i = 0; i < info->nConstraint; i++) {
     int column = info->aConstraint[i].iColumn;
     if (column < TVF_TABLE || info->aConstraint[i].op != SQLITE_INDEX_CONSTRAINT_EQ) continue;
@@ -797,14 +798,10 @@ static int search_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
     info->aConstraintUsage[given[a]].omit = 1;
     mask |= 1 << a;
   }
-  if ((mask & 3) != 3) {
-    search_vtab *v = (search_vtab *)vtab;
-    return dvx_give_vtab(v->conn, vtab,
-                         dvx_fail(v->conn, NULL, SQLITE_ERROR,
-                                  "vector_search needs a table and a query: vector_search('docs', :query, 10)"));
-  }
   info->idxNum = mask;
-  info->estimatedCost = 1000;
+  /* Without its arguments a search is refused, but not here: SQLite also asks for the halves of an OR behind it, and
+   * does not tell them what the arguments are. */
+  info->estimatedCost = (mask & 3) == 3 ? 1000 : 1e30;
   info->estimatedRows = 10;
   if (info->nOrderBy == 1 && info->aOrderBy[0].iColumn == TVF_DISTANCE && !info->aOrderBy[0].desc)
     info->orderByConsumed = 1;
@@ -839,6 +836,11 @@ static int search_filter(sqlite3_vtab_cursor *cursor, int mask, const char *plan
   dvx_conn *conn = ((search_vtab *)cursor->pVtab)->conn;
   (void)plan, (void)argc;
   search_reset(c);
+  if ((mask & 3) != 3) {
+    return dvx_give_vtab(conn, cursor->pVtab,
+                         dvx_fail(conn, NULL, SQLITE_ERROR,
+                                  "vector_search needs a table and a query: vector_search('docs', :query, 10)"));
+  }
   dvx_table *t;
   int rc = dvx_table_find_to_read(conn, (const char *)sqlite3_value_text(argv[0]), &t);
   if (rc != SQLITE_OK) return dvx_give_vtab(conn, cursor->pVtab, rc);

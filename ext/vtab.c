@@ -34,6 +34,7 @@ typedef struct table_cursor {
   uint32_t last_vid;
   bool has_as_of;
   int64_t as_of;
+  sqlite3_value *moment; /* as_of as it was given, if that was text: SQLite may compare the column with it once more */
   uint64_t past_seq; /* with as_of: the row's last record of that time */
   uint64_t *allowed; /* pushed-down conditions; NULL: none */
   size_t n_allowed;
@@ -44,13 +45,13 @@ typedef struct table_cursor {
   dv_topk hits;
   size_t at;
   size_t n_given;
-  size_t n_wanted;    /* rows to give in all */
+  size_t n_wanted; /* rows to give in all */
   bool has_k;
-  bool is_k_option;   /* it stands in the options */
+  bool is_k_option; /* it stands in the options */
   bool is_stream;
-  uint64_t *given;    /* a stream's rows so far, by vid - 1 */
+  uint64_t *given; /* the rows of a stream's batches before this one, by vid - 1 */
   size_t n_given_words;
-  bool has_min;       /* distance > or >= min_distance */
+  bool has_min; /* distance > or >= min_distance */
   bool is_min_inclusive;
   double min_distance;
 
@@ -214,7 +215,7 @@ static bool plan_is_testable(const dvx_config *c, int declared, int *column) {
 typedef struct plan_terms {
   int match, k, second_k, as_of, id, rowid, limit, offset;
   bool is_unusable; /* the query, k or time comes from a table that this plan puts behind us */
-  bool is_k_ordered, is_as_of_ordered; /* k <= 10, as_of < :time */
+  bool is_k_ordered, is_as_of_ordered; /* k <= 10, as_of < :time, as_of IS :time */
   bool has_two_queries;
 } plan_terms;
 
@@ -231,8 +232,9 @@ static plan_terms plan_find(const dvx_config *c, const sqlite3_index_info *info)
     bool is_eq = op == SQLITE_INDEX_CONSTRAINT_EQ;
     bool is_limit = op == SQLITE_INDEX_CONSTRAINT_LIMIT || op == SQLITE_INDEX_CONSTRAINT_OFFSET; /* of no column */
     bool is_k = !is_limit && column == c->k_column, is_as_of = !is_limit && column == c->as_of_column;
-    f.is_k_ordered = f.is_k_ordered || (is_k && plan_is_order(op));
-    f.is_as_of_ordered = f.is_as_of_ordered || (is_as_of && plan_is_order(op));
+    bool is_other = plan_is_order(op) || op == SQLITE_INDEX_CONSTRAINT_IS;
+    f.is_k_ordered = f.is_k_ordered || (is_k && is_other);
+    f.is_as_of_ordered = f.is_as_of_ordered || (is_as_of && is_other);
     if (!usable) {
       f.is_unusable = f.is_unusable || (!is_limit && plan_is_query(c, column, op)) || (is_eq && (is_k || is_as_of));
     } else if (is_limit) {
@@ -345,15 +347,11 @@ static int table_best_index(sqlite3_vtab *vtab, sqlite3_index_info *info) {
                          dvx_fail(t->conn, t, SQLITE_ERROR,
                                   "a search has one query, and here are two: WHERE %s MATCH :query", c->vector_name));
   }
-  if (f.match < 0 && f.k >= 0) {
-    return dvx_give_vtab(
-        t->conn, vtab,
-        dvx_fail(t->conn, t, SQLITE_ERROR, "k needs a query: WHERE %s MATCH :query AND k = 10", c->vector_name));
-  }
 
   int lookup = f.id >= 0 ? f.id : f.rowid;
   enum plan_kind kind = f.match >= 0 ? PLAN_SEARCH : lookup >= 0 ? PLAN_LOOKUP : PLAN_SCAN;
-  if (kind != PLAN_SEARCH && plan_needs_distance(c, info, lookup)) kind = PLAN_REFUSED;
+  /* Not refused here: of `(MATCH … AND k = 1) OR (MATCH … AND k = 1)` SQLite first asks what k = 1 is worth alone. */
+  if (kind != PLAN_SEARCH && (f.k >= 0 || plan_needs_distance(c, info, lookup))) kind = PLAN_REFUSED;
   if (f.match >= 0) plan_use(&p, f.match, true, "M");
   if (f.k >= 0) plan_use(&p, f.k, true, "K");
   if (f.second_k >= 0) plan_use(&p, f.second_k, true, "K");
@@ -396,7 +394,9 @@ static void cursor_reset(table_cursor *c) {
   sqlite3_free(c->allowed);
   sqlite3_free(c->query);
   sqlite3_free(c->given);
+  sqlite3_value_free(c->moment);
   dv_topk_free(&c->hits);
+  c->moment = NULL;
   c->allowed = NULL;
   c->query = NULL;
   c->given = NULL;
@@ -453,6 +453,22 @@ static int cursor_scan(table_cursor *c) {
   return SQLITE_OK;
 }
 
+/* A stream has given all of this batch. */
+static int cursor_mark_given(table_cursor *c) {
+  if (!c->given) {
+    size_t n = dvx_table_last_vid(c->t) / 64 + 1;
+    c->given = sqlite3_malloc64(n * sizeof *c->given);
+    if (!c->given) return SQLITE_NOMEM;
+    memset(c->given, 0, n * sizeof *c->given);
+    c->n_given_words = n;
+  }
+  for (size_t h = 0; h < c->hits.n; h++) {
+    size_t i = c->hits.hits[h].vid - 1;
+    if ((i >> 6) < c->n_given_words) c->given[i >> 6] |= (uint64_t)1 << (i & 63);
+  }
+  return SQLITE_OK;
+}
+
 /* Puts the cursor on the next hit. A stream fetches a longer batch when it has used up one: batches are exact, so the
  * longer one begins with the rows of the shorter, which are skipped by their bits. */
 static int cursor_search(table_cursor *c) {
@@ -465,19 +481,19 @@ static int cursor_search(table_cursor *c) {
       if (dvx_row_word(t, hit->vid) == 0) continue; /* a ROLLBACK took the row away under the cursor */
       if (c->has_min && !(c->is_min_inclusive ? hit->distance >= c->min_distance : hit->distance > c->min_distance))
         continue;
-      if (c->is_stream && (i >> 6) < c->n_given_words) {
-        if (c->given[i >> 6] >> (i & 63) & 1) continue;
-        c->given[i >> 6] |= (uint64_t)1 << (i & 63);
-      }
+      if ((i >> 6) < c->n_given_words && (c->given[i >> 6] >> (i & 63) & 1)) continue;
       c->n_given++;
       c->vid = hit->vid;
       return SQLITE_OK;
     }
     if (!c->is_stream || c->hits.n < c->options.k) return SQLITE_OK; /* that was every row there is */
+    int rc = cursor_mark_given(c);
+    if (rc != SQLITE_OK) return rc;
+    c->options.is_exact = true;
     c->options.k = c->options.k < SIZE_MAX / 4 ? c->options.k * 4 : SIZE_MAX;
     c->at = 0;
     dv_topk_free(&c->hits);
-    int rc = dvx_table_begin_read(t);
+    rc = dvx_table_begin_read(t);
     if (rc != SQLITE_OK) return rc;
     rc = dvx_search_run(t, c->query, &c->options, &c->hits);
     dvx_table_end_read(t);
@@ -670,19 +686,20 @@ static int cursor_set_k(table_cursor *c, sqlite3_value *v) {
   return rc;
 }
 
+/* A limit is what SQLite expects to ask for, and where it stops if it does: of a comparison of rows, (a, b) > (1, 2), it
+ * tells us only a >= 1, and drops rows that the limit has counted here. So what is limited goes on as a stream. */
 static int cursor_start_search(table_cursor *c, bool is_limited, size_t limit) {
   dvx_search_options *o = &c->options;
-  c->n_wanted = c->has_k ? o->k : is_limited ? limit : SIZE_MAX;
+  c->n_wanted = c->has_k ? o->k : SIZE_MAX;
   /* k rows beyond a distance are found by streaming past the nearer ones. */
   c->is_stream = c->n_wanted == SIZE_MAX || (c->has_min && c->n_wanted > 0);
   o->k = c->n_wanted;
-  if (c->is_stream) {
+  if (c->is_stream && is_limited && !c->has_min) {
+    o->k = limit ? limit : 1;
+  } else if (c->is_stream) {
+    size_t first = is_limited ? limit : c->n_wanted;
     o->is_exact = true;
-    o->k = c->n_wanted < SIZE_MAX && c->n_wanted > VTAB_FIRST_BATCH ? c->n_wanted : VTAB_FIRST_BATCH;
-    c->n_given_words = dvx_table_last_vid(c->t) / 64 + 1;
-    c->given = sqlite3_malloc64(c->n_given_words * sizeof *c->given);
-    if (!c->given) return SQLITE_NOMEM;
-    memset(c->given, 0, c->n_given_words * sizeof *c->given);
+    o->k = first < SIZE_MAX && first > VTAB_FIRST_BATCH ? first : VTAB_FIRST_BATCH;
   }
   o->allowed = c->allowed;
   o->n_allowed = c->n_allowed;
@@ -743,6 +760,10 @@ static int cursor_filter(table_cursor *c, const char *text, sqlite3_value **argv
     case 'T':
       c->has_as_of = true;
       rc = dvx_time_parse(t->conn, t, NULL, v, &c->as_of);
+      if (rc == SQLITE_OK && sqlite3_value_type(v) == SQLITE_TEXT) {
+        c->moment = sqlite3_value_dup(v);
+        if (!c->moment) rc = SQLITE_NOMEM;
+      }
       break;
     case 'I':
     case 'R':
@@ -791,9 +812,10 @@ static int table_filter(sqlite3_vtab_cursor *cursor, int kind, const char *text,
   cursor_reset(c);
   c->kind = (enum plan_kind)kind;
   if (c->kind == PLAN_REFUSED) {
-    return dvx_give_vtab(
-        t->conn, cursor->pVtab,
-        dvx_fail(t->conn, t, SQLITE_ERROR, "distance needs a query: WHERE %s MATCH :query", t->config->vector_name));
+    bool has_k = text && *text == 'K';
+    return dvx_give_vtab(t->conn, cursor->pVtab,
+                         dvx_fail(t->conn, t, SQLITE_ERROR, "%s needs a query: WHERE %s MATCH :query%s",
+                                  has_k ? "k" : "distance", t->config->vector_name, has_k ? " AND k = 10" : ""));
   }
   int rc = dvx_table_begin_read(t);
   if (rc == SQLITE_OK) {
@@ -892,6 +914,19 @@ static int cursor_vector(table_cursor *c, sqlite3_context *ctx) {
   return rc;
 }
 
+/* For `as_of = '2026-05-01' AND (id = 'a' OR rowid = 2)` SQLite looks up each half of the OR, and then tests for each row
+ * that as_of is '2026-05-01': with milliseconds it would find no row. */
+static int cursor_moment(const table_cursor *c, sqlite3_context *ctx) {
+  dv_value value;
+  if (!c->moment) {
+    sqlite3_result_int64(ctx, c->as_of);
+    return SQLITE_OK;
+  }
+  int rc = dvx_value_of(c->t->conn, c->moment, &value);
+  if (rc == SQLITE_OK) dvx_result_value(ctx, &value);
+  return rc;
+}
+
 static int cursor_column(table_cursor *c, sqlite3_context *ctx, int column) {
   dvx_table *t = c->t;
   const dvx_config *config = t->config;
@@ -906,7 +941,7 @@ static int cursor_column(table_cursor *c, sqlite3_context *ctx, int column) {
     if (c->kind == PLAN_SEARCH && !sqlite3_vtab_nochange(ctx))
       sqlite3_result_double(ctx, c->hits.hits[c->at - 1].distance);
   } else if (column == config->as_of_column) {
-    if (c->has_as_of && !sqlite3_vtab_nochange(ctx)) sqlite3_result_int64(ctx, c->as_of);
+    if (c->has_as_of && !sqlite3_vtab_nochange(ctx)) rc = cursor_moment(c, ctx);
   } else if (column == config->k_column || column == config->command_column || column == config->delta_column) {
     /* inputs only */
   } else if (!sqlite3_vtab_nochange(ctx)) {

@@ -401,6 +401,8 @@ static const refusal refusals[] = {
      {"main.docs", "distance needs a query"}},
     {"DELETE FROM docs WHERE distance > 0.5", SQLITE_ERROR, {"main.docs", "distance needs a query"}},
     {"UPDATE docs SET delta = delta_scale(2) WHERE distance > 0.5", SQLITE_ERROR, {"distance needs a query"}},
+    {"SELECT id FROM docs WHERE as_of IS 5000", SQLITE_ERROR, {"main.docs", "as_of takes only =", "as_of = :time"}},
+    {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND k IS 5", SQLITE_ERROR, {"main.docs", "k takes only ="}},
     {"SELECT id FROM docs WHERE as_of<5000", SQLITE_ERROR, {"main.docs", "as_of takes only =", "as_of = :time"}},
     {"SELECT d.id FROM (SELECT 5000 AS t) AS s, docs AS d WHERE d.as_of>=s.t", SQLITE_ERROR, {"as_of takes only ="}},
     {"SELECT id FROM docs WHERE vector MATCH '[1,2,3]' AND k=5 AND as_of='soon'",
@@ -708,6 +710,22 @@ START_TEST(distances_with_a_query_elsewhere) {
 }
 END_TEST
 
+/* SQLite may plan the halves of an OR by themselves, and then neither sees what stands beside the OR: the arguments of a
+ * table-valued function, k, as_of; and tests for each row what stands beside. */
+START_TEST(alternatives_beside_what_they_need) {
+  sql_run(db, "DELETE FROM docs WHERE id = 'big'");
+  sql_is(db, "a b", "SELECT id FROM vector_search('docs', '[0,0,0]', 2) WHERE id = 'a' OR distance > 1.9");
+  sql_is(db, "b", "SELECT id FROM vector_search('docs', '[0,0,0]', 2) WHERE id = 'nobody' OR score < 0.4");
+  sql_is(db, "1|a 2|b", "SELECT rowid, id FROM vector_search('docs', '[0,0,0]') WHERE rowid = 1 OR rowid = 2");
+  sql_is(db, "a b", "SELECT id FROM docs WHERE (vector MATCH '[1,0.5,0]' AND k=1) OR (vector MATCH '[0,2,1]' AND k=1)");
+  sql_is(db, "a b", "SELECT id FROM docs WHERE as_of = '2010-01-01' AND (id = 'a' OR rowid = 2)");
+  sql_is(db, "a", "SELECT id FROM docs WHERE as_of = '2010-01-01' AND (metadata IS NOT NULL OR rowid = 99)");
+  sql_is(db, "a", "SELECT id FROM docs WHERE as_of = '1262304000000' AND (rowid = 99 OR id = 'a')");
+  sql_is(db, "a", "SELECT id FROM docs WHERE as_of = 1262304000000.0 AND (rowid = 99 OR id = 'a')");
+  sql_is(db, "", "SELECT id FROM docs WHERE as_of = '1969-12-31' AND (rowid = 1 OR id = 'a')");
+}
+END_TEST
+
 /* A value as long as SQLite allows gives a message of one line all the same, without control characters. */
 START_TEST(messages_are_short) {
   static const char *const wild[] = {
@@ -758,6 +776,7 @@ int main(int argc, char **argv) {
   TCase *t = tcase_create("refusals");
   tcase_set_timeout(t, 120);
   tcase_add_test(t, distances_with_a_query_elsewhere);
+  tcase_add_test(t, alternatives_beside_what_they_need);
   tcase_add_checked_fixture(t, set_up, tear_down);
   tcase_add_loop_test(t, refusal_in_autocommit_mode, 0, N_REFUSALS);
   tcase_add_loop_test(t, refusal_inside_a_transaction, 0, N_REFUSALS);

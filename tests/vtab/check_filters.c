@@ -442,6 +442,27 @@ START_TEST(values_that_no_row_has_any_more_are_let_go) {
 }
 END_TEST
 
+/* Of `(i, p) > (1, 2)` SQLite tells the table `i >= 1`, and tests the rest itself: on rows that a LIMIT has counted. */
+START_TEST(comparisons_of_rows_leave_as_many_as_the_limit_says) {
+  static const char *const comparisons_of_rows[] = {"(i, p) > (1, 2)", "(i, p) <= (3, 0)", "(i, r, p) >= (0, 0, 1)",
+                                                    "(i, id) > (1, 30)", "p < 4 AND (i, p) > (-1, 2)"};
+  sql_run(a,
+          "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 60) INSERT INTO docs(id, v, i, r, "
+          "p) SELECT n, '[' || n || ']', n %% 4, n %% 5, n %% 7 FROM n;"
+          "INSERT INTO plain(id, i, r, p) SELECT id, i, r, p FROM docs");
+  for (size_t c = 0; c < sizeof comparisons_of_rows / sizeof comparisons_of_rows[0]; c++) {
+    for (int limit = 1; limit < 50; limit += 6) {
+      const char *should =
+          sql_rows(a, "SELECT id FROM plain WHERE %s ORDER BY id LIMIT %d OFFSET 1", comparisons_of_rows[c], limit);
+      sql_is(a, should, "SELECT id FROM docs WHERE v MATCH '[0]' AND %s ORDER BY distance LIMIT %d OFFSET 1",
+             comparisons_of_rows[c], limit);
+    }
+  }
+  sql_is(a, "21 22 23",
+         "SELECT id FROM docs WHERE v MATCH '[0]' AND (distance, id) > (20, 20) ORDER BY distance LIMIT 3");
+}
+END_TEST
+
 START_TEST(past_metadata_are_those_of_then) {
   fill(a);
   sql_run(a, "CREATE TABLE past AS SELECT * FROM plain");
@@ -524,6 +545,7 @@ int main(int argc, char **argv) {
   tcase_add_test(cases, filter_is_known_until_metadata_change);
   tcase_add_test(cases, values_that_no_row_has_any_more_are_let_go);
   tcase_add_test(cases, past_metadata_are_those_of_then);
+  tcase_add_test(cases, comparisons_of_rows_leave_as_many_as_the_limit_says);
   tcase_add_test(cases, values_of_other_types_in_a_damaged_file_are_put_to_sql);
   tcase_add_test(cases, row_without_a_line_passes_nothing);
   tcase_add_test(cases, memory_of_columns_is_told);
