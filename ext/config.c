@@ -718,7 +718,7 @@ static dvx_config *config_new(void) {
   c->index = DVX_INDEX_AUTO;
   c->hnsw_m = 16;
   c->hnsw_ef_construction = 100;
-  c->hnsw_ef_search = 50;
+  c->hnsw_ef_search = DVX_EF_SEARCH;
   c->threads = DVX_THREADS_ALL;
   c->memory_limit = DVX_MEMORY_LIMIT;
   c->checkpoint_interval = 100;

@@ -228,6 +228,8 @@ typedef struct dvx_keep {
 
 #define DVX_THREADS_ALL (-1)
 #define DVX_MAX_THREADS 64
+#define DVX_EF_SEARCH 50 /* default of hnsw_ef_search */
+#define DVX_FEW_DIMENSIONS 8u /* with so few, codes of many rows may be the same: vectors tell which is nearer */
 #define DVX_MAX_MEMORY_LIMIT 1048576
 
 struct dvx_config {
@@ -1172,7 +1174,9 @@ int dvx_search_changed(dvx_table *t, int64_t time, uint32_t **vids, size_t *n);
 int dvx_search_run(dvx_table *t, const float *query, const dvx_search_options *o, dv_topk *out);
 void dvx_search_forget(dvx_table *t); /* drops cached past states */
 /* Does a search for ten rows, without a filter, ask the graph? The mirror must be ready. */
-bool dvx_search_uses_graph(const dvx_table *t);
+bool dvx_search_uses_graph(dvx_table *t);
+/* What such a search finds, if that was measured, or else -1. */
+double dvx_search_recall_estimate(dvx_table *t);
 
 /* Options given as a JSON object: k, as_of, ef, exact, recall_target, max_distance. Unknown ones are an error. *o has
  * nothing but k set. */

@@ -567,7 +567,7 @@ static const uint32_t graph_curve_ef[DVX_CURVE_POINTS] = {16, 32, 64, 96, 128, 1
 #define GRAPH_CURVE_K 10u
 #define GRAPH_CURVE_FROM_ROWS 1000u /* fewer rows are scanned as fast */
 
-static dv_status graph_judge_l1(void *ctx, uint32_t from, const uint32_t *rows, size_t n, float *out) {
+static dv_status graph_judge(void *ctx, uint32_t from, const uint32_t *rows, size_t n, float *out) {
   dvx_table *t = ctx;
   const size_t n_dimensions = t->config->dimensions;
   const float *v = NULL;
@@ -579,7 +579,7 @@ static dv_status graph_judge_l1(void *ctx, uint32_t from, const uint32_t *rows, 
     if (!dvx_word_exists(dvx_row_word(t, rows[i] + 1))) continue;
     rc = dvx_row_vector(t, rows[i] + 1, &v);
     if (rc != SQLITE_OK) return graph_page(t, rc);
-    out[i] = (float)dv_distance(t->conn->kernels, DV_L1, t->next_vector, v, n_dimensions);
+    out[i] = (float)dv_distance(t->conn->kernels, t->config->metric, t->next_vector, v, n_dimensions);
   }
   return DV_OK;
 }
@@ -626,8 +626,8 @@ static int graph_measure_curve(dvx_table *t) {
   int rc = graph_need_all(t);
   if (rc != SQLITE_OK || !gr->is_there) return rc;
   dvx_graph_space(t, &space, &pager);
-  const dv_hnsw_judge judge = {graph_judge_l1, t};
-  if (t->config->metric == DV_L1) space.judge = &judge;
+  const dv_hnsw_judge judge = {graph_judge, t};
+  if (t->config->metric == DV_L1 || t->config->dimensions <= DVX_FEW_DIMENSIONS) space.judge = &judge;
   dv_status status = dv_hnsw_recall(&gr->hnsw, &space, rows, graph_sample(&gr->hnsw, rows), GRAPH_CURVE_K,
                                     dvx_graph_growth(t, growth), graph_curve_ef, DVX_CURVE_POINTS, recall);
   if (status != DV_OK) return graph_status(t, status);

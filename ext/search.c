@@ -15,6 +15,8 @@
 #include <math.h>
 
 #define SEARCH_APPROXIMATE_RECALL 0.999
+/* What the usual ef is to find, where it was measured. */
+#define SEARCH_LEAST_RECALL 0.9
 #define SEARCH_PART_ROWS ((size_t)8192)
 /* Where a scan costs so many times as much as a look at the graph, it is worth looking whether the graph will do. */
 #define SEARCH_PROBE 4.0
@@ -357,10 +359,15 @@ static size_t search_count(const uint64_t *bits, size_t n_words) {
   return n;
 }
 
-/* The recall that is asked for. An ef that is given with the search comes before the table's target. */
+/* The recall that is asked for. An ef that is given with the search comes before the table's target. Where neither is given
+ * and the usual ef is known to miss much, as where each row is there a hundred times or directions have two dimensions, it is
+ * not for the user to find that out; but who has set a smaller ef wants that one. */
 static double search_target(const dvx_table *t, const dvx_search_options *o) {
   if (o->recall_target > 0) return o->recall_target;
-  return o->ef > 0 ? 0 : t->config->recall_target;
+  if (o->ef > 0) return 0;
+  if (t->config->recall_target > 0 || t->hnsw_ef_search < DVX_EF_SEARCH) return t->config->recall_target;
+  const double recall = dvx_graph_recall_at(t, (size_t)t->hnsw_ef_search);
+  return recall >= 0 && recall < SEARCH_LEAST_RECALL ? SEARCH_LEAST_RECALL : 0;
 }
 
 /* How the graph is asked. */
@@ -409,9 +416,25 @@ static search_plan search_plan_of(const dvx_table *t, const dvx_search_options *
   return p;
 }
 
-bool dvx_search_uses_graph(const dvx_table *t) {
-  dvx_search_options plain = {.k = 10};
-  return search_plan_of(t, &plain, 0, (size_t)t->rows.n_live).n_wanted > 0;
+/* The ef of a search that says nothing of it; 0: it scans. A target of the table's is not looked into. */
+static size_t search_usual_ef(dvx_table *t) {
+  const dvx_search_options plain = {.k = 10};
+  const double target = search_target(t, &plain);
+  size_t ef = (size_t)t->hnsw_ef_search;
+  if (target > 0 && t->config->recall_target <= 0) (void)dvx_graph_ef_for(t, target, plain.k, &ef); /* is measured */
+  return ef;
+}
+
+bool dvx_search_uses_graph(dvx_table *t) {
+  const dvx_search_options plain = {.k = 10};
+  const size_t ef = search_usual_ef(t);
+  return ef > 0 &&
+         search_plan_of(t, &plain, ef == (size_t)t->hnsw_ef_search ? 0 : ef, (size_t)t->rows.n_live).n_wanted > 0;
+}
+
+double dvx_search_recall_estimate(dvx_table *t) {
+  const size_t ef = search_usual_ef(t);
+  return ef > 0 ? dvx_graph_recall_at(t, ef) : 1.0;
 }
 
 /* The rows to be looked at, as far as the mask has them: first *n_found that the graph finds, then all that are fresh. */
@@ -432,7 +455,8 @@ static int search_list(search_run *s, const dv_code_query *cq, const uint64_t *m
   const size_t k = s->out->k;
   size_t n_enough = k <= SIZE_MAX / 2 ? k + k / 2 + 8 : SIZE_MAX;
   float limit = INFINITY;
-  if (t->config->metric == DV_L1) n_enough = SIZE_MAX; /* codes have another order */
+  /* Codes have another order, or those of many rows are the same. */
+  if (t->config->metric == DV_L1 || t->config->dimensions <= DVX_FEW_DIMENSIONS) n_enough = SIZE_MAX;
   *n = 0;
   for (size_t i = 0; i < found->n_pool && *n < n_enough; i++) {
     uint32_t row = found->pool[i].row;

@@ -48,7 +48,7 @@ static int status_measure(dvx_table *t, status_sizes *sizes) {
 }
 
 /* With which structure a plain search for ten rows runs. */
-static const char *status_index(const dvx_table *t) {
+static const char *status_index(dvx_table *t) {
   if (t->graph.is_damaged) return "flat (the graph is damaged: run 'rebuild')";
   return dvx_search_uses_graph(t) ? "hnsw" : "flat";
 }
@@ -90,7 +90,7 @@ static int status_text(dvx_table *t, dvx_str *s) {
   dvx_str_addf(s, ",\"chain\":{\"mean\":%g,\"max\":%u}", (double)mean_hundredths / 100.0, (uint64_t)chain_max);
   dvx_str_addf(s, ",\"fresh\":%u,\"settled\":%u,\"memory\":%u,\"index\":\"%s\",\"recall_estimate\":", n_fresh,
                n_live > n_fresh ? n_live - n_fresh : 0, (uint64_t)dvx_table_memory(t), status_index(t));
-  double recall = t->recall >= 0 ? t->recall : dvx_graph_recall_at(t, (size_t)t->hnsw_ef_search);
+  double recall = t->recall >= 0 ? t->recall : dvx_search_recall_estimate(t);
   if (recall >= 0) {
     dvx_str_addf(s, "%g", recall);
   } else {
