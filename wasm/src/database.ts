@@ -433,7 +433,7 @@ const SEARCH_OPTIONS = ['ef', 'exact', 'recallTarget', 'maxDistance', 'asOf', 'w
 /** The number of a delta, which may be given as the text that applyDelta() returns. */
 function seqOf(id: string | number, what: string): number {
   const seq = /^\d+$/.test(String(id)) ? Number(id) : NaN; // Number() alone makes 0 of null and of spaces
-  if (!(seq <= 0xffffffff)) throw new DeltaVectorsError('invalid', `${what} is ${described(id)}: expected the id of a delta`);
+  if (!Number.isSafeInteger(seq)) throw new DeltaVectorsError('invalid', `${what} is ${described(id)}: expected the id of a delta`);
   return seq;
 }
 
