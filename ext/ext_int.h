@@ -229,7 +229,6 @@ typedef struct dvx_keep {
 #define DVX_THREADS_ALL (-1)
 #define DVX_MAX_THREADS 64
 #define DVX_EF_SEARCH 50 /* default of hnsw_ef_search */
-#define DVX_FEW_DIMENSIONS 8u /* with so few, codes of many rows may be the same: vectors tell which is nearer */
 #define DVX_MAX_MEMORY_LIMIT 1048576
 
 struct dvx_config {
@@ -1077,6 +1076,11 @@ int dvx_graph_drop(dvx_table *t);
 /* By which metric the graph of a table is one. For l1, of which codes know nothing, by l2: what it finds is measured by
  * l1 then, all of it. */
 static inline dv_metric dvx_graph_metric(dv_metric m) { return m == DV_L1 ? DV_L2 : m; }
+/* Do only vectors tell who is near? For l1; and with few dimensions, where the codes of many rows may be the same. */
+static inline bool dvx_graph_needs_vectors(const dvx_config *c) {
+  enum { FEW_DIMENSIONS = 8 };
+  return c->metric == DV_L1 || c->dimensions <= FEW_DIMENSIONS;
+}
 /* What the search looks at. */
 void dvx_graph_space(dvx_table *t, dv_hnsw_space *space, dv_hnsw_pager *pager);
 int dvx_graph_reserve(dvx_table *t, size_t n_rows);

@@ -627,7 +627,7 @@ static int graph_measure_curve(dvx_table *t) {
   if (rc != SQLITE_OK || !gr->is_there) return rc;
   dvx_graph_space(t, &space, &pager);
   const dv_hnsw_judge judge = {graph_judge, t};
-  if (t->config->metric == DV_L1 || t->config->dimensions <= DVX_FEW_DIMENSIONS) space.judge = &judge;
+  if (dvx_graph_needs_vectors(t->config)) space.judge = &judge;
   dv_status status = dv_hnsw_recall(&gr->hnsw, &space, rows, graph_sample(&gr->hnsw, rows), GRAPH_CURVE_K,
                                     dvx_graph_growth(t, growth), graph_curve_ef, DVX_CURVE_POINTS, recall);
   if (status != DV_OK) return graph_status(t, status);
@@ -1014,8 +1014,8 @@ static int graph_settle(dvx_table *t, const uint32_t *vids, size_t n, bool is_al
     is_due = n_lost > 0 && is_all; /* else they wait */
     if (rc == SQLITE_OK && is_due && gr->is_there) rc = graph_link_fresh(t, max_links, noted, placed);
   }
-  /* What 'optimize' has measured holds until the next one, if anything was linked in between. Who never calls it has at least
-   * what costs a few searches. */
+  /* What 'optimize' has measured holds until the next one, which measures again if anything was linked in between. Who never
+   * calls it has at least what costs a few searches. */
   bool is_known = gr->curve_stored[0] != 0;
   if (rc == SQLITE_OK && gr->is_there && (is_all ? !is_known || gr->is_changed : !is_known && is_much)) {
     rc = graph_measure_growth(t);

@@ -360,8 +360,8 @@ static size_t search_count(const uint64_t *bits, size_t n_words) {
 }
 
 /* The recall that is asked for. An ef that is given with the search comes before the table's target. Where neither is given
- * and the usual ef is known to miss much, as where each row is there a hundred times or directions have two dimensions, it is
- * not for the user to find that out; but who has set a smaller ef wants that one. */
+ * and the usual ef is known to miss much, as where rows are spread evenly or directions have two dimensions, it is not for the
+ * user to find that out; but who has set a smaller ef wants that one. */
 static double search_target(const dvx_table *t, const dvx_search_options *o) {
   if (o->recall_target > 0) return o->recall_target;
   if (o->ef > 0) return 0;
@@ -416,25 +416,26 @@ static search_plan search_plan_of(const dvx_table *t, const dvx_search_options *
   return p;
 }
 
-/* The ef of a search that says nothing of it; 0: it scans. A target of the table's is not looked into. */
-static size_t search_usual_ef(dvx_table *t) {
-  const dvx_search_options plain = {.k = 10};
-  const double target = search_target(t, &plain);
-  size_t ef = (size_t)t->hnsw_ef_search;
-  if (target > 0 && t->config->recall_target <= 0) (void)dvx_graph_ef_for(t, target, plain.k, &ef); /* is measured */
-  return ef;
+/* Does a search that says nothing of ef look at the graph at all? *wider is the ef that it takes if the usual one is known to
+ * miss much, or else 0. A target of the table's is not looked into: that might have to be measured. */
+static bool search_may_use_graph(dvx_table *t, const dvx_search_options *plain, size_t *wider) {
+  const double target = t->config->recall_target > 0 ? 0 : search_target(t, plain);
+  *wider = 0;
+  return target <= 0 || (dvx_graph_ef_for(t, target, plain->k, wider) == SQLITE_OK && *wider > 0);
 }
 
 bool dvx_search_uses_graph(dvx_table *t) {
   const dvx_search_options plain = {.k = 10};
-  const size_t ef = search_usual_ef(t);
-  return ef > 0 &&
-         search_plan_of(t, &plain, ef == (size_t)t->hnsw_ef_search ? 0 : ef, (size_t)t->rows.n_live).n_wanted > 0;
+  size_t wider;
+  return search_may_use_graph(t, &plain, &wider) &&
+         search_plan_of(t, &plain, wider, (size_t)t->rows.n_live).n_wanted > 0;
 }
 
 double dvx_search_recall_estimate(dvx_table *t) {
-  const size_t ef = search_usual_ef(t);
-  return ef > 0 ? dvx_graph_recall_at(t, ef) : 1.0;
+  const dvx_search_options plain = {.k = 10};
+  size_t wider;
+  if (!search_may_use_graph(t, &plain, &wider)) return 1.0;
+  return dvx_graph_recall_at(t, wider ? wider : (size_t)t->hnsw_ef_search);
 }
 
 /* The rows to be looked at, as far as the mask has them: first *n_found that the graph finds, then all that are fresh. */
@@ -455,8 +456,7 @@ static int search_list(search_run *s, const dv_code_query *cq, const uint64_t *m
   const size_t k = s->out->k;
   size_t n_enough = k <= SIZE_MAX / 2 ? k + k / 2 + 8 : SIZE_MAX;
   float limit = INFINITY;
-  /* Codes have another order, or those of many rows are the same. */
-  if (t->config->metric == DV_L1 || t->config->dimensions <= DVX_FEW_DIMENSIONS) n_enough = SIZE_MAX;
+  if (dvx_graph_needs_vectors(t->config)) n_enough = SIZE_MAX;
   *n = 0;
   for (size_t i = 0; i < found->n_pool && *n < n_enough; i++) {
     uint32_t row = found->pool[i].row;
